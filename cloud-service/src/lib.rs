@@ -1,0 +1,1 @@
+//! The cloud program: serves the large networks over the Open Inference Protocol.

@@ -1,0 +1,1 @@
+//! Cascades: graphs of networks over sites, and the engine that walks them.

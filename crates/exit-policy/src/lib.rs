@@ -1,0 +1,1 @@
+//! Exit policies: what a network said, and whether that is answer enough.

@@ -1,0 +1,1 @@
+//! The off-line program: fetch published networks, measure networks, summarise answers.

@@ -1,0 +1,1 @@
+//! Networks: manifests, image decoding and pre-processing, and inference on tract.

@@ -1,0 +1,1 @@
+//! gRPC channels and listeners over HTTP/2 with TLS and over HTTP/3.

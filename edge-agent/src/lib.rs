@@ -1,0 +1,1 @@
+//! The device program: answers easy images here and sends the hard ones to the cloud.
