@@ -1,1 +1,20 @@
 //! Cascades: graphs of networks over sites, and the engine that walks them.
+//!
+//! - [`Cascade`] is the graph, read from a cascade file and checked once.
+//! - [`Walk`] takes one image through it: the driver runs networks and makes calls, tells the walk
+//!   what came of them and when, and does what the walk says next.
+//! - [`Circuit`] stops a driver from waiting for a peer that keeps failing.
+//!
+//! Neither does I/O, reads a clock or starts a thread: events and the time go in, actions come out,
+//! so that the same engine runs in an agent, in a browser and in a simulation. Every walk ends in
+//! exactly one [`Answer`] where any network has spoken.
+
+mod circuit;
+mod file;
+mod graph;
+mod walk;
+
+pub use circuit::{Circuit, CircuitConfig, CircuitState, Permit};
+pub use file::CascadeError;
+pub use graph::{Cascade, Mode, Node, NodeId, Site};
+pub use walk::{Action, Answer, FallbackCause, NoAnswer, Reason, Walk};

@@ -1,1 +1,42 @@
-//! Networks: manifests, image decoding and pre-processing, and inference on tract.
+//! Networks: what they want, what they say, and running them.
+//!
+//! - [`Manifest`] describes a network: its file and digest, its input conventions, its output.
+//! - [`ModelFolder`] finds manifests and opens the networks they describe.
+//! - [`decode`] turns an encoded image into pixels, within [`ImageLimits`]; [`Preprocessor`] turns
+//!   pixels into the tensor that a network wants.
+//! - [`Runtime`] loads a graph and [`Network`] runs it; [`TractRuntime`] is the one on the CPU.
+//! - [`Probabilities`] is what a network said about one image.
+//!
+//! ```no_run
+//! use outpost_runtime::{ImageLimits, ModelFolder, TractRuntime, decode};
+//!
+//! let classifier = ModelFolder::new("models").open("squeezenet1.0", &TractRuntime)?;
+//! let image = decode(&std::fs::read("dog.jpg")?, &ImageLimits::default())?;
+//! let answer = classifier.classify(&image)?;
+//! println!("class {} with {:.2}", answer.top1().class_id, answer.top1().probability);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Invariants: a network that loads matches its manifest's digest, tensors and class count; bytes
+//! from outside never panic; nothing here starts a thread.
+
+mod classifier;
+mod decode;
+mod folder;
+mod manifest;
+mod network;
+mod preprocess;
+mod probabilities;
+mod tract;
+
+pub use classifier::{Classifier, ClassifyError};
+pub use decode::{DecodeError, ImageLimits, decode};
+pub use folder::{Labels, ModelFolder, OpenError, sha256_hex};
+pub use image::RgbImage;
+pub use manifest::{
+    ChannelOrder, Filter, InputSpec, Manifest, ManifestError, OutputKind, OutputSpec, Resize,
+};
+pub use network::{GraphSpec, InferError, LoadError, Network, Runtime};
+pub use preprocess::{PreprocessError, Preprocessor};
+pub use probabilities::{ClassId, ClassProbability, Probabilities};
+pub use tract::{GraphSummary, TensorSummary, TractRuntime};

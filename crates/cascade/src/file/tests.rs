@@ -1,0 +1,106 @@
+use super::*;
+
+const TWO: &str = r#"
+name = "two"
+description = "a device network and a cloud network"
+entry = "small"
+
+[[node]]
+network = "small"
+site = "device"
+jumps = ["large"]
+policy = { kind = "threshold", measure = "margin", at_least = 0.5 }
+
+[[node]]
+network = "large"
+site = "cloud"
+"#;
+
+fn refusal(from: &str, to: &str) -> CascadeError {
+    assert!(TWO.contains(from), "{from:?} is not in the file");
+    Cascade::parse(&TWO.replacen(from, to, 1)).unwrap_err()
+}
+
+#[test]
+fn a_cascade_file_becomes_a_graph() {
+    let cascade = Cascade::parse(TWO).unwrap();
+    let entry = cascade.node(cascade.entry());
+    assert_eq!((entry.network(), entry.site()), ("small", Site::Device));
+    assert_eq!(cascade.node(entry.jumps()[0]).network(), "large");
+}
+
+#[test]
+fn an_unknown_field_is_named() {
+    let error = refusal("entry =", "colour = 1\nentry =");
+    let CascadeError::Parse(source) = error else {
+        panic!("{error}");
+    };
+    assert!(source.to_string().contains("colour"), "{source}");
+}
+
+#[test]
+fn a_threshold_out_of_range_is_refused() {
+    assert!(matches!(refusal("0.5", "1.5"), CascadeError::Parse(_)));
+}
+
+#[test]
+fn names_must_be_nodes() {
+    for (from, to) in [
+        ("entry = \"small\"", "entry = \"s\""),
+        ("[\"large\"]", "[\"l\"]"),
+    ] {
+        assert!(matches!(refusal(from, to), CascadeError::NoSuchNode { .. }));
+    }
+}
+
+#[test]
+fn a_network_stands_in_one_node() {
+    let error = refusal("network = \"large\"", "network = \"small\"");
+    assert!(matches!(error, CascadeError::Duplicate(name) if name == "small"));
+}
+
+#[test]
+fn a_node_that_goes_on_has_a_policy_and_only_such_a_node() {
+    let without = refusal("policy =", "#");
+    assert!(matches!(without, CascadeError::Policy { .. }), "{without}");
+    let with = refusal(
+        "site = \"cloud\"",
+        "site = \"cloud\"\npolicy = { kind = \"exit\" }",
+    );
+    assert!(matches!(with, CascadeError::Policy { .. }), "{with}");
+}
+
+#[test]
+fn a_policy_goes_to_one_of_the_jumps() {
+    let error = refusal("at_least = 0.5", "at_least = 0.5, to = \"small\"");
+    assert!(matches!(error, CascadeError::Policy { .. }), "{error}");
+}
+
+#[test]
+fn jumps_lead_away_from_the_device() {
+    let error = refusal("site = \"device\"", "site = \"cloud\"").to_string();
+    assert!(!error.is_empty());
+    let text = TWO
+        .replacen("\"device\"", "\"cloud\"", 1)
+        .replacen("site = \"cloud\"\n\"", "", 1);
+    let text = text.trim_end().to_owned();
+    let text = text[..text.rfind("\"cloud\"").unwrap()].to_owned() + "\"device\"";
+    let error = Cascade::parse(&text).unwrap_err();
+    assert!(matches!(error, CascadeError::Backwards { .. }), "{error}");
+}
+
+#[test]
+fn circles_are_refused() {
+    let back = "site = \"cloud\"\njumps = [\"large\"]\npolicy = { kind = \"go-on\" }";
+    assert!(matches!(
+        refusal("site = \"cloud\"", back),
+        CascadeError::Circle(_)
+    ));
+}
+
+#[test]
+fn a_node_that_nothing_leads_to_is_refused() {
+    let alone = "site = \"cloud\"\n\n[[node]]\nnetwork = \"alone\"\nsite = \"cloud\"";
+    let error = refusal("site = \"cloud\"", alone);
+    assert!(matches!(error, CascadeError::Unreachable(name) if name == "alone"));
+}

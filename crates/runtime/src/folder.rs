@@ -1,0 +1,256 @@
+//! The model folder: one sub-folder a network, each with a `model.toml`.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    classifier::Classifier,
+    manifest::{Manifest, ManifestError},
+    network::{GraphSpec, LoadError, Runtime},
+    probabilities::ClassId,
+};
+
+/// A folder of networks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelFolder {
+    path: PathBuf,
+}
+
+/// Why a network could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The folder cannot be listed.
+    #[error("cannot list the model folder {}", path.display())]
+    List {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No such network.
+    #[error("there is no network {name:?} in {}; there are {present:?}", path.display())]
+    NoSuchNetwork {
+        /// The name asked for.
+        name: String,
+        /// The folder.
+        path: PathBuf,
+        /// The names it has.
+        present: Vec<String>,
+    },
+    /// The manifest is at fault.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The manifest stands in a folder of another name.
+    #[error("the manifest in the folder {folder:?} names the network {name:?}: make them equal")]
+    Name {
+        /// Name of the folder.
+        folder: String,
+        /// Name in the manifest.
+        name: String,
+    },
+    /// The weights are not there.
+    #[error("the weights of {name:?} are missing ({}): {hint}", path.display())]
+    NoWeights {
+        /// Name of the network.
+        name: String,
+        /// Where they were looked for.
+        path: PathBuf,
+        /// What to do.
+        hint: String,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The weights are not those of the manifest.
+    #[error(
+        "{} is not the file of the manifest: its SHA-256 is {found}, the manifest says {expected}; fetch it again or correct the manifest",
+        path.display()
+    )]
+    Digest {
+        /// The file.
+        path: PathBuf,
+        /// By the manifest.
+        expected: String,
+        /// By the file.
+        found: String,
+    },
+    /// There are fewer labels than classes.
+    #[error("{} has {found} labels where the network has {expected} classes", path.display())]
+    Labels {
+        /// The file of labels.
+        path: PathBuf,
+        /// Classes by the manifest.
+        expected: usize,
+        /// Lines in the file.
+        found: usize,
+    },
+    /// The runtime refused the graph.
+    #[error("cannot load the network {name:?}")]
+    Load {
+        /// Name of the network.
+        name: String,
+        /// Why.
+        source: LoadError,
+    },
+}
+
+/// Names of a network's classes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Labels(Arc<[String]>);
+
+impl Labels {
+    /// The name of a class, or its number where the network has no names.
+    pub fn name(&self, class: ClassId) -> String {
+        self.0
+            .get(class.0 as usize)
+            .cloned()
+            .unwrap_or_else(|| class.to_string())
+    }
+}
+
+impl ModelFolder {
+    /// Names a folder, without reading it.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// The folder's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Names of the networks, sorted.
+    ///
+    /// # Errors
+    /// [`OpenError::List`] when the folder cannot be read.
+    pub fn names(&self) -> Result<Vec<String>, OpenError> {
+        let list = |source| OpenError::List {
+            path: self.path.clone(),
+            source,
+        };
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(list)? {
+            let entry = entry.map_err(list)?;
+            if entry.path().join("model.toml").is_file() {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// The manifest of a network.
+    ///
+    /// # Errors
+    /// [`OpenError::NoSuchNetwork`] with the names there are, [`OpenError::Manifest`],
+    /// [`OpenError::Name`].
+    pub fn manifest(&self, name: &str) -> Result<Manifest, OpenError> {
+        let present = self.names()?;
+        if !present.iter().any(|there| there == name) {
+            return Err(OpenError::NoSuchNetwork {
+                name: name.to_owned(),
+                path: self.path.clone(),
+                present,
+            });
+        }
+        let manifest = Manifest::load(&self.path.join(name).join("model.toml"))?;
+        if manifest.name != name {
+            return Err(OpenError::Name {
+                folder: name.to_owned(),
+                name: manifest.name,
+            });
+        }
+        Ok(manifest)
+    }
+
+    /// Where the weights of a network are, or will be once fetched.
+    pub fn weights_path(&self, manifest: &Manifest) -> PathBuf {
+        self.path.join(&manifest.name).join(&manifest.file)
+    }
+
+    /// Names of a network's classes; empty where its manifest names no file.
+    ///
+    /// # Errors
+    /// [`OpenError::Read`], or [`OpenError::Labels`] when a class has no name.
+    pub fn labels(&self, manifest: &Manifest) -> Result<Labels, OpenError> {
+        let Some(file) = &manifest.labels else {
+            return Ok(Labels::default());
+        };
+        let path = self.path.join(&manifest.name).join(file);
+        let text = fs::read_to_string(&path).map_err(|source| OpenError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        let labels: Arc<[String]> = text.lines().map(str::to_owned).collect();
+        if labels.len() < manifest.output.classes {
+            return Err(OpenError::Labels {
+                path,
+                expected: manifest.output.classes,
+                found: labels.len(),
+            });
+        }
+        Ok(Labels(labels))
+    }
+
+    /// Reads a network's weights, checks their digest and loads them.
+    ///
+    /// # Errors
+    /// Any [`OpenError`]; each names the file at fault and what to do.
+    pub fn open(&self, name: &str, runtime: &dyn Runtime) -> Result<Classifier, OpenError> {
+        let manifest = self.manifest(name)?;
+        let labels = self.labels(&manifest)?;
+        let path = self.weights_path(&manifest);
+        let weights = read_weights(&manifest, &path)?;
+        let found = sha256_hex(&weights);
+        if found != manifest.sha256 {
+            return Err(OpenError::Digest {
+                path,
+                expected: manifest.sha256,
+                found,
+            });
+        }
+        let network = runtime
+            .load(&weights, &GraphSpec::from(&manifest))
+            .map_err(|source| OpenError::Load {
+                name: name.to_owned(),
+                source,
+            })?;
+        Ok(Classifier::new(manifest, labels, network))
+    }
+}
+
+/// SHA-256 of `bytes` as 64 lower-case hexadecimal digits.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn read_weights(manifest: &Manifest, path: &Path) -> Result<Vec<u8>, OpenError> {
+    fs::read(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => OpenError::NoWeights {
+            name: manifest.name.clone(),
+            path: path.to_owned(),
+            hint: match &manifest.download {
+                Some(_) => format!("run `lab fetch {}`", manifest.name),
+                None => "restore the file from the repository".to_owned(),
+            },
+        },
+        _ => OpenError::Read {
+            path: path.to_owned(),
+            source,
+        },
+    })
+}

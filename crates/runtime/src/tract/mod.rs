@@ -1,0 +1,185 @@
+//! The tract runtime: pure Rust, on the CPU, one thread a call.
+
+mod widen;
+
+use std::sync::Arc;
+
+use ndarray::{Array2, ArrayView4, Axis};
+use tract_onnx::prelude::{
+    Datum, DatumType, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable,
+    OutletId, TVec, TractError, TractResult, TypedRunnableModel, tvec,
+};
+use tract_onnx::tract_hir::infer::Factoid;
+
+use crate::network::{GraphSpec, InferError, LoadError, Network, Runtime};
+
+/// Loads graphs into tract.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TractRuntime;
+
+/// What a graph declares about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GraphSummary {
+    /// Its inputs.
+    pub inputs: Vec<TensorSummary>,
+    /// Its outputs.
+    pub outputs: Vec<TensorSummary>,
+}
+
+/// A tensor that a graph declares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSummary {
+    /// Its name.
+    pub name: String,
+    /// Its dimensions, `None` where any size goes.
+    pub shape: Vec<Option<usize>>,
+}
+
+struct TractNetwork {
+    spec: GraphSpec,
+    /// For a batch of one: tract unrolls and packs for fixed shapes, and on one CPU thread a larger
+    /// batch is no faster than its images one by one.
+    plan: Arc<TypedRunnableModel>,
+}
+
+impl TractRuntime {
+    /// Reads what a graph declares, without making it ready to run.
+    ///
+    /// # Errors
+    /// [`LoadError::NotOnnx`] when it does not parse.
+    pub fn summarise(&self, onnx: &[u8]) -> Result<GraphSummary, LoadError> {
+        let model = parse(onnx)?;
+        let summary = |outlets: &[OutletId]| {
+            outlets
+                .iter()
+                .map(|&outlet| TensorSummary {
+                    name: tensor_name(&model, outlet),
+                    shape: model
+                        .outlet_fact(outlet)
+                        .map(declared_shape)
+                        .unwrap_or_default(),
+                })
+                .collect()
+        };
+        Ok(GraphSummary {
+            inputs: summary(&model.inputs),
+            outputs: summary(&model.outputs),
+        })
+    }
+}
+
+impl Runtime for TractRuntime {
+    fn name(&self) -> &'static str {
+        "tract"
+    }
+
+    fn load(&self, onnx: &[u8], spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError> {
+        let mut model = parse(onnx)?;
+        let input = find(&model, "input", &model.inputs, &spec.input)?;
+        let output = find(&model, "output", &model.outputs, &spec.output)?;
+        model
+            .set_input_outlets(&[input])
+            .and_then(|()| model.select_output_outlets(&[output]))
+            .map_err(unsupported)?;
+        let plan = compile(model, spec).map_err(unsupported)?;
+        let output = plan.model().output_fact(0).map_err(unsupported)?;
+        let values = output
+            .shape
+            .as_concrete()
+            .map(|shape| shape.iter().product());
+        if values != Some(spec.classes) || output.datum_type != f32::datum_type() {
+            return Err(LoadError::Classes {
+                expected: spec.classes,
+                found: format!("{output:?}"),
+            });
+        }
+        Ok(Box::new(TractNetwork {
+            spec: spec.clone(),
+            plan,
+        }))
+    }
+}
+
+impl Network for TractNetwork {
+    fn spec(&self) -> &GraphSpec {
+        &self.spec
+    }
+
+    fn infer(&self, batch: ArrayView4<'_, f32>) -> Result<Array2<f32>, InferError> {
+        self.spec.check_batch(batch.shape())?;
+        let mut scores = Array2::zeros((batch.len_of(Axis(0)), self.spec.classes));
+        for (image, mut row) in batch.outer_iter().zip(scores.rows_mut()) {
+            let image = image.insert_axis(Axis(0)).to_owned();
+            let said = self
+                .run(image.into())
+                .map_err(|error| InferError::Runtime(error.into()))?;
+            for (score, value) in row.iter_mut().zip(said) {
+                *score = value;
+            }
+        }
+        Ok(scores)
+    }
+}
+
+impl TractNetwork {
+    fn run(&self, image: tract_onnx::prelude::Tensor) -> TractResult<Vec<f32>> {
+        let outputs = self.plan.run(tvec!(image.into()))?;
+        Ok(outputs[0].try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
+    }
+}
+
+fn parse(onnx: &[u8]) -> Result<InferenceModel, LoadError> {
+    let not_onnx = |error: TractError| LoadError::NotOnnx(error.into());
+    let framework = tract_onnx::onnx();
+    let mut proto = framework
+        .proto_model_for_read(&mut &*onnx)
+        .map_err(not_onnx)?;
+    if let Some(graph) = &mut proto.graph {
+        widen::widen_f16_weights(graph);
+    }
+    framework.model_for_proto_model(&proto).map_err(not_onnx)
+}
+
+fn compile(mut model: InferenceModel, spec: &GraphSpec) -> TractResult<Arc<TypedRunnableModel>> {
+    let [channels, height, width] = spec.input_shape;
+    let shape: TVec<usize> = tvec!(1, channels, height, width);
+    model.set_input_fact(0, InferenceFact::dt_shape(DatumType::F32, shape))?;
+    model.into_optimized()?.into_runnable()
+}
+
+fn find(
+    model: &InferenceModel,
+    role: &'static str,
+    outlets: &[OutletId],
+    wanted: &str,
+) -> Result<OutletId, LoadError> {
+    let name = |&outlet: &OutletId| tensor_name(model, outlet);
+    outlets
+        .iter()
+        .copied()
+        .find(|outlet| name(outlet) == wanted)
+        .ok_or_else(|| LoadError::NoSuchTensor {
+            role,
+            wanted: wanted.to_owned(),
+            present: outlets.iter().map(name).collect(),
+        })
+}
+
+/// Inputs are nodes named after their tensor; outputs are labelled with it.
+fn tensor_name(model: &InferenceModel, outlet: OutletId) -> String {
+    model
+        .outlet_label(outlet)
+        .unwrap_or(&model.node(outlet.node).name)
+        .to_owned()
+}
+
+fn declared_shape(fact: &InferenceFact) -> Vec<Option<usize>> {
+    fact.shape
+        .dims()
+        .map(|dimension| usize::try_from(dimension.concretize()?.to_i64().ok()?).ok())
+        .collect()
+}
+
+fn unsupported(error: TractError) -> LoadError {
+    LoadError::Unsupported(error.into())
+}

@@ -1,0 +1,1 @@
+"""A model that MLServer serves: EfficientNet-Lite2 through ONNX Runtime."""
