@@ -204,9 +204,7 @@ pub enum ContentsKind {
 #[non_exhaustive]
 pub enum TensorError {
     /// The datatype is unknown here.
-    #[error(
-        "tensor {tensor:?} has datatype {datatype:?}: send UINT8, INT64, FP16, FP32 or BYTES"
-    )]
+    #[error("tensor {tensor:?} has datatype {datatype:?}: send UINT8, INT64, FP16, FP32 or BYTES")]
     Datatype {
         /// Name of the tensor.
         tensor: String,

@@ -1,1 +1,261 @@
-//! Integration tests: the real programs over real sockets.
+//! What the integration tests share: the built programs, started and ended as a user would.
+//!
+//! Everything listens on loopback, on ports that the system chooses, and ends with the test.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+use std::{
+    env,
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio},
+};
+
+use outpost_transport::development_certificates::{Certificates, ExistingFiles, Validity};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The repository's root.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+/// The built program `name`, beside the test's own binary.
+///
+/// # Panics
+/// Where it is not built.
+pub fn program(name: &str) -> PathBuf {
+    let test = env::current_exe().unwrap();
+    let path = test.parent().unwrap().parent().unwrap().join(name);
+    assert!(
+        path.is_file(),
+        "{} is not built: run scripts/test, or `cargo build --release` first",
+        path.display()
+    );
+    path
+}
+
+/// The folder of sample photos.
+pub fn photos() -> PathBuf {
+    repository().join("models/samples/photos")
+}
+
+/// The first `count` sample photos by name.
+pub fn some_photos(count: usize) -> Vec<PathBuf> {
+    let mut photos: Vec<PathBuf> = std::fs::read_dir(photos())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "jpg"))
+        .collect();
+    photos.sort();
+    photos.truncate(count);
+    photos
+}
+
+/// Certificates in a folder that goes with the test.
+pub struct CertificateFolder {
+    folder: TempDir,
+}
+
+impl CertificateFolder {
+    /// Valid ones for loopback.
+    pub fn valid() -> Self {
+        Self::with_validity(Validity::days(1))
+    }
+
+    /// Ones that are valid from and until the given times.
+    pub fn with_validity(validity: Validity) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let hosts = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        Certificates::issue(&hosts, validity)
+            .unwrap()
+            .write(folder.path(), ExistingFiles::Keep)
+            .unwrap();
+        Self { folder }
+    }
+
+    /// The authority's certificate.
+    pub fn authority(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// The server's chain.
+    pub fn chain(&self) -> PathBuf {
+        self.folder.path().join("server.pem")
+    }
+
+    /// The server's key.
+    pub fn key(&self) -> PathBuf {
+        self.folder.path().join("server.key")
+    }
+}
+
+/// A running `cloud-service`, killed when dropped.
+pub struct CloudService {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    stderr: Option<ChildStderr>,
+    address: SocketAddr,
+}
+
+impl CloudService {
+    /// Starts one on loopback that serves EfficientNet-Lite2, and waits until it serves.
+    pub fn start(certificates: &CertificateFolder) -> Self {
+        Self::start_at("127.0.0.1:0".parse().unwrap(), certificates, "")
+    }
+
+    /// Starts one at `address` with further lines in its configuration file.
+    ///
+    /// # Panics
+    /// When it ends instead of serving.
+    pub fn start_at(address: SocketAddr, certificates: &CertificateFolder, extra: &str) -> Self {
+        let config = certificates.folder.path().join("cloud-service.toml");
+        let text = format!(
+            "address = \"{address}\"\nmodels = {models:?}\nnetworks = [\"efficientnet-lite2\"]\n\
+             {extra}\n[tls]\ncertificate = {chain:?}\nkey = {key:?}\n",
+            models = repository().join("models"),
+            chain = certificates.chain(),
+            key = certificates.key(),
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut child = Command::new(program("cloud-service"))
+            .args(["serve", "--config"])
+            .arg(&config)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut stderr = child.stderr.take().unwrap();
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let Some((_, address)) = line.trim().rsplit_once("://") else {
+            let mut said = String::new();
+            stderr.read_to_string(&mut said).unwrap();
+            panic!("cloud-service did not start: {line}{said}");
+        };
+        Self {
+            child,
+            stdout,
+            address: address.parse().unwrap(),
+            stderr: Some(stderr),
+        }
+    }
+
+    /// Where it serves.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its address for clients.
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// Kills it at once.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Asks it to end, as an operator would, without waiting.
+    ///
+    /// # Panics
+    /// When `kill` is not installed.
+    pub fn terminate(&self) {
+        let killed = Command::new("kill")
+            .arg(self.child.id().to_string())
+            .status();
+        assert!(killed.unwrap().success());
+    }
+
+    /// Waits for its end; gives whether it ended well and what it logged.
+    pub fn wait(mut self) -> (bool, String) {
+        let mut said = String::new();
+        let mut stderr = self.stderr.take().unwrap();
+        stderr.read_to_string(&mut said).unwrap();
+        self.stdout.read_to_string(&mut said).unwrap();
+        (self.child.wait().unwrap().success(), said)
+    }
+}
+
+impl Drop for CloudService {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// An `edge-agent classify` in the making.
+pub struct EdgeAgent(Command);
+
+/// What an `edge-agent` printed.
+pub struct Answers {
+    /// One object an image.
+    pub records: Vec<Value>,
+    /// What it logged.
+    pub log: String,
+    /// Its exit code.
+    pub code: i32,
+}
+
+impl EdgeAgent {
+    /// With JSON lines and the repository's models; a generous deadline, as test machines are slow.
+    pub fn classify() -> Self {
+        let mut command = Command::new(program("edge-agent"));
+        command.current_dir(repository()).args([
+            "classify",
+            "--format",
+            "json",
+            "--deadline",
+            "20000",
+        ]);
+        Self(command)
+    }
+
+    /// Adds arguments.
+    pub fn args<S: AsRef<std::ffi::OsStr>>(
+        mut self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Self {
+        self.0.args(arguments);
+        self
+    }
+
+    /// Points it to a cloud and an authority.
+    pub fn cloud(self, url: &str, certificates: &CertificateFolder) -> Self {
+        self.args(["--cloud", url])
+            .args(["--ca".as_ref(), certificates.authority().as_os_str()])
+    }
+
+    /// The command, to run it in other ways.
+    pub fn into_command(self) -> Command {
+        self.0
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Panics
+    /// When a line is not JSON.
+    pub fn run(mut self) -> Answers {
+        answers(self.0.output().unwrap())
+    }
+}
+
+/// Reads what an `edge-agent` printed.
+///
+/// # Panics
+/// When a line is not JSON.
+pub fn answers(output: Output) -> Answers {
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    Answers {
+        records: stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect(),
+        log: String::from_utf8_lossy(&output.stderr).into_owned(),
+        code: output.status.code().unwrap(),
+    }
+}

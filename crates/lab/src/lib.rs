@@ -1,1 +1,23 @@
 //! The off-line program: fetch published networks, measure networks, summarise answers.
+//!
+//! - [`fetch`] brings published weights into the model folder.
+//! - [`bench`] measures a network on this machine.
+//! - [`summarise`] turns the edge-agent's answers into accuracy, time and bytes.
+//!
+//! ```no_run
+//! use outpost_lab::fetch::{Fetcher, Progress};
+//! use outpost_runtime::ModelFolder;
+//!
+//! let outcome = Fetcher::new(ModelFolder::new("models")).fetch("resnet50", &mut Progress::Silent)?;
+//! println!("resnet50: {outcome}");
+//! # Ok::<(), outpost_lab::fetch::FetchError>(())
+//! ```
+//!
+//! Invariants: a file takes its final name only once its size and digest are the manifest's; a figure
+//! that could not be measured is absent, never zero.
+
+pub mod bench;
+pub mod fetch;
+pub mod summarise;
+
+mod percentile;

@@ -29,9 +29,9 @@ pub enum ClassifyError {
     /// The network failed.
     #[error(transparent)]
     Infer(#[from] InferError),
-    /// The network's output is not finite.
-    #[error("the network {network:?} gave an output that is not finite")]
-    NotFinite {
+    /// The network's output is no distribution over classes.
+    #[error("the network {network:?} gave NaN, infinity or a probability outside 0 to 1")]
+    NoDistribution {
         /// The network.
         network: String,
     },
@@ -88,7 +88,7 @@ impl Classifier {
         let (row, _) = scores.into_raw_vec_and_offset();
         let row = row.into_iter().take(self.manifest.output.classes).collect();
         Probabilities::from_output(row, self.manifest.output.kind).ok_or_else(|| {
-            ClassifyError::NotFinite {
+            ClassifyError::NoDistribution {
                 network: self.manifest.name.clone(),
             }
         })

@@ -27,6 +27,7 @@ mod manifest;
 mod network;
 mod preprocess;
 mod probabilities;
+mod resample;
 mod tract;
 
 pub use classifier::{Classifier, ClassifyError};

@@ -1,17 +1,12 @@
 //! From pixels to the tensor that a network wants: resize, crop, reorder, normalise.
-//!
-//! Resampling is Pillow's: a separable convolution whose support grows with the scale, horizontal
-//! pass first, rounded to 8 bits between the passes. `fast_image_resize` implements it with SIMD;
-//! its coefficients have fewer bits than Pillow's, so that a value may differ by 1 of 255.
 
-use fast_image_resize::{
-    CropBoxError, FilterType, PixelType, ResizeAlg, ResizeError, ResizeOptions, Resizer,
-    images::{Image, ImageRef},
-};
 use image::RgbImage;
 use ndarray::{Array4, ArrayViewMut3, Axis};
 
-use crate::manifest::{ChannelOrder, Filter, InputSpec, Resize};
+use crate::{
+    manifest::{ChannelOrder, Filter, InputSpec, Resize},
+    resample::{SourceBox, resample},
+};
 
 /// Longest aspect that is resized whole where only the centre is kept; the crop and the filter's
 /// support lie well within it.
@@ -35,15 +30,11 @@ pub enum PreprocessError {
         /// Height of the image.
         height: u32,
     },
-    /// The resampler refused the geometry.
-    #[error("the image cannot be resized")]
-    Resize(#[from] ResizeError),
 }
 
 /// The part of the source that is resized, the size it gets, and where the crop begins in it.
 struct Geometry {
-    /// Left, top, width and height in source pixels.
-    source: (f64, f64, f64, f64),
+    source: SourceBox,
     /// Width and height after resampling.
     resized: (u32, u32),
     /// Left and top of the crop of the network's size.
@@ -83,7 +74,8 @@ impl Preprocessor {
             return Err(PreprocessError::NoPixels { width, height });
         }
         let geometry = geometry(&self.spec, width, height);
-        let resized = resample(image, &geometry, filter(self.spec.resize))?;
+        let filter = filter(self.spec.resize);
+        let resized = resample(image, geometry.source, geometry.resized, filter);
         let row_bytes = geometry.resized.0 as usize * 3;
         let size = self.spec.size as usize;
         let left = geometry.crop.0 as usize * 3;
@@ -98,7 +90,7 @@ impl Preprocessor {
             let value: [f32; 256] = std::array::from_fn(|pixel| (pixel as f32 - mean) / deviation);
             for (y, mut row) in plane.axis_iter_mut(Axis(0)).enumerate() {
                 let start = (y + geometry.crop.1 as usize) * row_bytes + left;
-                let pixels = &resized.buffer()[start..start + size * 3];
+                let pixels = &resized.as_raw()[start..start + size * 3];
                 for (target, pixel) in row.iter_mut().zip(pixels.chunks_exact(3)) {
                     *target = value[usize::from(pixel[source_channel])];
                 }
@@ -108,19 +100,21 @@ impl Preprocessor {
     }
 }
 
-fn filter(resize: Resize) -> FilterType {
+fn filter(resize: Resize) -> Filter {
     match resize {
         Resize::Stretch { filter, .. }
         | Resize::ShortSide { filter, .. }
-        | Resize::CentreSquare { filter, .. } => match filter {
-            Filter::Bilinear => FilterType::Bilinear,
-            Filter::Bicubic => FilterType::CatmullRom,
-        },
+        | Resize::CentreSquare { filter, .. } => filter,
     }
 }
 
 fn geometry(spec: &InputSpec, width: u32, height: u32) -> Geometry {
-    let whole = (0.0, 0.0, f64::from(width), f64::from(height));
+    let whole = SourceBox {
+        left: 0.0,
+        top: 0.0,
+        width: width.into(),
+        height: height.into(),
+    };
     let centred = |resized: (u32, u32), source| Geometry {
         source,
         resized,
@@ -136,40 +130,27 @@ fn geometry(spec: &InputSpec, width: u32, height: u32) -> Geometry {
                 width.min(short.saturating_mul(MAX_ASPECT)),
                 height.min(short.saturating_mul(MAX_ASPECT)),
             );
-            let centre = (
-                f64::from((width - wide) / 2),
-                f64::from((height - high) / 2),
-                f64::from(wide),
-                f64::from(high),
-            );
+            let centre = SourceBox {
+                left: ((width - wide) / 2).into(),
+                top: ((height - high) / 2).into(),
+                width: wide.into(),
+                height: high.into(),
+            };
             // The long side rounds down, as torchvision and the ONNX zoo's scripts have it.
             let scaled = |side: u32| (u64::from(side) * u64::from(to) / u64::from(short)) as u32;
             centred((scaled(wide), scaled(high)), centre)
         }
         Resize::CentreSquare { fraction, .. } => {
             let side = f64::from(width.min(height)) * fraction;
-            let left = (f64::from(width) - side) / 2.0;
-            let top = (f64::from(height) - side) / 2.0;
-            centred((spec.size, spec.size), (left, top, side, side))
+            let square = SourceBox {
+                left: (f64::from(width) - side) / 2.0,
+                top: (f64::from(height) - side) / 2.0,
+                width: side,
+                height: side,
+            };
+            centred((spec.size, spec.size), square)
         }
     }
-}
-
-fn resample(
-    image: &RgbImage,
-    geometry: &Geometry,
-    filter: FilterType,
-) -> Result<Image<'static>, PreprocessError> {
-    let (width, height) = image.dimensions();
-    let source = ImageRef::new(width, height, image.as_raw(), PixelType::U8x3)
-        .map_err(|_| ResizeError::SrcCroppingError(CropBoxError::SizeIsOutOfImageBoundaries))?;
-    let mut resized = Image::new(geometry.resized.0, geometry.resized.1, PixelType::U8x3);
-    let (left, top, crop_width, crop_height) = geometry.source;
-    let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(filter))
-        .crop(left, top, crop_width, crop_height);
-    Resizer::new().resize(&source, &mut resized, &options)?;
-    Ok(resized)
 }
 
 #[cfg(test)]

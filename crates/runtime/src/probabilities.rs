@@ -24,21 +24,29 @@ pub struct ClassProbability {
     pub probability: f32,
 }
 
-/// One probability a class; never empty, every value finite.
+/// One probability a class; never empty, every value from 0 to 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probabilities(Vec<f32>);
 
 impl Probabilities {
     /// Takes one row of a network's output; logits go through a softmax.
     ///
-    /// `None` when there is no value, or one that is not finite: a network that says NaN has said
-    /// nothing.
+    /// `None` when there is no value, one that is not finite, or a probability outside 0 to 1: a
+    /// network that says such things has said nothing.
     pub fn from_output(mut row: Vec<f32>, kind: OutputKind) -> Option<Self> {
-        if row.is_empty() || row.iter().any(|value| !value.is_finite()) {
+        // Softmax rounding may leave a probability an ulp or two outside its range.
+        let in_range = |value: &f32| match kind {
+            OutputKind::Logits => value.is_finite(),
+            OutputKind::Probabilities => (-1e-5..=1.0 + 1e-5).contains(value),
+        };
+        if row.is_empty() || !row.iter().all(in_range) {
             return None;
         }
         if kind == OutputKind::Logits {
             softmax(&mut row);
+        }
+        for value in &mut row {
+            *value = value.clamp(0.0, 1.0);
         }
         Some(Self(row))
     }
@@ -107,6 +115,17 @@ mod tests {
     fn softmax_survives_large_logits() {
         let said = Probabilities::from_output(vec![1e4, 1e4, -1e4], OutputKind::Logits).unwrap();
         assert_eq!(said.as_slice(), [0.5, 0.5, 0.0]);
+    }
+
+    #[test]
+    fn probabilities_outside_their_range_say_nothing() {
+        for value in [-0.5, 1.5, f32::INFINITY] {
+            let row = vec![value, 0.5];
+            assert_eq!(
+                Probabilities::from_output(row, OutputKind::Probabilities),
+                None
+            );
+        }
     }
 
     #[test]

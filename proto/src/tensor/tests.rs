@@ -66,7 +66,11 @@ fn a_negative_dimension_is_refused() {
 
 #[test]
 fn a_shape_that_disagrees_with_its_contents_is_refused() {
-    let error = take_inputs(request_with("FP32", vec![2], Some(Bytes::from(vec![0; 12]))));
+    let error = take_inputs(request_with(
+        "FP32",
+        vec![2],
+        Some(Bytes::from(vec![0; 12])),
+    ));
     assert_eq!(
         error,
         Err(TensorError::ElementCount {

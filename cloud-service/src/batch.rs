@@ -1,0 +1,150 @@
+//! From the input tensor of a request to a network's batch.
+//!
+//! | datatype | shape | meaning |
+//! | --- | --- | --- |
+//! | `BYTES` | `[n]` or `[n, 1]` | encoded images, decoded and pre-processed here |
+//! | `UINT8` | `[n, height, width, 3]` | RGB pixels of any size, pre-processed here |
+//! | `UINT8`, `FP16`, `FP32` | `[n, 3, size, size]` | the network's input as it is |
+
+use ndarray::{Array4, ArrayView4, Axis, concatenate};
+use outpost_proto::{Tensor, TensorData};
+use outpost_runtime::{Classifier, ImageLimits, RgbImage, decode};
+
+use crate::{config::Limits, error::ServiceError};
+
+/// Finds the one input of `model` among `tensors`.
+pub(crate) fn only_input(model: &Classifier, tensors: Vec<Tensor>) -> Result<Tensor, ServiceError> {
+    let wanted = &model.manifest().input.tensor;
+    match <[Tensor; 1]>::try_from(tensors) {
+        Ok([tensor]) if tensor.name() == wanted => Ok(tensor),
+        Ok([tensor]) => Err(ServiceError::Inputs {
+            wanted: wanted.clone(),
+            found: vec![tensor.name().to_owned()],
+        }),
+        Err(tensors) => Err(ServiceError::Inputs {
+            wanted: wanted.clone(),
+            found: tensors
+                .iter()
+                .map(|tensor| tensor.name().to_owned())
+                .collect(),
+        }),
+    }
+}
+
+/// Checks the number of images before anything is decoded.
+pub(crate) fn check_batch_size(tensor: &Tensor, limits: &Limits) -> Result<(), ServiceError> {
+    let found = tensor.shape().first().copied().unwrap_or(0);
+    if (1..=limits.max_batch).contains(&found) {
+        Ok(())
+    } else {
+        Err(ServiceError::BatchSize {
+            found,
+            limit: limits.max_batch,
+        })
+    }
+}
+
+/// Makes the batch, `[n, 3, size, size]`. Costs CPU time: call it on a worker.
+pub(crate) fn prepare(
+    model: &Classifier,
+    tensor: Tensor,
+    limits: &ImageLimits,
+) -> Result<Array4<f32>, ServiceError> {
+    let name = tensor.name().to_owned();
+    let shape = tensor.shape().to_vec();
+    let size = model.manifest().input.size as usize;
+    let is_network_input = matches!(shape[..], [_, 3, h, w] if (h, w) == (size, size));
+    match tensor.into_data() {
+        TensorData::Bytes(images) if matches!(shape[..], [_] | [_, 1]) => {
+            let images = images.iter().enumerate().map(|(index, encoded)| {
+                decode(encoded, limits).map_err(|source| ServiceError::Image {
+                    tensor: name.clone(),
+                    index,
+                    source,
+                })
+            });
+            preprocess(model, &name, images)
+        }
+        TensorData::Bytes(_) => Err(wrong_shape(name, shape, "[n] for encoded images".into())),
+        TensorData::Fp32(values) if is_network_input => Ok(as_is(values, &shape)),
+        TensorData::Fp16(values) if is_network_input => {
+            let wide = values.iter().map(|value| value.to_f32()).collect();
+            Ok(as_is(wide, &shape))
+        }
+        TensorData::Uint8(pixels) if is_network_input => {
+            let wide = pixels.iter().map(|&pixel| f32::from(pixel)).collect();
+            Ok(as_is(wide, &shape))
+        }
+        TensorData::Uint8(pixels) => {
+            let [_, height, width, 3] = shape[..] else {
+                let expected =
+                    format!("[n, 3, {size}, {size}], or [n, height, width, 3] for pixels");
+                return Err(wrong_shape(name, shape, expected));
+            };
+            let over = |limit| {
+                height
+                    .checked_mul(width)
+                    .is_none_or(|area| area as u64 > limit)
+            };
+            if over(limits.max_pixels) {
+                let expected = format!("images of at most {} pixels", limits.max_pixels);
+                return Err(wrong_shape(name, shape, expected));
+            }
+            let images = pixels
+                .chunks_exact((height * width * 3).max(1))
+                .filter_map(|pixels| {
+                    RgbImage::from_raw(width as u32, height as u32, pixels.to_vec()).map(Ok)
+                });
+            preprocess(model, &name, images)
+        }
+        TensorData::Fp32(_) | TensorData::Fp16(_) => {
+            Err(wrong_shape(name, shape, format!("[n, 3, {size}, {size}]")))
+        }
+        data @ TensorData::Int64(_) => Err(ServiceError::Datatype {
+            tensor: name,
+            datatype: data.datatype(),
+        }),
+    }
+}
+
+fn preprocess(
+    model: &Classifier,
+    tensor: &str,
+    images: impl Iterator<Item = Result<RgbImage, ServiceError>>,
+) -> Result<Array4<f32>, ServiceError> {
+    let inputs = images
+        .enumerate()
+        .map(|(index, image)| {
+            model
+                .preprocessor()
+                .tensor(&image?)
+                .map_err(|source| ServiceError::Preprocess {
+                    tensor: tensor.to_owned(),
+                    index,
+                    source,
+                })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    // One image, the usual case, is its own batch without a copy.
+    match <[Array4<f32>; 1]>::try_from(inputs) {
+        Ok([only]) => Ok(only),
+        Err(inputs) => {
+            let views: Vec<ArrayView4<'_, f32>> = inputs.iter().map(|input| input.view()).collect();
+            Ok(concatenate(Axis(0), &views).expect("every input has the network's shape"))
+        }
+    }
+}
+
+fn as_is(values: Vec<f32>, shape: &[usize]) -> Array4<f32> {
+    let dimensions = (shape[0], shape[1], shape[2], shape[3]);
+    Array4::from_shape_vec(dimensions, values)
+        .expect("a tensor's elements are the product of its shape")
+}
+
+fn wrong_shape(tensor: String, found: Vec<usize>, expected: String) -> ServiceError {
+    ServiceError::Shape {
+        tensor,
+        expected,
+        found,
+    }
+}

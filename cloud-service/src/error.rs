@@ -1,0 +1,226 @@
+//! Why a request was refused, and the one mapping to gRPC status.
+
+use outpost_proto::{Datatype, TensorError};
+use outpost_runtime::{DecodeError, InferError, PreprocessError};
+use tonic::{Code, Status};
+
+/// Why a request was refused. Every message names what to send instead.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServiceError {
+    /// The model is not served here.
+    #[error("there is no model {name:?}; this server has {present:?}")]
+    NoSuchModel {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        present: Vec<String>,
+    },
+    /// The version is not served here.
+    #[error("model {name:?} has no version {version:?}; leave it empty or send \"1\"")]
+    NoSuchVersion {
+        /// The model.
+        name: String,
+        /// The version asked for.
+        version: String,
+    },
+    /// The contents of a tensor are malformed.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// Not exactly one input of the right name.
+    #[error("`inputs` must hold one tensor named {wanted:?}; it holds {found:?}")]
+    Inputs {
+        /// Name of the input.
+        wanted: String,
+        /// The names sent.
+        found: Vec<String>,
+    },
+    /// An output that the model does not give.
+    #[error("`outputs` asks for {asked:?}; the model gives {gives:?}")]
+    NoSuchOutput {
+        /// The name asked for.
+        asked: String,
+        /// The name it gives.
+        gives: String,
+    },
+    /// A datatype that the model does not take.
+    #[error(
+        "tensor {tensor:?} is {datatype}: send FP32, FP16 or UINT8, or encoded images as BYTES"
+    )]
+    Datatype {
+        /// Name of the tensor.
+        tensor: String,
+        /// The datatype sent.
+        datatype: Datatype,
+    },
+    /// A shape that the model does not take.
+    #[error("tensor {tensor:?} has shape {found:?}: send {expected}")]
+    Shape {
+        /// Name of the tensor.
+        tensor: String,
+        /// What it takes.
+        expected: String,
+        /// The shape sent.
+        found: Vec<usize>,
+    },
+    /// No image, or more than the limit.
+    #[error("the request has {found} images: send 1 to {limit}")]
+    BatchSize {
+        /// Images sent.
+        found: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// An image that cannot be decoded.
+    #[error("image {index} of tensor {tensor:?}: {source}")]
+    Image {
+        /// Name of the tensor.
+        tensor: String,
+        /// Which image of the batch, from 0.
+        index: usize,
+        /// Why.
+        source: DecodeError,
+    },
+    /// An image that cannot be pre-processed.
+    #[error("image {index} of tensor {tensor:?}: {source}")]
+    Preprocess {
+        /// Name of the tensor.
+        tensor: String,
+        /// Which image of the batch, from 0.
+        index: usize,
+        /// Why.
+        source: PreprocessError,
+    },
+    /// The queue is full.
+    #[error("the queue of {limit} requests is full: try again later")]
+    QueueFull {
+        /// Requests that may wait or run at a time.
+        limit: usize,
+    },
+    /// The network failed.
+    #[error("the network failed")]
+    Infer(#[from] InferError),
+    /// The worker ended without an answer.
+    #[error("the request was lost inside the server")]
+    WorkerLost,
+}
+
+impl From<ServiceError> for Status {
+    fn from(error: ServiceError) -> Self {
+        use ServiceError as E;
+        let code = match &error {
+            E::NoSuchModel { .. } | E::NoSuchVersion { .. } => Code::NotFound,
+            E::Tensor(_)
+            | E::Inputs { .. }
+            | E::NoSuchOutput { .. }
+            | E::Datatype { .. }
+            | E::Shape { .. }
+            | E::BatchSize { .. }
+            | E::Image { .. }
+            | E::Preprocess { .. } => Code::InvalidArgument,
+            E::QueueFull { .. } => Code::ResourceExhausted,
+            E::Infer(_) | E::WorkerLost => Code::Internal,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_has_its_status() {
+        let name = || "m".to_owned();
+        let cases = [
+            (
+                ServiceError::NoSuchModel {
+                    name: name(),
+                    present: vec![],
+                },
+                Code::NotFound,
+            ),
+            (
+                ServiceError::NoSuchVersion {
+                    name: name(),
+                    version: name(),
+                },
+                Code::NotFound,
+            ),
+            (
+                ServiceError::Tensor(TensorError::MixedContents { tensor: name() }),
+                Code::InvalidArgument,
+            ),
+            (
+                ServiceError::Inputs {
+                    wanted: name(),
+                    found: vec![],
+                },
+                Code::InvalidArgument,
+            ),
+            (
+                ServiceError::NoSuchOutput {
+                    asked: name(),
+                    gives: name(),
+                },
+                Code::InvalidArgument,
+            ),
+            (
+                ServiceError::Datatype {
+                    tensor: name(),
+                    datatype: Datatype::Int64,
+                },
+                Code::InvalidArgument,
+            ),
+            (
+                ServiceError::Shape {
+                    tensor: name(),
+                    expected: name(),
+                    found: vec![],
+                },
+                Code::InvalidArgument,
+            ),
+            (
+                ServiceError::BatchSize { found: 0, limit: 1 },
+                Code::InvalidArgument,
+            ),
+            (
+                ServiceError::Image {
+                    tensor: name(),
+                    index: 0,
+                    source: DecodeError::Empty,
+                },
+                Code::InvalidArgument,
+            ),
+            (
+                ServiceError::Preprocess {
+                    tensor: name(),
+                    index: 0,
+                    source: PreprocessError::NoPixels {
+                        width: 0,
+                        height: 0,
+                    },
+                },
+                Code::InvalidArgument,
+            ),
+            (
+                ServiceError::QueueFull { limit: 1 },
+                Code::ResourceExhausted,
+            ),
+            (
+                ServiceError::Infer(InferError::Shape {
+                    expected: [3, 1, 1],
+                    found: vec![],
+                }),
+                Code::Internal,
+            ),
+            (ServiceError::WorkerLost, Code::Internal),
+        ];
+        for (error, code) in cases {
+            let message = error.to_string();
+            let status = Status::from(error);
+            assert_eq!(status.code(), code, "{message}");
+            assert_eq!(status.message(), message);
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The Open Inference Protocol, answered from the loaded models.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use outpost_proto::{
+    Datatype, ENCODED_IMAGE_PROPERTY, Tensor, TensorData,
+    inference::{
+        ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse,
+        ModelReadyRequest, ModelReadyResponse, ServerLiveRequest, ServerLiveResponse,
+        ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+        grpc_inference_service_server::GrpcInferenceService,
+        model_metadata_response::TensorMetadata,
+    },
+    tensor,
+};
+use outpost_runtime::Classifier;
+use tonic::{Request, Response, Status, metadata::MetadataValue};
+
+use crate::{
+    batch,
+    config::Limits,
+    error::ServiceError,
+    models::{Models, VERSION},
+    workers::Workers,
+};
+
+/// Response header that tells a caller where the time went, in milliseconds, in the syntax of the
+/// W3C's Server-Timing.
+pub const SERVER_TIMING: &str = "server-timing";
+
+/// The protocol's service over a set of models.
+pub struct InferenceService {
+    models: Models,
+    workers: Workers,
+    limits: Limits,
+}
+
+/// What inference gave, and how long its parts took.
+struct Inferred {
+    output: Tensor,
+    queue_ms: f64,
+    decode_ms: f64,
+    infer_ms: f64,
+}
+
+impl InferenceService {
+    /// Serves `models`, within `limits`.
+    pub fn new(models: Models, limits: Limits) -> Self {
+        Self {
+            models,
+            workers: Workers::new(limits.workers, limits.max_queue),
+            limits,
+        }
+    }
+
+    async fn infer(
+        &self,
+        request: ModelInferRequest,
+    ) -> Result<Response<ModelInferResponse>, ServiceError> {
+        let received = Instant::now();
+        let model = self
+            .models
+            .find(&request.model_name, &request.model_version)?
+            .clone();
+        let output_name = &model.manifest().output.tensor;
+        if let Some(asked) = request.outputs.iter().find(|o| o.name != *output_name) {
+            return Err(ServiceError::NoSuchOutput {
+                asked: asked.name.clone(),
+                gives: output_name.clone(),
+            });
+        }
+        let id = request.id.clone();
+        // FP16 inputs are raw by necessity, and so is their answer.
+        let kind = tensor::contents_kind(&request);
+        let input = batch::only_input(&model, tensor::take_inputs(request)?)?;
+        batch::check_batch_size(&input, &self.limits)?;
+        let inferred = self.run(model.clone(), input, received).await?;
+        let timing = format!(
+            "queue;dur={:.3}, decode;dur={:.3}, infer;dur={:.3}, total;dur={:.3}",
+            inferred.queue_ms,
+            inferred.decode_ms,
+            inferred.infer_ms,
+            milliseconds_since(received),
+        );
+        let mut response = Response::new(tensor::infer_response(
+            &model.manifest().name,
+            VERSION,
+            &id,
+            [inferred.output],
+            kind,
+        ));
+        if let Ok(timing) = MetadataValue::try_from(timing) {
+            response.metadata_mut().insert(SERVER_TIMING, timing);
+        }
+        Ok(response)
+    }
+
+    async fn run(
+        &self,
+        model: Arc<Classifier>,
+        input: Tensor,
+        received: Instant,
+    ) -> Result<Inferred, ServiceError> {
+        let image_limits = self.limits.image();
+        self.workers
+            .run(move || {
+                let queue_ms = milliseconds_since(received);
+                let started = Instant::now();
+                let batch = batch::prepare(&model, input, &image_limits)?;
+                let decode_ms = milliseconds_since(started);
+                let started = Instant::now();
+                let scores = model.network().infer(batch.view())?;
+                let infer_ms = milliseconds_since(started);
+                let shape = scores.shape().to_vec();
+                let (scores, _) = scores.into_raw_vec_and_offset();
+                let name = model.manifest().output.tensor.clone();
+                Ok(Inferred {
+                    output: Tensor::new(name, shape, TensorData::Fp32(scores))?,
+                    queue_ms,
+                    decode_ms,
+                    infer_ms,
+                })
+            })
+            .await
+    }
+}
+
+#[tonic::async_trait]
+impl GrpcInferenceService for InferenceService {
+    async fn server_live(
+        &self,
+        _request: Request<ServerLiveRequest>,
+    ) -> Result<Response<ServerLiveResponse>, Status> {
+        Ok(Response::new(ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(
+        &self,
+        _request: Request<ServerReadyRequest>,
+    ) -> Result<Response<ServerReadyResponse>, Status> {
+        // The listener opens after the models are loaded.
+        Ok(Response::new(ServerReadyResponse { ready: true }))
+    }
+
+    async fn model_ready(
+        &self,
+        request: Request<ModelReadyRequest>,
+    ) -> Result<Response<ModelReadyResponse>, Status> {
+        let ModelReadyRequest { name, version } = request.into_inner();
+        self.models.find(&name, &version)?;
+        Ok(Response::new(ModelReadyResponse { ready: true }))
+    }
+
+    async fn server_metadata(
+        &self,
+        _request: Request<ServerMetadataRequest>,
+    ) -> Result<Response<ServerMetadataResponse>, Status> {
+        Ok(Response::new(ServerMetadataResponse {
+            name: "outpost-cloud-service".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            extensions: Vec::new(),
+        }))
+    }
+
+    async fn model_metadata(
+        &self,
+        request: Request<ModelMetadataRequest>,
+    ) -> Result<Response<ModelMetadataResponse>, Status> {
+        let ModelMetadataRequest { name, version } = request.into_inner();
+        let manifest = self.models.find(&name, &version)?.manifest();
+        let size = i64::from(manifest.input.size);
+        let fp32 = |name: &str, shape| TensorMetadata {
+            name: name.to_owned(),
+            datatype: Datatype::Fp32.as_str().to_owned(),
+            shape,
+        };
+        Ok(Response::new(ModelMetadataResponse {
+            name,
+            versions: vec![VERSION.to_owned()],
+            platform: "tract_onnx".to_owned(),
+            inputs: vec![fp32(&manifest.input.tensor, vec![-1, 3, size, size])],
+            outputs: vec![fp32(
+                &manifest.output.tensor,
+                vec![-1, manifest.output.classes as i64],
+            )],
+            properties: HashMap::from([(
+                ENCODED_IMAGE_PROPERTY.to_owned(),
+                Datatype::Bytes.as_str().to_owned(),
+            )]),
+        }))
+    }
+
+    async fn model_infer(
+        &self,
+        request: Request<ModelInferRequest>,
+    ) -> Result<Response<ModelInferResponse>, Status> {
+        let request = request.into_inner();
+        let model = request.model_name.clone();
+        self.infer(request).await.map_err(|error| {
+            tracing::debug!(%model, %error, "refused");
+            error.into()
+        })
+    }
+}
+
+fn milliseconds_since(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e3
+}

@@ -1,0 +1,56 @@
+//! The `lab` program: parses the command line and runs one command.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use outpost_lab::{bench, fetch, summarise};
+
+/// Fetch published networks, measure networks, summarise answers.
+#[derive(Debug, Parser)]
+#[command(name = "lab", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Download the published weights of networks into the model folder.
+    Fetch(fetch::FetchArgs),
+    /// Measure a network on this machine.
+    Bench(bench::BenchArgs),
+    /// Turn the edge-agent's answers into accuracy, time and bytes.
+    Summarise(summarise::SummariseArgs),
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse(), &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
+    match &cli.command {
+        Command::Fetch(args) => fetch::run(args, out)?,
+        Command::Bench(args) => bench::run(args, out)?,
+        Command::Summarise(args) => summarise::run(args, out)?,
+    }
+    Ok(())
+}
+
+/// Whether the reader of our output has gone, as in `lab bench … | head`.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}

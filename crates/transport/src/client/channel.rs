@@ -1,0 +1,225 @@
+//! The channel: one service, reached through whatever connection there is.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll},
+};
+
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
+use http::{HeaderValue, Request, Response, Uri, header, uri::PathAndQuery};
+use tokio::time::timeout_at;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Status, body::Body};
+
+use super::{
+    ClientConfig, ConfigError,
+    config::Target,
+    connect::{Connection, Connector, Failure},
+};
+use crate::{
+    Protocol,
+    deadline::{DeadlineBody, Expiry, TimeAllowed},
+    error::{CallError, ConnectError},
+};
+
+const USER_AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("outpost-transport/", env!("CARGO_PKG_VERSION")));
+
+/// A service at the far end of a connection, for a generated client to call.
+///
+/// Clones share the connection. It is made by the first call or by [`connect`](Self::connect),
+/// and made again by the first call after it died. Every response carries the [`Protocol`] that it
+/// came over in its extensions, and every [`Status`] that the transport itself gives has a
+/// [`CallError`] among its sources.
+#[derive(Clone)]
+pub struct Channel {
+    state: Arc<State>,
+}
+
+struct State {
+    connector: Arc<Connector>,
+    slot: Mutex<Slot>,
+}
+
+enum Slot {
+    Idle,
+    Connecting(Attempt),
+    Ready(Connection),
+}
+
+/// One attempt to connect, for all that wait for it. It goes on if they stop waiting, and ends with
+/// the channel.
+type Attempt = Shared<BoxFuture<'static, Result<Connection, ConnectError>>>;
+
+impl Channel {
+    /// A channel to the service that `config` names; it connects when first used.
+    pub fn new(config: ClientConfig) -> Result<Self, ConfigError> {
+        let connector = Connector::new(Target::new(config)?);
+        Ok(Self {
+            state: Arc::new(State {
+                connector: Arc::new(connector),
+                slot: Mutex::new(Slot::Idle),
+            }),
+        })
+    }
+
+    /// Connects, unless there is a connection already; the protocol that it speaks.
+    ///
+    /// Callers at the same time share one attempt.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, as do calls.
+    pub async fn connect(&self) -> Result<Protocol, ConnectError> {
+        self.connection()
+            .await
+            .map(|connection| connection.protocol())
+    }
+
+    /// The protocol of the connection, if there is one.
+    pub fn protocol(&self) -> Option<Protocol> {
+        match &*self.state.slot() {
+            Slot::Ready(connection) if connection.is_usable() => Some(connection.protocol()),
+            _ => None,
+        }
+    }
+
+    /// The largest message to accept: give it to the generated client, which enforces it.
+    pub fn max_message_bytes(&self) -> usize {
+        self.state.connector.target.max_message_bytes
+    }
+
+    async fn connection(&self) -> Result<Connection, ConnectError> {
+        let attempt = {
+            let mut slot = self.state.slot();
+            match &*slot {
+                Slot::Ready(connection) if connection.is_usable() => {
+                    return Ok(connection.clone());
+                }
+                Slot::Connecting(attempt) => attempt.clone(),
+                Slot::Ready(_) | Slot::Idle => {
+                    let attempt = self.start_connecting();
+                    *slot = Slot::Connecting(attempt.clone());
+                    attempt
+                }
+            }
+        };
+        attempt.await
+    }
+
+    fn start_connecting(&self) -> Attempt {
+        let connector = self.state.connector.clone();
+        let state = Arc::downgrade(&self.state);
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            let result = connector.connect().await;
+            // The task itself settles the slot, so that it is right even if nobody waits any more.
+            if let Some(state) = state.upgrade() {
+                *state.slot() = match &result {
+                    Ok(connection) => Slot::Ready(connection.clone()),
+                    Err(_) => Slot::Idle,
+                };
+            }
+            result
+        }));
+        let outcome = async {
+            match task.await {
+                Ok(result) => result,
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The runtime is shutting down, and this future with it.
+                    Err(_) => std::future::pending().await,
+                },
+            }
+        };
+        outcome.boxed().shared()
+    }
+
+    async fn answer(self, mut request: Request<Body>) -> Result<Response<Body>, Status> {
+        let time_allowed = TimeAllowed::from_headers(request.headers())?;
+        self.complete(&mut request);
+        let Some(time_allowed) = time_allowed else {
+            return Ok(self.send(request).await?);
+        };
+        match timeout_at(time_allowed.deadline.instant(), self.send(request)).await {
+            Ok(response) => {
+                let cut_off = |body| DeadlineBody::wrap(body, time_allowed, Expiry::Error);
+                Ok(response?.map(cut_off))
+            }
+            Err(_) => Err(Status::from(CallError::DeadlineExceeded {
+                after: time_allowed.duration,
+            })),
+        }
+    }
+
+    /// Adds what a generated client leaves to the channel: whom the request is for and from.
+    fn complete(&self, request: &mut Request<Body>) {
+        let target = &self.state.connector.target;
+        let mut uri = std::mem::take(request.uri_mut()).into_parts();
+        uri.scheme = Some(target.scheme.clone());
+        uri.authority = Some(target.authority.clone());
+        uri.path_and_query
+            .get_or_insert(PathAndQuery::from_static("/"));
+        *request.uri_mut() = Uri::from_parts(uri).expect("scheme, authority and path are there");
+        request
+            .headers_mut()
+            .entry(header::USER_AGENT)
+            .or_insert(USER_AGENT);
+    }
+
+    /// Sends the request over the connection, or over a second one if the first turns out to have
+    /// died before anything was sent.
+    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, CallError> {
+        let failure = match self.send_once(request).await {
+            Err(Failure::NotSent { request, .. }) => match self.send_once(*request).await {
+                Ok(response) => return Ok(response),
+                Err(failure) => failure,
+            },
+            Ok(response) => return Ok(response),
+            Err(failure) => failure,
+        };
+        match failure {
+            Failure::NotSent { error, .. } | Failure::Failed(error) => Err(error),
+        }
+    }
+
+    async fn send_once(&self, request: Request<Body>) -> Result<Response<Body>, Failure> {
+        let connection = self.connection().await.map_err(CallError::Connect)?;
+        let mut response = connection.call(request).await?;
+        response.extensions_mut().insert(connection.protocol());
+        Ok(response)
+    }
+}
+
+impl State {
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().expect("no holder of the lock panics")
+    }
+}
+
+impl tower::Service<Request<Body>> for Channel {
+    type Response = Response<Body>;
+    type Error = Status;
+    type Future = BoxFuture<'static, Result<Response<Body>, Status>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.clone().answer(request).boxed()
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel")
+            .field("authority", &self.state.connector.target.authority)
+            .field("transport", &self.state.connector.target.transport)
+            .field("protocol", &self.protocol())
+            .finish()
+    }
+}

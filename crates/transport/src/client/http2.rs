@@ -1,0 +1,199 @@
+//! HTTP/2 connections: TCP, TLS, and calls over them.
+
+use std::{
+    error::Error,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use h2::Reason;
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+use tonic::{Code, Status, body::Body};
+
+use super::{
+    config::Target,
+    connect::Failure,
+    trust::{ClientTls, Verdict},
+};
+use crate::{
+    Protocol,
+    error::{CallError, ConnectError, TlsError},
+    settings::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
+};
+
+/// A connection that calls share.
+#[derive(Clone)]
+pub(super) struct Http2 {
+    sender: SendRequest<Body>,
+    /// Set once the connection takes no more calls.
+    retired: Arc<AtomicBool>,
+}
+
+impl Http2 {
+    pub(super) async fn connect(
+        target: &Target,
+        address: SocketAddr,
+    ) -> Result<Self, ConnectError> {
+        let failed = |error| ConnectError::from_io(address, Protocol::H2, error);
+        let tcp = TcpStream::connect(address).await.map_err(failed)?;
+        // A request's last segment must not wait for the acknowledgement of those before it.
+        tcp.set_nodelay(true).map_err(failed)?;
+        limit_silence(&tcp, target);
+        match &target.tls {
+            None => Self::start(tcp, target, address).await,
+            Some(tls) => {
+                let stream = secure(tcp, tls, address).await?;
+                Self::start(stream, target, address).await
+            }
+        }
+    }
+
+    async fn start<S>(stream: S, target: &Target, address: SocketAddr) -> Result<Self, ConnectError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .keep_alive_interval(target.keep_alive)
+            .keep_alive_timeout(target.keep_alive * 2)
+            // A device that has nothing to ask lets its radio sleep.
+            .keep_alive_while_idle(false)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| ConnectError::Closed {
+                address,
+                protocol: Protocol::H2,
+                source: Arc::new(error),
+            })?;
+        // Ends with the connection, which ends with its last sender and call.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%address, %error, "HTTP/2 connection lost");
+            }
+        });
+        Ok(Self {
+            sender,
+            retired: Arc::default(),
+        })
+    }
+
+    pub(super) fn is_usable(&self) -> bool {
+        !self.sender.is_closed() && !self.retired.load(Ordering::Relaxed)
+    }
+
+    pub(super) async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Failure> {
+        match self.sender.clone().try_send_request(request).await {
+            Ok(response) => Ok(response
+                .map(|body| Body::new(body.map_err(|error| Status::from(call_error(error)))))),
+            Err(mut error) => match error.take_message() {
+                Some(request) => {
+                    self.retired.store(true, Ordering::Relaxed);
+                    Err(Failure::NotSent {
+                        request: Box::new(request),
+                        error: call_error(error.into_error()),
+                    })
+                }
+                None => Err(Failure::Failed(call_error(error.into_error()))),
+            },
+        }
+    }
+}
+
+async fn secure(
+    tcp: TcpStream,
+    tls: &ClientTls,
+    address: SocketAddr,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, ConnectError> {
+    let (config, verdict) = tls.attempt(Protocol::H2);
+    let stream = TlsConnector::from(Arc::new(config))
+        .connect(tls.server_name.clone(), tcp)
+        .await
+        .map_err(|error| tls_failure(address, error, &verdict))?;
+    if stream.get_ref().1.alpn_protocol() != Some(&Protocol::H2.alpn()) {
+        return Err(ConnectError::Closed {
+            address,
+            protocol: Protocol::H2,
+            source: Arc::new(NotNegotiated),
+        });
+    }
+    Ok(stream)
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the server did not agree on HTTP/2")]
+struct NotNegotiated;
+
+fn tls_failure(address: SocketAddr, error: std::io::Error, verdict: &Verdict) -> ConnectError {
+    use rustls::{AlertDescription, Error::AlertReceived};
+    if let Some(error) = verdict.take() {
+        return error.into();
+    }
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner {
+        // The server is well, it just does not speak the protocol.
+        Some(AlertReceived(AlertDescription::NoApplicationProtocol)) | None => {
+            ConnectError::from_io(address, Protocol::H2, error)
+        }
+        Some(inner) => TlsError::new(inner.clone()).into(),
+    }
+}
+
+/// Makes the kernel give up on data that the peer does not acknowledge: HTTP/2 pings only guard
+/// calls that last, and a call that was abandoned early would leave a dead connection in place for
+/// the quarter of an hour that TCP tries by default.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn limit_silence(tcp: &TcpStream, target: &Target) {
+    // Without it, pings still guard the calls in flight.
+    let _ = SockRef::from(tcp).set_tcp_user_timeout(Some(target.keep_alive * 3));
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn limit_silence(_: &TcpStream, _: &Target) {}
+
+/// Sorts an error of an HTTP/2 call.
+fn call_error(error: hyper::Error) -> CallError {
+    let mut source: Option<&(dyn Error + 'static)> = Some(&error);
+    let mut reset = None;
+    while let Some(cause) = source {
+        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
+            reset = h2.is_reset().then(|| h2.reason()).flatten();
+            break;
+        }
+        source = cause.source();
+    }
+    match reset {
+        Some(reason) => CallError::Reset {
+            code: grpc_code(reason),
+            source: Arc::new(error),
+        },
+        None => CallError::Interrupted {
+            protocol: Protocol::H2,
+            source: Arc::new(error),
+        },
+    }
+}
+
+/// The gRPC code for an HTTP/2 error code, as the gRPC specification maps them.
+fn grpc_code(reason: Reason) -> Code {
+    match reason {
+        Reason::REFUSED_STREAM => Code::Unavailable,
+        Reason::CANCEL => Code::Cancelled,
+        Reason::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
+        Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
+        _ => Code::Internal,
+    }
+}

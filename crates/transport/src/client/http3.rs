@@ -1,0 +1,180 @@
+//! HTTP/3 connections: QUIC, and calls over them.
+
+use std::{
+    future::poll_fn,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use h3::{
+    client::SendRequest,
+    error::{Code, StreamError},
+};
+use http::{Request, Response};
+use quinn::{EndpointConfig, crypto::rustls::QuicClientConfig};
+use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::body::Body;
+
+use super::{
+    config::Target,
+    connect::Failure,
+    refusal::{any_local, refusal},
+    trust::ClientTls,
+};
+use crate::{
+    Protocol,
+    error::{CallError, ConnectError},
+    http3_body::{IncomingBody, call_error, send_body},
+    quic::{self, Opener},
+    settings,
+};
+
+/// The largest headers or trailers accepted from a server. gRPC's trailers hold a status and a
+/// message; its other implementations allow 8 or 16 KiB.
+const MAX_HEADER_BYTES: u64 = 16 << 10;
+
+/// How long a call hears nothing from the server at all before it asks whether the service still
+/// runs. Long enough that a live but slow service, which acknowledges within tens of milliseconds, is
+/// hardly ever asked.
+const SILENCE: Duration = Duration::from_millis(500);
+
+/// A connection that calls share.
+#[derive(Clone)]
+pub(super) struct Http3 {
+    sender: SendRequest<Opener, Bytes>,
+    connection: quinn::Connection,
+    /// Set once the connection takes no more calls.
+    retired: Arc<AtomicBool>,
+}
+
+impl Http3 {
+    pub(super) async fn connect(
+        target: &Target,
+        tls: &ClientTls,
+        address: SocketAddr,
+    ) -> Result<Self, ConnectError> {
+        let closed = |source| ConnectError::Closed {
+            address,
+            protocol: Protocol::H3,
+            source,
+        };
+        let (config, verdict) = tls.attempt(Protocol::H3);
+        let crypto = QuicClientConfig::try_from(config)
+            .expect("ring offers the suite of TLS 1.3 that QUIC starts with");
+        let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+        let transport =
+            settings::transport_config(target.keep_alive * 3, Some(target.keep_alive), 0);
+        config.transport_config(Arc::new(transport));
+        // A socket of its own for each connection: a new source port also leaves behind whatever
+        // state a middlebox on the path has got wrong.
+        let endpoint = settings::bind(any_local(address))
+            .and_then(|socket| {
+                let runtime = Arc::new(quinn::TokioRuntime);
+                quinn::Endpoint::new(EndpointConfig::default(), None, socket, runtime)
+            })
+            .map_err(|error| ConnectError::from_io(address, Protocol::H3, error))?;
+        let connecting = endpoint
+            .connect_with(config, address, &tls.server_name.to_str())
+            .map_err(|error| closed(Arc::new(error)))?;
+        let connection = tokio::select! {
+            biased;
+            result = connecting => result.map_err(|error| match verdict.take() {
+                Some(error) => error.into(),
+                None => closed(Arc::new(error)),
+            })?,
+            error = refusal(address) => return Err(error),
+        };
+        let (mut driver, sender) = h3::client::builder()
+            .max_field_section_size(MAX_HEADER_BYTES)
+            .send_grease(false)
+            .build(quic::Connection::client(
+                connection.clone(),
+                MAX_HEADER_BYTES,
+            ))
+            .await
+            .map_err(|error| closed(Arc::new(error)))?;
+        // Ends with the connection, which ends with its last sender.
+        tokio::spawn(async move {
+            let error = poll_fn(|cx| driver.poll_close(cx)).await;
+            tracing::debug!(%address, %error, "HTTP/3 connection ended");
+        });
+        Ok(Self {
+            sender,
+            connection,
+            retired: Arc::default(),
+        })
+    }
+
+    pub(super) fn is_usable(&self) -> bool {
+        self.connection.close_reason().is_none() && !self.retired.load(Ordering::Relaxed)
+    }
+
+    pub(super) async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Failure> {
+        let mut head = Request::new(());
+        *head.method_mut() = request.method().clone();
+        *head.uri_mut() = request.uri().clone();
+        *head.headers_mut() = request.headers().clone();
+        let stream = match self.sender.clone().send_request(head).await {
+            Ok(stream) => stream,
+            Err(error @ StreamError::HeaderTooBig { .. }) => {
+                return Err(Failure::Failed(call_error(error)));
+            }
+            // The server is closing the connection, or it is gone; the headers did not get out.
+            Err(error) => {
+                self.retired.store(true, Ordering::Relaxed);
+                return Err(Failure::NotSent {
+                    request: Box::new(request),
+                    error: call_error(error),
+                });
+            }
+        };
+        let (send, mut receive) = stream.split();
+        // A small body goes out at once; only a large or streaming one needs a task, as the answer
+        // may start before it ends.
+        let mut sending = Box::pin(send_body(send, request.into_body()));
+        let upload = match poll_fn(|cx| Poll::Ready(sending.poll_unpin(cx))).await {
+            // A server may answer before it has heard all, and stop listening; the answer counts.
+            Poll::Ready(_) => None,
+            Poll::Pending => Some(AbortOnDropHandle::new(tokio::spawn(sending))),
+        };
+        let response = tokio::select! {
+            biased;
+            response = receive.recv_response() => response.map_err(call_error)?,
+            error = self.gone_silent() => return Err(Failure::Failed(error)),
+        };
+        // The connection would close under the body if the channel were dropped first.
+        let keep = (upload, self.clone());
+        Ok(response
+            .map(|()| Body::new(IncomingBody::new(receive, Code::H3_REQUEST_CANCELLED, keep))))
+    }
+
+    /// Waits until the server is silent and its host says that the service no longer runs.
+    ///
+    /// QUIC alone would notice a killed service only by its idle timeout.
+    async fn gone_silent(&self) -> CallError {
+        let address = self.connection.remote_address();
+        let mut heard = 0;
+        loop {
+            let datagrams = self.connection.stats().udp_rx.datagrams;
+            if datagrams != heard {
+                heard = datagrams;
+                sleep(SILENCE).await;
+            } else if let Ok(error) = timeout(SILENCE, refusal(address)).await {
+                self.connection
+                    .close(quinn::VarInt::from_u32(0), b"the service is gone");
+                return CallError::Interrupted {
+                    protocol: Protocol::H3,
+                    source: Arc::new(error),
+                };
+            }
+        }
+    }
+}

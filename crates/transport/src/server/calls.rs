@@ -1,0 +1,164 @@
+//! What happens to every call, whichever protocol it came over: context in, deadline kept.
+
+use std::net::SocketAddr;
+
+use http::{Request, Response};
+use tokio::time::timeout_at;
+use tonic::{Status, body::Body, service::Routes, transport::server::TcpConnectInfo};
+use tower::Service as _;
+
+use crate::{
+    Protocol,
+    deadline::{DeadlineBody, Expiry, TimeAllowed},
+};
+
+/// Answers the calls of one connection.
+#[derive(Clone)]
+pub(super) struct Calls {
+    pub(super) routes: Routes,
+    pub(super) protocol: Protocol,
+    pub(super) local: Option<SocketAddr>,
+    pub(super) peer: SocketAddr,
+}
+
+impl Calls {
+    /// Answers one call, by its deadline if it has one; the service's work is dropped then.
+    pub(super) async fn answer(self, mut request: Request<Body>) -> Response<Body> {
+        let time_allowed = match TimeAllowed::from_headers(request.headers()) {
+            Ok(time_allowed) => time_allowed,
+            Err(malformed) => return Status::from(malformed).into_http(),
+        };
+        let extensions = request.extensions_mut();
+        extensions.insert(self.protocol);
+        // `tonic::Request::remote_addr` finds the peer in this, for HTTP/3 too.
+        extensions.insert(TcpConnectInfo {
+            local_addr: self.local,
+            remote_addr: Some(self.peer),
+        });
+        let mut routes = self.routes;
+        let Some(time_allowed) = time_allowed else {
+            return infallible(routes.call(request).await);
+        };
+        extensions.insert(time_allowed.deadline);
+        match timeout_at(time_allowed.deadline.instant(), routes.call(request)).await {
+            Ok(response) => infallible(response)
+                .map(|body| DeadlineBody::wrap(body, time_allowed, Expiry::Trailers)),
+            Err(_) => Status::deadline_exceeded(format!(
+                "no answer within the {:?} that the call allowed",
+                time_allowed.duration
+            ))
+            .into_http(),
+        }
+    }
+}
+
+fn infallible<T>(result: Result<T, std::convert::Infallible>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(never) => match never {},
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, time::Duration};
+
+    use http_body_util::BodyExt as _;
+    use tokio::time::Instant;
+    use tonic::{Code, server::NamedService};
+    use tower::service_fn;
+
+    use super::*;
+    use crate::Deadline;
+
+    /// Gives a service the name that its routes need.
+    #[derive(Clone)]
+    struct Named<S>(S);
+
+    impl<S> NamedService for Named<S> {
+        const NAME: &'static str = "test";
+    }
+
+    impl<S: tower::Service<Request<Body>>> tower::Service<Request<Body>> for Named<S> {
+        type Response = S::Response;
+        type Error = S::Error;
+        type Future = S::Future;
+
+        fn poll_ready(
+            &mut self,
+            cx: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Result<(), S::Error>> {
+            self.0.poll_ready(cx)
+        }
+
+        fn call(&mut self, request: Request<Body>) -> S::Future {
+            self.0.call(request)
+        }
+    }
+
+    async fn answer<F>(
+        grpc_timeout: &str,
+        handler: impl Fn(Request<Body>) -> F + Clone + Send + Sync + 'static,
+    ) -> Response<Body>
+    where
+        F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+    {
+        let calls = Calls {
+            routes: Routes::new(Named(service_fn(handler))),
+            protocol: Protocol::H3,
+            local: None,
+            peer: ([127, 0, 0, 1], 1).into(),
+        };
+        let request = Request::post("/test/Method")
+            .header("grpc-timeout", grpc_timeout)
+            .body(Body::empty())
+            .unwrap();
+        calls.answer(request).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_is_late_is_answered_for() {
+        let started = Instant::now();
+        let response = answer("250m", |_| std::future::pending()).await;
+        assert_eq!(started.elapsed(), Duration::from_millis(250));
+        // Trailers alone, in the place of headers.
+        let status = Status::from_header_map(response.headers()).unwrap();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert!(http_body::Body::is_end_stream(response.body()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_response_that_stalls_is_cut_off_with_the_status() {
+        let stalled = http_body_util::StreamBody::new(futures::stream::pending::<
+            Result<http_body::Frame<bytes::Bytes>, Status>,
+        >());
+        let stalled = std::sync::Arc::new(std::sync::Mutex::new(Some(stalled)));
+        let response = answer("1S", move |_| {
+            let body = stalled.lock().unwrap().take().unwrap();
+            async { Ok(Response::new(Body::new(body))) }
+        })
+        .await;
+        let trailers = response.into_body().collect().await.unwrap();
+        let status = Status::from_header_map(trailers.trailers().unwrap()).unwrap();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+    }
+
+    #[tokio::test]
+    async fn the_service_finds_its_context_in_the_extensions() {
+        let response = answer("1S", |request| async move {
+            let extensions = request.extensions();
+            assert_eq!(extensions.get(), Some(&Protocol::H3));
+            assert!(extensions.get::<Deadline>().is_some());
+            assert!(extensions.get::<TcpConnectInfo>().is_some());
+            Ok(Response::new(Body::empty()))
+        });
+        assert!(response.await.status().is_success());
+    }
+
+    #[tokio::test]
+    async fn a_malformed_timeout_reaches_no_service() {
+        let response = answer("soon", |_| async { unreachable!("the call is malformed") });
+        let status = Status::from_header_map(response.await.headers()).unwrap();
+        assert_eq!(status.code(), Code::InvalidArgument);
+    }
+}

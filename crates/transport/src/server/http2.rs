@@ -1,0 +1,152 @@
+//! Serves HTTP/2: accepts TCP connections, secures them, and drains them at the end.
+
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use http_body_util::BodyExt as _;
+use hyper::{server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tonic::{body::Body, service::Routes};
+
+use super::{
+    calls::Calls,
+    listener::{HANDSHAKE_TIMEOUT, Limits, drain},
+};
+use crate::{
+    Protocol,
+    settings::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
+};
+
+/// The pause after a failed accept. The usual cause is that the process has no file descriptor left,
+/// and trying again at once would only burn time until one is freed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What serves one listener.
+pub(super) struct Http2Server {
+    pub(super) listener: TcpListener,
+    /// None serves in the clear.
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) limits: Limits,
+    pub(super) connections: Arc<Semaphore>,
+}
+
+impl Http2Server {
+    /// Serves until `shutdown`, then answers what was accepted.
+    pub(super) async fn serve(self, routes: Routes, shutdown: CancellationToken) {
+        let local = self.listener.local_addr().ok();
+        let mut tasks = JoinSet::new();
+        loop {
+            let (tcp, peer) = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(_) = tasks.join_next() => continue,
+                accepted = self.listener.accept() => match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a TCP connection");
+                        sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                },
+            };
+            let Ok(permit) = self.connections.clone().try_acquire_owned() else {
+                tracing::warn!(%peer, "connection turned away: the limit is reached");
+                continue;
+            };
+            let connection = Http2Connection {
+                calls: Calls {
+                    routes: routes.clone(),
+                    protocol: Protocol::H2,
+                    local,
+                    peer,
+                },
+                limits: self.limits,
+                shutdown: shutdown.clone(),
+            };
+            let tls = self.tls.clone();
+            tasks.spawn(async move {
+                connection.accept(tcp, tls).await;
+                drop(permit);
+            });
+        }
+        // The port is free for a successor while the last calls are answered.
+        drop(self.listener);
+        drain(tasks, self.limits.drain_timeout).await;
+    }
+}
+
+struct Http2Connection {
+    calls: Calls,
+    limits: Limits,
+    shutdown: CancellationToken,
+}
+
+impl Http2Connection {
+    async fn accept(self, tcp: TcpStream, tls: Option<TlsAcceptor>) {
+        let peer = self.calls.peer;
+        if let Err(error) = tcp.set_nodelay(true) {
+            tracing::debug!(%peer, %error, "connection lost before it began");
+            return;
+        }
+        let Some(acceptor) = tls else {
+            return self.serve(tcp, peer).await;
+        };
+        let handshake = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp));
+        let secured = tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => return,
+            secured = handshake => secured,
+        };
+        match secured {
+            Ok(Ok(stream)) => self.serve(stream, peer).await,
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+            Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
+        }
+    }
+
+    async fn serve<S>(self, stream: S, peer: SocketAddr)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let calls = self.calls;
+        let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+            let calls = calls.clone();
+            async move {
+                let request = request.map(|body| Body::new(body.map_err(box_error)));
+                Ok::<_, Infallible>(calls.answer(request).await)
+            }
+        });
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(self.limits.max_concurrent_calls)
+            .max_header_list_size(self.limits.max_header_bytes)
+            .keep_alive_interval(self.limits.idle_timeout / 2)
+            .keep_alive_timeout(self.limits.idle_timeout / 2)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = self.shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%peer, %error, "HTTP/2 connection lost");
+        }
+    }
+}
+
+fn box_error(error: hyper::Error) -> tonic::codegen::StdError {
+    error.into()
+}

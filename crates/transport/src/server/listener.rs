@@ -1,0 +1,262 @@
+//! The listener: one port, both protocols, an orderly end.
+
+use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use futures::future::OptionFuture;
+use quinn::crypto::rustls::QuicServerConfig;
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use super::{http2::Http2Server, http3::Http3Server, identity::ServerIdentity};
+use crate::{Protocol, settings};
+
+/// How long a peer may take over a TLS handshake or over the headers of a call: many round trips of
+/// the slowest link, and short enough that idlers do not pile up.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a pair of ports is tried for where the system chooses: the UDP port of the number that
+/// TCP got may be taken.
+const PORT_ATTEMPTS: usize = 16;
+
+/// Where to listen, and how much to allow the clients.
+#[derive(Clone, Debug)]
+pub struct ListenerConfig {
+    /// The address of both protocols; with port 0 the system chooses one free for both.
+    pub address: SocketAddr,
+    /// The certificate and key; None serves HTTP/2 in the clear, and no HTTP/3.
+    pub tls: Option<ServerIdentity>,
+    /// Whether to serve HTTP/3 beside HTTP/2. Default: if there is TLS.
+    pub http3: bool,
+    /// Calls that one connection may have in flight. Default: 128.
+    pub max_concurrent_calls: u32,
+    /// Connections at a time, over both protocols; more are turned away. Default: 1024.
+    pub max_connections: usize,
+    /// Bytes of headers that a call may have. Default: 16 KiB.
+    pub max_header_bytes: u32,
+    /// How long a client may be silent, though asked, before its connection is given up. Default:
+    /// 30 s.
+    pub idle_timeout: Duration,
+    /// How long calls in flight may take once the listener shuts down. Default: 10 s.
+    pub drain_timeout: Duration,
+}
+
+impl ListenerConfig {
+    /// The defaults for `address`.
+    pub fn new(address: SocketAddr, tls: Option<ServerIdentity>) -> Self {
+        Self {
+            address,
+            http3: tls.is_some(),
+            tls,
+            // HTTP/2 and HTTP/3 recommend at least 100.
+            max_concurrent_calls: 128,
+            max_connections: 1024,
+            max_header_bytes: 16 << 10,
+            idle_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The part of a [`ListenerConfig`] that each connection needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) max_concurrent_calls: u32,
+    pub(super) max_connections: usize,
+    pub(super) max_header_bytes: u32,
+    pub(super) idle_timeout: Duration,
+    pub(super) drain_timeout: Duration,
+}
+
+/// Bound sockets, ready to serve.
+pub struct Listener {
+    local_addr: SocketAddr,
+    http2: Http2Server,
+    http3: Option<Http3Server>,
+}
+
+impl Listener {
+    /// Binds TCP, and UDP on the same port if HTTP/3 is served.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub async fn bind(config: ListenerConfig) -> Result<Self, BindError> {
+        let quic_identity = match (config.http3, &config.tls) {
+            (true, None) => return Err(BindError::Http3InTheClear),
+            (true, Some(identity)) => Some(identity),
+            (false, _) => None,
+        };
+        let limits = Limits {
+            max_concurrent_calls: config.max_concurrent_calls,
+            max_connections: config.max_connections,
+            max_header_bytes: config.max_header_bytes,
+            idle_timeout: config.idle_timeout,
+            drain_timeout: config.drain_timeout,
+        };
+        let connections = Arc::new(Semaphore::new(config.max_connections));
+        let (tcp, udp) = bind_both(config.address, quic_identity.is_some()).await?;
+        let local_addr = tcp.local_addr().map_err(|source| BindError::Address {
+            address: config.address,
+            protocol: Protocol::H2,
+            source,
+        })?;
+        let http3 = match (quic_identity, udp) {
+            (Some(identity), Some(udp)) => Some(Http3Server {
+                endpoint: endpoint(udp, identity, limits).map_err(|source| BindError::Address {
+                    address: local_addr,
+                    protocol: Protocol::H3,
+                    source,
+                })?,
+                limits,
+                connections: connections.clone(),
+            }),
+            _ => None,
+        };
+        let acceptor = |identity: &ServerIdentity| {
+            TlsAcceptor::from(Arc::new(identity.tls_config(Protocol::H2)))
+        };
+        let http2 = Http2Server {
+            listener: tcp,
+            tls: config.tls.as_ref().map(acceptor),
+            limits,
+            connections,
+        };
+        Ok(Self {
+            local_addr,
+            http2,
+            http3,
+        })
+    }
+
+    /// The address of both protocols.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Serves `routes` over both protocols until `shutdown` ends.
+    ///
+    /// Then no more connections and calls are accepted; those accepted are answered, for as long as
+    /// the drain timeout allows. If the returned future is dropped, everything stops at once.
+    pub async fn serve(
+        self,
+        routes: Routes,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<(), ServeError> {
+        let routes = routes.prepare();
+        let stop = CancellationToken::new();
+        let http2 = self.http2.serve(routes.clone(), stop.clone());
+        let http3 = OptionFuture::from(self.http3.map(|http3| http3.serve(routes, stop.clone())));
+        let http3 = async {
+            let result = http3.await.unwrap_or(Ok(()));
+            if result.is_err() {
+                // Half a service is none: the other half drains and the caller hears of it.
+                stop.cancel();
+            }
+            result
+        };
+        let both = async { tokio::join!(http2, http3).1 };
+        let mut both = pin!(both);
+        tokio::select! {
+            biased;
+            result = &mut both => result,
+            () = shutdown => {
+                stop.cancel();
+                both.await
+            }
+        }
+    }
+}
+
+async fn bind_both(
+    address: SocketAddr,
+    with_udp: bool,
+) -> Result<(TcpListener, Option<std::net::UdpSocket>), BindError> {
+    let failed = |protocol, source| BindError::Address {
+        address,
+        protocol,
+        source,
+    };
+    let mut attempt = 1;
+    loop {
+        let tcp = TcpListener::bind(address)
+            .await
+            .map_err(|error| failed(Protocol::H2, error))?;
+        if !with_udp {
+            return Ok((tcp, None));
+        }
+        let bound = tcp.local_addr().and_then(settings::bind);
+        match bound {
+            Ok(udp) => return Ok((tcp, Some(udp))),
+            Err(error)
+                if address.port() == 0
+                    && attempt < PORT_ATTEMPTS
+                    && error.kind() == io::ErrorKind::AddrInUse =>
+            {
+                attempt += 1;
+            }
+            Err(error) => return Err(failed(Protocol::H3, error)),
+        }
+    }
+}
+
+fn endpoint(
+    socket: std::net::UdpSocket,
+    identity: &ServerIdentity,
+    limits: Limits,
+) -> io::Result<quinn::Endpoint> {
+    let crypto = QuicServerConfig::try_from(identity.tls_config(Protocol::H3))
+        .expect("ring offers the suite of TLS 1.3 that QUIC starts with");
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    let transport =
+        settings::transport_config(limits.idle_timeout, None, limits.max_concurrent_calls);
+    server.transport_config(Arc::new(transport));
+    let endpoint = identity.quic_endpoint_config();
+    let runtime = Arc::new(quinn::TokioRuntime);
+    quinn::Endpoint::new(endpoint, Some(server), socket, runtime)
+}
+
+/// Waits for the connections to end, and ends them itself after `limit`.
+pub(super) async fn drain(mut connections: JoinSet<()>, limit: Duration) {
+    let ended = timeout(limit, async {
+        while connections.join_next().await.is_some() {}
+    });
+    if ended.await.is_err() {
+        tracing::warn!(
+            connections = connections.len(),
+            "cut off: calls were still in flight after the drain timeout"
+        );
+        connections.shutdown().await;
+    }
+}
+
+/// Why a listener could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The address is taken, or not this machine's, or not allowed.
+    #[error(
+        "cannot listen at {address} for {protocol}; choose an address of this machine and a free port"
+    )]
+    Address {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// H2 for TCP, H3 for UDP.
+        protocol: Protocol,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// HTTP/3 was asked for without a certificate.
+    #[error("HTTP/3 needs TLS; give a certificate and key, or turn HTTP/3 off")]
+    Http3InTheClear,
+}
+
+/// Why a listener stopped serving.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The UDP socket failed for good.
+    #[error("the UDP socket was lost; see the log, then start the service again")]
+    UdpSocket,
+}

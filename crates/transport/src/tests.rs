@@ -1,0 +1,7 @@
+//! Channels against listeners, over real sockets on loopback.
+
+mod calls;
+mod connecting;
+mod fixture;
+mod hostile;
+mod lifetime;

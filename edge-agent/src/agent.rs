@@ -1,0 +1,279 @@
+//! Takes images through the cascade: the driver of [`outpost_cascade::Walk`].
+
+use std::{
+    collections::HashMap,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use outpost_cascade::{Action, Answer, Cascade, CascadeError, NoAnswer, NodeId, Site, Walk};
+use outpost_exit_policy::Evidence;
+use outpost_runtime::{
+    Classifier, DecodeError, ImageLimits, Labels, ModelFolder, OpenError, Probabilities, RgbImage,
+    TractRuntime, decode,
+};
+use tokio::{sync::Semaphore, task::spawn_blocking};
+
+use crate::{
+    cloud::{Cloud, CloudError, Offload, RemoteNetwork},
+    config::{Config, ConfigError},
+    record::{Answered, Candidate, Record, milliseconds},
+};
+
+/// The device program's engine: one cascade, its device networks, its cloud.
+pub struct Agent {
+    cascade: Cascade,
+    local: HashMap<NodeId, Arc<Classifier>>,
+    remote: HashMap<NodeId, RemoteNetwork>,
+    cloud: Option<Cloud>,
+    deadline: Duration,
+    limits: ImageLimits,
+    /// One permit a network that may run on the device at a time.
+    device: Semaphore,
+}
+
+/// Why the agent did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration does not hold together.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The cascade file is at fault.
+    #[error("cannot use the cascade {}", path.display())]
+    Cascade {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: CascadeError,
+    },
+    /// The cascade places a network where nothing is configured.
+    #[error(
+        "the network {network:?} is placed in the {site}, for which no address can be configured yet"
+    )]
+    Site {
+        /// The network.
+        network: String,
+        /// Its site.
+        site: Site,
+    },
+    /// A network of the cascade could not be opened.
+    #[error(transparent)]
+    Network(#[from] OpenError),
+    /// The cloud's configuration is at fault.
+    #[error(transparent)]
+    Cloud(#[from] CloudError),
+}
+
+/// Why an image has no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// The file cannot be read.
+    #[error("cannot read the image: {0}")]
+    Read(#[from] io::Error),
+    /// The file is no image, or too large a one.
+    #[error("{0}")]
+    Decode(#[from] DecodeError),
+    /// No network answered.
+    #[error("{0}")]
+    NoAnswer(#[from] NoAnswer),
+    /// A library panicked over the image.
+    #[error("the image made a decoder or a network crash; please report it with the image")]
+    Crashed,
+}
+
+/// An image as read and as decoded.
+pub(crate) struct Picture {
+    /// The file's bytes.
+    pub(crate) encoded: Bytes,
+    /// Its pixels, upright.
+    pub(crate) pixels: RgbImage,
+}
+
+impl Agent {
+    /// Loads the cascade and its device networks, and starts to connect to the cloud.
+    ///
+    /// Must be called in a tokio runtime; loading blocks for some 100 ms.
+    ///
+    /// # Errors
+    /// A [`StartError`] that names the file or field at fault.
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        config.check()?;
+        let cascade = Cascade::load(&config.cascade)
+            .map_err(|source| StartError::Cascade {
+                path: config.cascade.clone(),
+                source,
+            })?
+            .with_mode(config.mode);
+        let folder = ModelFolder::new(&config.models);
+        let mut remote = HashMap::new();
+        for (id, node) in cascade.nodes() {
+            match node.site() {
+                Site::Device => {}
+                Site::Cloud => {
+                    let manifest = folder.manifest(node.network())?;
+                    let labels = folder.labels(&manifest)?;
+                    remote.insert(id, RemoteNetwork::new(manifest, labels));
+                }
+                site @ Site::Fog => {
+                    return Err(StartError::Site {
+                        network: node.network().to_owned(),
+                        site,
+                    });
+                }
+            }
+        }
+        // Connecting takes as long as loading; they go side by side.
+        let cloud = config
+            .cloud
+            .as_ref()
+            .map(|cloud| Cloud::new(cloud, config.circuit.into()))
+            .transpose()?;
+        if let Some(cloud) = &cloud {
+            cloud.connect_in_background();
+        }
+        let mut local = HashMap::new();
+        for (id, node) in cascade.nodes() {
+            if node.site() == Site::Device {
+                let classifier = folder.open(node.network(), &TractRuntime)?;
+                local.insert(id, Arc::new(classifier));
+            }
+        }
+        Ok(Self {
+            cascade,
+            local,
+            remote,
+            cloud,
+            deadline: Duration::from_millis(config.deadline_ms),
+            limits: config.images.into(),
+            device: Semaphore::new(config.device_threads),
+        })
+    }
+
+    /// Answers one image, and never fails: an image without an answer gets its reason.
+    pub async fn classify(&self, path: &Path) -> Record {
+        let image = path.display().to_string();
+        match self.answer(path).await {
+            Ok(answered) => Record::Answered(Box::new(Answered { image, ..answered })),
+            Err(error) => Record::Failed {
+                image,
+                error: error.to_string(),
+            },
+        }
+    }
+
+    async fn answer(&self, path: &Path) -> Result<Answered, ImageError> {
+        let turn = self.device.acquire().await.expect("never closed");
+        let mut turn = Some(turn);
+        let taken = Instant::now();
+        let (owned, limits) = (path.to_owned(), self.limits);
+        let picture = Arc::new(blocking(move || read(&owned, &limits)).await??);
+        let mut said: HashMap<NodeId, Probabilities> = HashMap::new();
+        let mut offload: Option<Offload> = None;
+        let mut device = Duration::ZERO;
+        let (mut walk, mut action) = Walk::start(&self.cascade, Site::Device, self.deadline);
+        let answer: Answer = loop {
+            action = match action {
+                Action::Run(node) => {
+                    let network = self.local[&node].clone();
+                    let picture = picture.clone();
+                    let outcome = blocking(move || network.classify(&picture.pixels)).await?;
+                    device = taken.elapsed();
+                    match outcome {
+                        Ok(probabilities) => {
+                            let action = walk.said(node, &evidence(&probabilities), device);
+                            said.insert(node, probabilities);
+                            action
+                        }
+                        Err(error) => {
+                            tracing::warn!(image = %path.display(), %error, "device network");
+                            walk.failed(node)
+                        }
+                    }
+                }
+                Action::Offload { node, deadline } => {
+                    // The device is free for the next image while this one travels.
+                    drop(turn.take());
+                    let attempt = match &self.cloud {
+                        None => Offload::without_cloud(),
+                        Some(cloud) => {
+                            cloud
+                                .classify(&self.remote[&node], &picture, taken + deadline)
+                                .await
+                        }
+                    };
+                    let outcome = offload.insert(attempt).outcome.as_ref();
+                    match outcome {
+                        Ok(reply) => {
+                            let now = taken.elapsed();
+                            said.insert(node, reply.probabilities.clone());
+                            walk.said(node, &evidence(&reply.probabilities), now)
+                        }
+                        Err(cause) => walk.offload_failed(*cause),
+                    }
+                }
+                Action::Answer(answer) => break answer,
+                Action::NoAnswer(none) => return Err(none.into()),
+            };
+        };
+        let total = taken.elapsed();
+        let probabilities = &said[&answer.node];
+        let node = self.cascade.node(answer.node);
+        let top5 = Candidate::top5(probabilities, self.labels(answer.node));
+        Ok(Answered {
+            image: String::new(),
+            class_id: top5[0].class_id,
+            label: top5[0].label.clone(),
+            confidence: top5[0].confidence,
+            top5,
+            site: node.site(),
+            network: node.network().to_owned(),
+            reason: answer.reason.to_string(),
+            device_ms: milliseconds(device),
+            link_ms: offload.as_ref().map(|offload| milliseconds(offload.link())),
+            cloud_ms: offload
+                .as_ref()
+                .and_then(|offload| offload.cloud())
+                .map(milliseconds),
+            total_ms: milliseconds(total),
+            bytes_sent: offload.as_ref().map_or(0, |offload| offload.bytes_sent),
+            transport: offload.as_ref().and_then(Offload::protocol),
+        })
+    }
+
+    fn labels(&self, node: NodeId) -> &Labels {
+        match self.local.get(&node) {
+            Some(classifier) => classifier.labels(),
+            None => self.remote[&node].labels(),
+        }
+    }
+}
+
+/// What a policy may see of an output that a runtime or a reply has checked.
+fn evidence(probabilities: &Probabilities) -> Evidence<'_> {
+    Evidence::new(probabilities.as_slice()).expect("manifests have two classes at least")
+}
+
+fn read(path: &Path, limits: &ImageLimits) -> Result<Picture, ImageError> {
+    let file = std::fs::File::open(path)?;
+    // One byte over the limit is enough to know; a device file or pipe may have no end.
+    let mut encoded = Vec::new();
+    file.take(limits.max_bytes as u64 + 1)
+        .read_to_end(&mut encoded)?;
+    let pixels = decode(&encoded, limits)?;
+    Ok(Picture {
+        encoded: encoded.into(),
+        pixels,
+    })
+}
+
+/// Runs `work` off the async threads; a panic in it costs this image, not the program.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ImageError> {
+    spawn_blocking(work).await.map_err(|_| ImageError::Crashed)
+}

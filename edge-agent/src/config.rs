@@ -1,0 +1,248 @@
+//! The configuration file of `edge-agent`. Flags and `OUTPOST_*` variables override it.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use outpost_cascade::{CircuitConfig, Mode};
+use outpost_runtime::ImageLimits;
+use outpost_transport::Transport;
+use serde::Deserialize;
+
+/// The configuration. Relative paths are relative to the folder of the file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The model folder. Default `models`.
+    pub models: PathBuf,
+    /// The cascade file. Default `models/cascades/squeezenet-lite2.toml`.
+    pub cascade: PathBuf,
+    /// Whose decisions count: `policy`, `device-only` or `cloud-only`. Default `policy`.
+    pub mode: Mode,
+    /// Milliseconds from taking up an image to its answer. Default 1000.
+    pub deadline_ms: u64,
+    /// Images whose networks run on the device at a time. Default 1.
+    pub device_threads: usize,
+    /// Images taken up at a time, most of them waiting for the cloud. Default 8.
+    pub max_in_flight: usize,
+    /// Where hard images go; without it the device answers alone.
+    pub cloud: Option<Cloud>,
+    /// When the device stops waiting for a cloud that keeps failing.
+    pub circuit: CircuitSettings,
+    /// Bounds on the images taken.
+    pub images: ImageBounds,
+}
+
+/// Where hard images go, and how.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cloud {
+    /// `https://host:port`; `http://` speaks plain HTTP/2, for servers behind a trusted link.
+    pub url: String,
+    /// `h2`, `h3` or `auto`, which prefers HTTP/3. Default `auto`.
+    #[serde(default)]
+    pub transport: Transport,
+    /// Certificate authority to trust, PEM; the public ones where it is absent.
+    #[serde(default)]
+    pub certificate_authority: Option<PathBuf>,
+    /// Name in the server's certificate, where it is not the host of `url`.
+    #[serde(default)]
+    pub server_name: Option<String>,
+    /// What is sent. Default `auto`.
+    #[serde(default)]
+    pub payload: Payload,
+}
+
+/// What is sent to the cloud.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Payload {
+    /// The encoded image where the server says that it takes one, else the network's input tensor.
+    #[default]
+    Auto,
+    /// The encoded image as it was read.
+    Image,
+    /// The network's input tensor, made on the device.
+    Tensor,
+}
+
+/// When the device stops waiting for a cloud that keeps failing.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CircuitSettings {
+    /// Failures in a row that open the circuit. Default 3.
+    pub failures_to_open: u32,
+    /// Milliseconds until the first probe. Default 2000.
+    pub open_for_ms: u64,
+    /// Ceiling in milliseconds of that time, which doubles with every failed probe. Default 60000.
+    pub open_for_at_most_ms: u64,
+}
+
+/// Bounds on the images taken; checked before an image is decoded.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageBounds {
+    /// Largest encoded image in bytes. Default 32 MiB.
+    pub max_bytes: usize,
+    /// Largest width × height. Default 64 million.
+    pub max_pixels: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            models: PathBuf::from("models"),
+            cascade: PathBuf::from("models/cascades/squeezenet-lite2.toml"),
+            mode: Mode::Policy,
+            deadline_ms: 1000,
+            device_threads: 1,
+            max_in_flight: 8,
+            cloud: None,
+            circuit: CircuitSettings::default(),
+            images: ImageBounds::default(),
+        }
+    }
+}
+
+impl Default for CircuitSettings {
+    fn default() -> Self {
+        let circuit = CircuitConfig::default();
+        Self {
+            failures_to_open: circuit.failures_to_open,
+            open_for_ms: circuit.open_for.as_millis() as u64,
+            open_for_at_most_ms: circuit.open_for_at_most.as_millis() as u64,
+        }
+    }
+}
+
+impl Default for ImageBounds {
+    fn default() -> Self {
+        let limits = ImageLimits::default();
+        Self {
+            max_bytes: limits.max_bytes,
+            max_pixels: limits.max_pixels,
+        }
+    }
+}
+
+impl From<CircuitSettings> for CircuitConfig {
+    fn from(settings: CircuitSettings) -> Self {
+        Self {
+            failures_to_open: settings.failures_to_open,
+            open_for: Duration::from_millis(settings.open_for_ms),
+            open_for_at_most: Duration::from_millis(settings.open_for_at_most_ms),
+        }
+    }
+}
+
+impl From<ImageBounds> for ImageLimits {
+    fn from(bounds: ImageBounds) -> Self {
+        Self {
+            max_bytes: bounds.max_bytes,
+            max_pixels: bounds.max_pixels,
+        }
+    }
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not TOML, or has an unknown field or a value of the wrong type.
+    #[error("the configuration {} does not parse", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A number that must not be zero.
+    #[error("`{0}` is 0: no image would ever be answered")]
+    Zero(&'static str),
+}
+
+impl Config {
+    /// Reads a configuration and resolves its relative paths.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`] and [`ConfigError::Parse`], which name the file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        config.models = folder.join(&config.models);
+        config.cascade = folder.join(&config.cascade);
+        if let Some(cloud) = &mut config.cloud {
+            let authority = cloud.certificate_authority.take();
+            cloud.certificate_authority = authority.map(|path| folder.join(path));
+        }
+        Ok(config)
+    }
+
+    /// Checks what types cannot, once flags are in.
+    ///
+    /// # Errors
+    /// [`ConfigError::Zero`].
+    pub fn check(&self) -> Result<(), ConfigError> {
+        for (name, value) in [
+            ("deadline_ms", self.deadline_ms),
+            ("device_threads", self.device_threads as u64),
+            ("max_in_flight", self.max_in_flight as u64),
+            (
+                "circuit.failures_to_open",
+                self.circuit.failures_to_open.into(),
+            ),
+            ("images.max_bytes", self.images.max_bytes as u64),
+            ("images.max_pixels", self.images.max_pixels),
+        ] {
+            if value == 0 {
+                return Err(ConfigError::Zero(name));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_file_parses_and_passes_the_check() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("edge-agent.example.toml");
+        let config = Config::load(&path).unwrap();
+        config.check().unwrap();
+        assert!(config.cascade.is_file(), "{}", config.cascade.display());
+    }
+
+    #[test]
+    fn a_zero_is_refused_by_name() {
+        let config = Config {
+            deadline_ms: 0,
+            ..Config::default()
+        };
+        assert!(
+            config
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("deadline_ms")
+        );
+    }
+}

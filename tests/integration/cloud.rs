@@ -1,0 +1,217 @@
+//! The cloud there, dying, draining; both transports.
+
+use std::{
+    collections::HashSet,
+    io::{BufRead, BufReader, Read},
+    process::Stdio,
+};
+
+use bytes::Bytes;
+use outpost_proto::{
+    ContentsKind, Tensor, TensorData,
+    inference::grpc_inference_service_client::GrpcInferenceServiceClient, tensor,
+};
+use outpost_tests::{CertificateFolder, CloudService, EdgeAgent, some_photos};
+use outpost_transport::{Channel, ClientConfig, Protocol, Transport, Trust};
+
+fn offloads_every_image_over(transport: &str, expected: &str) {
+    let certificates = CertificateFolder::valid();
+    let cloud = CloudService::start(&certificates);
+    let photos = some_photos(5);
+    let answers = EdgeAgent::classify()
+        .cloud(&cloud.url(), &certificates)
+        .args(["--mode", "cloud-only", "--transport", transport])
+        .args(&photos)
+        .run();
+    assert_eq!(answers.code, 0, "{}", answers.log);
+    assert_eq!(answers.records.len(), photos.len());
+    for (record, photo) in answers.records.iter().zip(&photos) {
+        assert_eq!(record["image"], photo.to_str().unwrap());
+        assert_eq!(record["reason"], "offloaded", "{record}");
+        assert_eq!(record["site"], "cloud");
+        assert_eq!(record["network"], "efficientnet-lite2");
+        assert_eq!(record["transport"], expected);
+        let sent = record["bytes_sent"].as_u64().unwrap();
+        let size = photo.metadata().unwrap().len();
+        assert!((size..size + 200).contains(&sent), "{sent} of {size}");
+        let [device, link, cloud, total] =
+            ["device_ms", "link_ms", "cloud_ms", "total_ms"].map(|f| record[f].as_f64().unwrap());
+        assert!(
+            cloud > 0.0 && device + link + cloud <= total + 1.0,
+            "{record}"
+        );
+    }
+}
+
+#[test]
+fn images_are_offloaded_over_http2() {
+    offloads_every_image_over("h2", "h2");
+}
+
+#[test]
+fn images_are_offloaded_over_http3() {
+    offloads_every_image_over("h3", "h3");
+}
+
+#[test]
+fn auto_prefers_http3() {
+    offloads_every_image_over("auto", "h3");
+}
+
+#[test]
+fn easy_images_stay_on_the_device_and_hard_ones_go_to_the_cloud() {
+    let certificates = CertificateFolder::valid();
+    let cloud = CloudService::start(&certificates);
+    let answers = EdgeAgent::classify()
+        .cloud(&cloud.url(), &certificates)
+        .args(some_photos(20))
+        .run();
+    let reasons: HashSet<&str> = answers
+        .records
+        .iter()
+        .map(|record| record["reason"].as_str().unwrap())
+        .collect();
+    assert_eq!(reasons, HashSet::from(["confident", "offloaded"]));
+    for record in &answers.records {
+        let confident = record["reason"] == "confident";
+        assert_eq!(record["site"] == "device", confident);
+        if confident {
+            assert!(record["confidence"].as_f64().unwrap() >= 0.8);
+            assert_eq!(record["bytes_sent"], 0);
+        }
+    }
+}
+
+#[test]
+fn every_image_is_answered_when_the_cloud_is_killed_mid_run() {
+    let certificates = CertificateFolder::valid();
+    let mut cloud = CloudService::start(&certificates);
+    let photos = some_photos(30);
+    let mut agent = EdgeAgent::classify()
+        .cloud(&cloud.url(), &certificates)
+        .args(["--mode", "cloud-only"])
+        .args(&photos)
+        .into_command()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(agent.stdout.take().unwrap()).lines();
+    let mut records: Vec<serde_json::Value> = Vec::new();
+    while let Some(line) = lines.next() {
+        records.push(serde_json::from_str(&line.unwrap()).unwrap());
+        if records.len() == 3 {
+            cloud.kill();
+        }
+    }
+    let mut log = String::new();
+    agent
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut log)
+        .unwrap();
+    assert!(agent.wait().unwrap().success(), "{log}");
+    let images: Vec<&str> = records
+        .iter()
+        .map(|r| r["image"].as_str().unwrap())
+        .collect();
+    let expected: Vec<&str> = photos.iter().map(|p| p.to_str().unwrap()).collect();
+    assert_eq!(images, expected, "one answer each, in order");
+    let last = &records[29];
+    assert_eq!(last["site"], "device");
+    let reason = last["reason"].as_str().unwrap();
+    assert!(reason.starts_with("fallback:"), "{reason}");
+    assert_eq!(records[0]["reason"], "offloaded");
+}
+
+#[test]
+fn a_cloud_that_comes_back_is_used_again() {
+    let certificates = CertificateFolder::valid();
+    let mut cloud = CloudService::start(&certificates);
+    let address = cloud.address();
+    let photos = some_photos(2);
+    let mut agent = EdgeAgent::classify()
+        .cloud(&cloud.url(), &certificates)
+        .args(["--mode", "cloud-only", "-"])
+        .into_command()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = agent.stdin.take().unwrap();
+    let mut lines = BufReader::new(agent.stdout.take().unwrap()).lines();
+    let mut classify = |photo: &std::path::Path| -> serde_json::Value {
+        use std::io::Write;
+        writeln!(stdin, "{}", photo.display()).unwrap();
+        serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap()
+    };
+    assert_eq!(classify(&photos[0])["reason"], "offloaded");
+    cloud.kill();
+    let reason = classify(&photos[1])["reason"].clone();
+    assert!(
+        reason.as_str().unwrap().starts_with("fallback:"),
+        "{reason}"
+    );
+    let _cloud = CloudService::start_at(address, &certificates, "");
+    assert_eq!(classify(&photos[0])["reason"], "offloaded");
+    drop(stdin);
+    assert!(agent.wait().unwrap().success());
+}
+
+/// Sends many requests, asks the server to end, and counts: what was accepted is answered, the rest
+/// is refused, and the program ends well.
+fn drains(transport: Transport) {
+    let certificates = CertificateFolder::valid();
+    let cloud = CloudService::start(&certificates);
+    let mut config = ClientConfig::new(cloud.url());
+    config.transport = transport;
+    config.trust = Trust::Authority(std::fs::read(certificates.authority()).unwrap());
+    let image = Bytes::from(std::fs::read(&some_photos(1)[0]).unwrap());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let answered = runtime.block_on(async {
+        let channel = Channel::new(config).unwrap();
+        let protocol = channel.connect().await.unwrap();
+        let expected = match transport {
+            Transport::H3 => Protocol::H3,
+            _ => Protocol::H2,
+        };
+        assert_eq!(protocol, expected);
+        let infer = |image: Bytes| {
+            let mut client = GrpcInferenceServiceClient::new(channel.clone());
+            async move {
+                let image = Tensor::new("image", vec![1], TensorData::Bytes(vec![image])).unwrap();
+                let request =
+                    tensor::infer_request("efficientnet-lite2", "", [image], ContentsKind::Typed);
+                client.model_infer(request).await
+            }
+        };
+        infer(image.clone()).await.unwrap();
+        let calls: Vec<_> = (0..12)
+            .map(|_| tokio::spawn(infer(image.clone())))
+            .collect();
+        // An answer to one means that the others, sent before it ended, are accepted.
+        let mut calls = calls.into_iter();
+        calls.next().unwrap().await.unwrap().unwrap();
+        cloud.terminate();
+        let mut answered = 1;
+        for call in calls {
+            call.await.unwrap().expect("an accepted call was lost");
+            answered += 1;
+        }
+        answered
+    });
+    assert_eq!(answered, 12);
+    let (ended_well, log) = cloud.wait();
+    assert!(ended_well, "{log}");
+}
+
+#[test]
+fn accepted_calls_are_answered_at_shutdown_over_http2() {
+    drains(Transport::H2);
+}
+
+#[test]
+fn accepted_calls_are_answered_at_shutdown_over_http3() {
+    drains(Transport::H3);
+}
