@@ -1,6 +1,6 @@
 //! The cloud program: serves the large networks over the Open Inference Protocol.
 //!
-//! [`run`] loads the networks of a [`Config`], binds both transports and serves until told to stop.
+//! [`Server`] loads the networks of a [`Config`], binds both transports and serves until told to stop.
 //! A request passes [`service`] (the protocol), `batch` (tensors and images to one input), and
 //! `workers` (bounded queue, inference off the async threads), in this order.
 //!
@@ -8,6 +8,7 @@
 //! caller sees; what was accepted is answered before the program ends.
 
 mod batch;
+pub mod cli;
 mod config;
 mod error;
 mod models;

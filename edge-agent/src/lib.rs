@@ -9,6 +9,7 @@
 //! run off the async threads.
 
 mod agent;
+pub mod cli;
 mod cloud;
 mod config;
 pub mod paths;

@@ -1,78 +1,10 @@
 //! `edge-agent`: parse, build, run.
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
-use futures::StreamExt;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use outpost_cascade::Mode;
-use outpost_edge_agent::{Agent, CloudConfig, Config, Payload, Record, paths, table};
-use outpost_transport::Transport;
+use clap::Parser;
+use outpost_edge_agent::cli::{self, Arguments};
 use tracing_subscriber::EnvFilter;
-
-/// Answers easy images on the device and sends the hard ones to the cloud.
-#[derive(Parser)]
-#[command(version)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Classifies images, folders of images, or a list on standard input.
-    Classify(Classify),
-}
-
-#[derive(clap::Args)]
-struct Classify {
-    /// Configuration file (see edge-agent.example.toml).
-    #[arg(long, env = "OUTPOST_CONFIG")]
-    config: Option<PathBuf>,
-    /// Where hard images go: https://host:port.
-    #[arg(long, env = "OUTPOST_CLOUD")]
-    cloud: Option<String>,
-    /// Certificate authority to trust, PEM.
-    #[arg(long, env = "OUTPOST_CA")]
-    ca: Option<PathBuf>,
-    /// h2, h3 or auto, which prefers HTTP/3.
-    #[arg(long, env = "OUTPOST_TRANSPORT")]
-    transport: Option<Transport>,
-    /// The cascade file.
-    #[arg(long, env = "OUTPOST_CASCADE")]
-    cascade: Option<PathBuf>,
-    /// The model folder.
-    #[arg(long, env = "OUTPOST_MODELS")]
-    models: Option<PathBuf>,
-    /// Milliseconds from taking up an image to its answer.
-    #[arg(long, env = "OUTPOST_DEADLINE_MS", value_name = "MS")]
-    deadline: Option<u64>,
-    /// Whose decisions count.
-    #[arg(long, value_enum)]
-    mode: Option<ModeFlag>,
-    /// A table for people, or a JSON object a line.
-    #[arg(long, value_enum, default_value = "table")]
-    format: Format,
-    /// Images, folders of images, or - for a list on standard input.
-    #[arg(required = true)]
-    paths: Vec<PathBuf>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum ModeFlag {
-    /// The cascade's policies.
-    Policy,
-    /// The device alone.
-    DeviceOnly,
-    /// The cloud has the last word on every image.
-    CloudOnly,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Json,
-}
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -80,84 +12,11 @@ async fn main() -> ExitCode {
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
         .with_writer(std::io::stderr)
         .init();
-    let Command::Classify(arguments) = Arguments::parse().command;
-    match classify(arguments).await {
+    match cli::run(Arguments::parse()).await {
         Ok(code) => code,
         Err(error) => {
             eprintln!("edge-agent: {error:#}");
             ExitCode::FAILURE
         }
     }
-}
-
-/// Exit code 0 when every image has an answer, 2 when one has not.
-async fn classify(arguments: Classify) -> anyhow::Result<ExitCode> {
-    let config = config(&arguments)?;
-    let agent = Agent::start(&config)?;
-    let progress = ProgressBar::no_length().with_style(ProgressStyle::with_template(
-        "{spinner} {pos} images, {per_sec}, {elapsed}",
-    )?);
-    if arguments.format == Format::Json || !std::io::stderr().is_terminal() {
-        progress.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    let agent = &agent;
-    let mut answers = paths::images(arguments.paths)
-        .map(|path| async move { agent.classify(&path).await })
-        .buffered(config.max_in_flight);
-    let mut records = Vec::new();
-    let mut unanswered = false;
-    while let Some(record) = answers.next().await {
-        unanswered |= matches!(record, Record::Failed { .. });
-        progress.inc(1);
-        match arguments.format {
-            Format::Json => println!("{}", serde_json::to_string(&record)?),
-            Format::Table => records.push(record),
-        }
-    }
-    progress.finish_and_clear();
-    if arguments.format == Format::Table {
-        println!("{}\n{}", table::render(&records), table::summary(&records));
-    }
-    Ok(ExitCode::from(if unanswered { 2 } else { 0 }))
-}
-
-fn config(arguments: &Classify) -> anyhow::Result<Config> {
-    let mut config = match &arguments.config {
-        Some(path) => Config::load(path)?,
-        None => Config::default(),
-    };
-    if let Some(url) = &arguments.cloud {
-        let cloud = config.cloud.get_or_insert_with(|| CloudConfig {
-            url: String::new(),
-            transport: Transport::default(),
-            certificate_authority: None,
-            server_name: None,
-            payload: Payload::default(),
-        });
-        cloud.url.clone_from(url);
-    }
-    if let Some(cloud) = &mut config.cloud {
-        cloud.transport = arguments.transport.unwrap_or(cloud.transport);
-        if let Some(ca) = &arguments.ca {
-            cloud.certificate_authority = Some(ca.clone());
-        }
-    } else if arguments.ca.is_some() || arguments.transport.is_some() {
-        anyhow::bail!(
-            "--ca and --transport need a cloud: give --cloud URL or a configuration file"
-        );
-    }
-    if let Some(models) = &arguments.models {
-        config.models.clone_from(models);
-    }
-    if let Some(cascade) = &arguments.cascade {
-        config.cascade.clone_from(cascade);
-    }
-    config.deadline_ms = arguments.deadline.unwrap_or(config.deadline_ms);
-    config.mode = match arguments.mode {
-        None => config.mode,
-        Some(ModeFlag::Policy) => Mode::Policy,
-        Some(ModeFlag::DeviceOnly) => Mode::DeviceOnly,
-        Some(ModeFlag::CloudOnly) => Mode::CloudOnly,
-    };
-    Ok(config)
 }

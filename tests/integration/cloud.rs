@@ -96,9 +96,9 @@ fn every_image_is_answered_when_the_cloud_is_killed_mid_run() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(agent.stdout.take().unwrap()).lines();
+    let lines = BufReader::new(agent.stdout.take().unwrap()).lines();
     let mut records: Vec<serde_json::Value> = Vec::new();
-    while let Some(line) = lines.next() {
+    for line in lines {
         records.push(serde_json::from_str(&line.unwrap()).unwrap());
         if records.len() == 3 {
             cloud.kill();

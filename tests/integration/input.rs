@@ -18,15 +18,21 @@ fn write(folder: &TempDir, name: &str, bytes: &[u8]) -> std::path::PathBuf {
     path
 }
 
-/// The header of a PNG file that claims `width` × `height` pixels, with its checksum.
-fn png_header(width: u32, height: u32) -> Vec<u8> {
-    let mut chunk = b"IHDR".to_vec();
-    chunk.extend(width.to_be_bytes());
-    chunk.extend(height.to_be_bytes());
-    chunk.extend([8, 2, 0, 0, 0]);
-    let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\x0d".to_vec();
-    png.extend(&chunk);
-    png.extend(crc32(&chunk).to_be_bytes());
+/// A PNG file that claims `width` × `height` pixels and brings none.
+fn png_without_pixels(width: u32, height: u32) -> Vec<u8> {
+    let header = [
+        &width.to_be_bytes()[..],
+        &height.to_be_bytes(),
+        &[8, 2, 0, 0, 0],
+    ]
+    .concat();
+    let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
+    for (name, data) in [(b"IHDR", header), (b"IDAT", Vec::new())] {
+        let chunk = [name.as_slice(), &data].concat();
+        png.extend((data.len() as u32).to_be_bytes());
+        png.extend(&chunk);
+        png.extend(crc32(&chunk).to_be_bytes());
+    }
     png
 }
 
@@ -50,11 +56,11 @@ fn bad_images_get_their_reason_and_the_others_their_answer() {
             "neither JPEG",
         ),
         (
-            write(&folder, "truncated.png", &png_header(8, 8)),
+            write(&folder, "truncated.png", &png_without_pixels(8, 8)),
             "corrupt or truncated",
         ),
         (
-            write(&folder, "huge.png", &png_header(60_000, 60_000)),
+            write(&folder, "huge.png", &png_without_pixels(60_000, 60_000)),
             "over the limit",
         ),
         (

@@ -72,17 +72,25 @@ pub enum LoadError {
         /// The names in the graph.
         present: Vec<String>,
     },
-    /// The graph's output is not one value a class.
-    #[error("the graph gives {found} values an image where the manifest says {expected} classes")]
+    /// The graph's output is not one f32 value a class.
+    #[error("the graph gives {} where {expected} classes are expected", values(.found))]
     Classes {
-        /// By the manifest.
+        /// As asked for.
         expected: usize,
-        /// By the graph.
-        found: String,
+        /// Values that the graph gives for an image; `None` where their number varies or they are
+        /// not f32.
+        found: Option<usize>,
     },
     /// The runtime cannot run the graph.
     #[error("the runtime cannot run the graph")]
     Unsupported(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+fn values(found: &Option<usize>) -> String {
+    match found {
+        Some(count) => format!("{count} values an image"),
+        None => "no fixed number of f32 values an image".to_owned(),
+    }
 }
 
 /// Why an inference failed.

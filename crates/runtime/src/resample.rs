@@ -99,7 +99,7 @@ impl Taps {
             first: Vec::with_capacity(output as usize),
             weights: Vec::with_capacity(output as usize * room),
             room,
-            used: usize::MAX..0,
+            used: input as usize..0,
         };
         let mut exact = Vec::with_capacity(room);
         for pixel in 0..output {

@@ -3,6 +3,7 @@
 //! `data/light` holds them with constant weights and the outputs that the ONNX project expects. With
 //! random weights, which `tests/python/random_weights.py` makes where `OUTPOST_PYTHON` names an
 //! interpreter for it, the reference is ONNX Runtime.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::{
     env, fs,

@@ -3,6 +3,7 @@
 //!
 //! The sample photos of the repository are always compared; `OUTPOST_PHOTOS` names a folder with all
 //! 500 photos of the reference, on which the published accuracies are checked too.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::{collections::HashMap, env, path::PathBuf};
 

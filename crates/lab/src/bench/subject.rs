@@ -7,7 +7,7 @@ use std::{
 };
 
 use outpost_runtime::{
-    Classifier, GraphSpec, GraphSummary, ModelFolder, Network, Preprocessor, Runtime,
+    Classifier, GraphSpec, GraphSummary, LoadError, ModelFolder, Network, Preprocessor, Runtime,
     TensorSummary, TractRuntime,
 };
 
@@ -80,8 +80,7 @@ impl Subject {
             path: path.to_owned(),
             source,
         };
-        let summary = runtime.summarise(&read(path)?).map_err(load)?;
-        let spec = graph_spec(path, &summary, args)?;
+        let spec = graph_spec(path, &read(path)?, args, runtime)?;
         let start = Instant::now();
         let onnx = read(path)?;
         let network = runtime.load(&onnx, &spec).map_err(load)?;
@@ -120,15 +119,21 @@ impl Network for Opened {
 /// How to run a graph of which only its own declarations are known.
 fn graph_spec(
     path: &Path,
-    summary: &GraphSummary,
+    onnx: &[u8],
     args: &BenchArgs,
+    runtime: &TractRuntime,
 ) -> Result<GraphSpec, BenchError> {
     let path = || PathBuf::from(path);
+    let load = |source| BenchError::Load {
+        path: path(),
+        source,
+    };
+    let summary = runtime.summarise(onnx).map_err(load)?;
     let [input] = &*summary.inputs else {
-        return Err(not_an_image(path(), summary));
+        return Err(not_an_image(path(), &summary));
     };
     let [_, channels, height, width] = *input.shape else {
-        return Err(not_an_image(path(), summary));
+        return Err(not_an_image(path(), &summary));
     };
     let side = |declared: Option<usize>| {
         declared
@@ -139,7 +144,11 @@ fn graph_spec(
         .outputs
         .first()
         .ok_or_else(|| BenchError::NoOutput { path: path() })?;
-    Ok(GraphSpec {
+    let declared = args
+        .classes
+        .map(usize::from)
+        .or_else(|| values_per_image(output));
+    let mut spec = GraphSpec {
         input: input.name.clone(),
         input_shape: [
             channels.unwrap_or(USUAL_CHANNELS),
@@ -147,15 +156,22 @@ fn graph_spec(
             side(width)?,
         ],
         output: output.name.clone(),
-        classes: args
-            .classes
-            .map(usize::from)
-            .or_else(|| values_per_image(output))
-            .ok_or_else(|| BenchError::FreeOutput {
-                path: path(),
-                output: output.name.clone(),
-            })?,
-    })
+        classes: declared.unwrap_or(0),
+    };
+    if declared.is_none() {
+        // Most graphs declare no output shape; the runtime works it out when it loads, and says so
+        // on refusing the 0 classes asked for.
+        spec.classes = match runtime.load(onnx, &spec) {
+            Err(LoadError::Classes { found, .. }) => found,
+            Err(source) => return Err(load(source)),
+            Ok(_) => None,
+        }
+        .ok_or_else(|| BenchError::FreeOutput {
+            path: path(),
+            output: output.name.clone(),
+        })?;
+    }
+    Ok(spec)
 }
 
 /// Values an image in a tensor whose first dimension is the batch.

@@ -64,7 +64,7 @@ fn widen(half: &TensorProto, name: &str) -> TensorProto {
         name: name.to_owned(),
         data_type: DataType::Float as i32,
         dims: half.dims.clone(),
-        raw_data: wide.into(),
+        raw_data: wide,
         ..Default::default()
     }
 }
