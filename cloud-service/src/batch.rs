@@ -9,6 +9,7 @@
 use ndarray::{Array4, ArrayView4, Axis, concatenate};
 use outpost_proto::{Tensor, TensorData};
 use outpost_runtime::{Classifier, ImageLimits, RgbImage, decode};
+use outpost_transport::Deadline;
 
 use crate::{config::Limits, error::ServiceError};
 
@@ -44,11 +45,21 @@ pub(crate) fn check_batch_size(tensor: &Tensor, limits: &Limits) -> Result<(), S
     }
 }
 
-/// Makes the batch, `[n, 3, size, size]`. Costs CPU time: call it on a worker.
+/// Refuses work whose caller no longer waits.
+pub(crate) fn check_deadline(deadline: Option<Deadline>) -> Result<(), ServiceError> {
+    match deadline {
+        Some(deadline) if deadline.remaining().is_zero() => Err(ServiceError::DeadlinePassed),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the batch, `[n, 3, size, size]`, unless the deadline passes between two images. Costs CPU
+/// time: call it on a worker.
 pub(crate) fn prepare(
     model: &Classifier,
     tensor: Tensor,
     limits: &ImageLimits,
+    deadline: Option<Deadline>,
 ) -> Result<Array4<f32>, ServiceError> {
     let name = tensor.name().to_owned();
     let shape = tensor.shape().to_vec();
@@ -57,6 +68,7 @@ pub(crate) fn prepare(
     match tensor.into_data() {
         TensorData::Bytes(images) if matches!(shape[..], [_] | [_, 1]) => {
             let images = images.iter().enumerate().map(|(index, encoded)| {
+                check_deadline(deadline)?;
                 decode(encoded, limits).map_err(|source| ServiceError::Image {
                     tensor: name.clone(),
                     index,
@@ -76,11 +88,14 @@ pub(crate) fn prepare(
             Ok(as_is(wide, &shape))
         }
         TensorData::Uint8(pixels) => {
-            let [_, height, width, 3] = shape[..] else {
+            let &[_, height, width, 3] = &shape[..] else {
                 let expected =
                     format!("[n, 3, {size}, {size}], or [n, height, width, 3] for pixels");
                 return Err(wrong_shape(name, shape, expected));
             };
+            if height == 0 || width == 0 {
+                return Err(wrong_shape(name, shape, "images with pixels".to_owned()));
+            }
             let over = |limit| {
                 height
                     .checked_mul(width)
@@ -91,7 +106,7 @@ pub(crate) fn prepare(
                 return Err(wrong_shape(name, shape, expected));
             }
             let images = pixels
-                .chunks_exact((height * width * 3).max(1))
+                .chunks_exact(height * width * 3)
                 .filter_map(|pixels| {
                     RgbImage::from_raw(width as u32, height as u32, pixels.to_vec()).map(Ok)
                 });
@@ -148,3 +163,6 @@ fn wrong_shape(tensor: String, found: Vec<usize>, expected: String) -> ServiceEr
         found,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,7 +43,7 @@ enum Command {
 #[derive(clap::Args)]
 struct Serve {
     /// Configuration file (see cloud-service.example.toml).
-    #[arg(long, env = "OUTPOST_CONFIG")]
+    #[arg(long, env = "OUTPOST_CLOUD_CONFIG")]
     config: Option<PathBuf>,
     /// Address and port of both transports.
     #[arg(long, env = "OUTPOST_ADDRESS")]
@@ -106,13 +106,13 @@ async fn serve(serve: Serve) -> anyhow::Result<()> {
         "http"
     };
     let server = Server::start(config).await?;
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .context("cannot listen for SIGTERM")?;
     println!(
         "serving {} on {scheme}://{}",
         server.models().join(", "),
         server.local_addr()
     );
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        .context("cannot listen for SIGTERM")?;
     server
         .serve(async move {
             tokio::select! {

@@ -130,6 +130,14 @@ pub enum ConfigError {
          or `plaintext = true` behind a proxy that adds TLS"
     )]
     NoTls,
+    /// A number beyond reason.
+    #[error("`limits.{name}` is above {limit}: lower it")]
+    TooLarge {
+        /// The field.
+        name: &'static str,
+        /// The largest value it takes.
+        limit: usize,
+    },
     /// A limit of zero.
     #[error("`limits.{0}` is 0: nothing would ever be served")]
     Zero(&'static str),
@@ -175,6 +183,14 @@ impl Config {
         ] {
             if value == 0 {
                 return Err(ConfigError::Zero(name));
+            }
+        }
+        for (name, value, limit) in [
+            ("workers", self.limits.workers, 1024),
+            ("max_queue", self.limits.max_queue, 1_000_000),
+        ] {
+            if value > limit {
+                return Err(ConfigError::TooLarge { name, limit });
             }
         }
         Ok(())

@@ -97,6 +97,9 @@ pub enum ServiceError {
         /// Requests that may wait or run at a time.
         limit: usize,
     },
+    /// The caller's deadline passed before the answer was computed.
+    #[error("the deadline passed while the request waited or was decoded")]
+    DeadlinePassed,
     /// The network failed.
     #[error("the network failed")]
     Infer(#[from] InferError),
@@ -119,10 +122,21 @@ impl From<ServiceError> for Status {
             | E::Image { .. }
             | E::Preprocess { .. } => Code::InvalidArgument,
             E::QueueFull { .. } => Code::ResourceExhausted,
+            E::DeadlinePassed => Code::DeadlineExceeded,
             E::Infer(_) | E::WorkerLost => Code::Internal,
         };
-        Self::new(code, error.to_string())
+        Self::new(code, cut(error.to_string()))
     }
+}
+
+/// Messages repeat names that a peer sent, of any length; they travel in a header, which is bounded.
+fn cut(mut message: String) -> String {
+    const LONGEST: usize = 1000;
+    if message.len() > LONGEST {
+        message.truncate(message.floor_char_boundary(LONGEST));
+        message.push('…');
+    }
+    message
 }
 
 #[cfg(test)]
@@ -214,6 +228,7 @@ mod tests {
                 }),
                 Code::Internal,
             ),
+            (ServiceError::DeadlinePassed, Code::DeadlineExceeded),
             (ServiceError::WorkerLost, Code::Internal),
         ];
         for (error, code) in cases {
@@ -222,5 +237,14 @@ mod tests {
             assert_eq!(status.code(), code, "{message}");
             assert_eq!(status.message(), message);
         }
+    }
+
+    #[test]
+    fn a_name_of_any_length_fits_into_the_status() {
+        let status = Status::from(ServiceError::NoSuchModel {
+            name: "ä".repeat(100_000),
+            present: vec![],
+        });
+        assert!(status.message().len() < 1010);
     }
 }

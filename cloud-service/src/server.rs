@@ -76,10 +76,11 @@ impl Server {
         }
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<InferenceServer>().await;
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(outpost_proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()?;
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(outpost_proto::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
         let inference = InferenceServer::new(InferenceService::new(models, config.limits.clone()))
             .max_decoding_message_size(config.limits.max_message_bytes)
             .max_encoding_message_size(config.limits.max_message_bytes);
@@ -87,7 +88,9 @@ impl Server {
         routes
             .add_service(inference)
             .add_service(health_service)
-            .add_service(reflection);
+            .add_service(reflection().build_v1()?)
+            // Older tools know only this one.
+            .add_service(reflection().build_v1alpha()?);
         let mut listener = ListenerConfig::new(config.address, identity);
         listener.http3 &= config.http3;
         listener.drain_timeout = config.limits.drain_timeout();
@@ -119,6 +122,10 @@ impl Server {
         let shutdown = async move {
             shutdown.await;
             health.set_not_serving::<InferenceServer>().await;
+            // The empty name stands for the server as a whole.
+            health
+                .set_service_status("", tonic_health::ServingStatus::NotServing)
+                .await;
         };
         Ok(self.listener.serve(self.routes, shutdown).await?)
     }

@@ -14,6 +14,7 @@ use outpost_proto::{
     tensor,
 };
 use outpost_runtime::Classifier;
+use outpost_transport::Deadline;
 use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 use crate::{
@@ -56,6 +57,7 @@ impl InferenceService {
     async fn infer(
         &self,
         request: ModelInferRequest,
+        deadline: Option<Deadline>,
     ) -> Result<Response<ModelInferResponse>, ServiceError> {
         let received = Instant::now();
         let model = self
@@ -74,7 +76,7 @@ impl InferenceService {
         let kind = tensor::contents_kind(&request);
         let input = batch::only_input(&model, tensor::take_inputs(request)?)?;
         batch::check_batch_size(&input, &self.limits)?;
-        let inferred = self.run(model.clone(), input, received).await?;
+        let inferred = self.run(model.clone(), input, received, deadline).await?;
         let timing = format!(
             "queue;dur={:.3}, decode;dur={:.3}, infer;dur={:.3}, total;dur={:.3}",
             inferred.queue_ms,
@@ -100,13 +102,15 @@ impl InferenceService {
         model: Arc<Classifier>,
         input: Tensor,
         received: Instant,
+        deadline: Option<Deadline>,
     ) -> Result<Inferred, ServiceError> {
         let image_limits = self.limits.image();
         self.workers
             .run(move || {
+                batch::check_deadline(deadline)?;
                 let queue_ms = milliseconds_since(received);
                 let started = Instant::now();
-                let batch = batch::prepare(&model, input, &image_limits)?;
+                let batch = batch::prepare(&model, input, &image_limits, deadline)?;
                 let decode_ms = milliseconds_since(started);
                 let started = Instant::now();
                 let scores = model.network().infer(batch.view())?;
@@ -194,9 +198,10 @@ impl GrpcInferenceService for InferenceService {
         &self,
         request: Request<ModelInferRequest>,
     ) -> Result<Response<ModelInferResponse>, Status> {
+        let deadline = request.extensions().get::<Deadline>().copied();
         let request = request.into_inner();
         let model = request.model_name.clone();
-        self.infer(request).await.map_err(|error| {
+        self.infer(request, deadline).await.map_err(|error| {
             tracing::debug!(%model, %error, "refused");
             error.into()
         })

@@ -2,24 +2,23 @@
 
 use std::{
     collections::HashMap,
-    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use outpost_cascade::{Action, Answer, Cascade, CascadeError, NoAnswer, NodeId, Site, Walk};
+use outpost_cascade::{Action, Answer, Cascade, CascadeError, Mode, NoAnswer, NodeId, Site, Walk};
 use outpost_exit_policy::Evidence;
 use outpost_runtime::{
-    Classifier, DecodeError, ImageLimits, Labels, ModelFolder, OpenError, Probabilities, RgbImage,
-    TractRuntime, decode,
+    Classifier, ClassifyError, ImageLimits, Labels, ModelFolder, OpenError, Probabilities,
+    TractRuntime,
 };
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use crate::{
-    cloud::{Cloud, CloudError, Offload, RemoteNetwork},
+    cloud::{Cloud, CloudError, Offload, RemoteNetwork, error_chain},
     config::{Config, ConfigError},
+    picture::{Picture, PictureError},
     record::{Answered, Candidate, Record, milliseconds},
 };
 
@@ -27,7 +26,7 @@ use crate::{
 pub struct Agent {
     cascade: Cascade,
     local: HashMap<NodeId, Arc<Classifier>>,
-    remote: HashMap<NodeId, RemoteNetwork>,
+    remote: HashMap<NodeId, Arc<RemoteNetwork>>,
     cloud: Option<Cloud>,
     deadline: Duration,
     limits: ImageLimits,
@@ -60,6 +59,22 @@ pub enum StartError {
         /// Its site.
         site: Site,
     },
+    /// A network elsewhere has jumps, on which nobody here decides.
+    #[error(
+        "the network {network:?} is not on the device and has jumps: the site that runs it decides on them, not this cascade"
+    )]
+    RemoteJumps {
+        /// The network.
+        network: String,
+    },
+    /// The device alone was asked for, and the cascade begins elsewhere.
+    #[error(
+        "device-only needs a cascade that begins on the device; this one begins with {network:?}"
+    )]
+    NoDeviceNetwork {
+        /// The entry.
+        network: String,
+    },
     /// A network of the cascade could not be opened.
     #[error(transparent)]
     Network(#[from] OpenError),
@@ -70,28 +85,19 @@ pub enum StartError {
 
 /// Why an image has no answer.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ImageError {
-    /// The file cannot be read.
-    #[error("cannot read the image: {0}")]
-    Read(#[from] io::Error),
-    /// The file is no image, or too large a one.
-    #[error("{0}")]
-    Decode(#[from] DecodeError),
+pub(crate) enum ImageError {
+    /// The file cannot be read, is no image or breaks a limit.
+    #[error(transparent)]
+    Picture(#[from] PictureError),
     /// No network answered.
-    #[error("{0}")]
+    #[error(transparent)]
     NoAnswer(#[from] NoAnswer),
+    /// A network on the device failed.
+    #[error(transparent)]
+    Network(#[from] ClassifyError),
     /// A library panicked over the image.
     #[error("the image made a decoder or a network crash; please report it with the image")]
     Crashed,
-}
-
-/// An image as read and as decoded.
-pub(crate) struct Picture {
-    /// The file's bytes.
-    pub(crate) encoded: Bytes,
-    /// Its pixels, upright.
-    pub(crate) pixels: RgbImage,
 }
 
 impl Agent {
@@ -109,6 +115,12 @@ impl Agent {
                 source,
             })?
             .with_mode(config.mode);
+        let entry = cascade.node(cascade.entry());
+        if config.mode == Mode::DeviceOnly && entry.site() != Site::Device {
+            return Err(StartError::NoDeviceNetwork {
+                network: entry.network().to_owned(),
+            });
+        }
         let folder = ModelFolder::new(&config.models);
         let mut remote = HashMap::new();
         for (id, node) in cascade.nodes() {
@@ -117,7 +129,12 @@ impl Agent {
                 Site::Cloud => {
                     let manifest = folder.manifest(node.network())?;
                     let labels = folder.labels(&manifest)?;
-                    remote.insert(id, RemoteNetwork::new(manifest, labels));
+                    if !node.jumps().is_empty() {
+                        return Err(StartError::RemoteJumps {
+                            network: node.network().to_owned(),
+                        });
+                    }
+                    remote.insert(id, Arc::new(RemoteNetwork::new(manifest, labels)));
                 }
                 site @ Site::Fog => {
                     return Err(StartError::Site {
@@ -161,7 +178,7 @@ impl Agent {
             Ok(answered) => Record::Answered(Box::new(Answered { image, ..answered })),
             Err(error) => Record::Failed {
                 image,
-                error: error.to_string(),
+                error: error_chain(&error),
             },
         }
     }
@@ -171,7 +188,8 @@ impl Agent {
         let mut turn = Some(turn);
         let taken = Instant::now();
         let (owned, limits) = (path.to_owned(), self.limits);
-        let picture = Arc::new(blocking(move || read(&owned, &limits)).await??);
+        let picture = blocking(move || Picture::read(&owned, &limits)).await??;
+        let mut picture = Some(Arc::new(picture));
         let mut said: HashMap<NodeId, Probabilities> = HashMap::new();
         let mut offload: Option<Offload> = None;
         let mut device = Duration::ZERO;
@@ -180,10 +198,10 @@ impl Agent {
             action = match action {
                 Action::Run(node) => {
                     let network = self.local[&node].clone();
-                    let picture = picture.clone();
-                    let outcome = blocking(move || network.classify(&picture.pixels)).await?;
+                    let picture = picture.clone().expect("an offload ends the walk");
+                    let outcome = blocking(move || network.classify(&picture.pixels)).await;
                     device = taken.elapsed();
-                    match outcome {
+                    match outcome.and_then(|outcome| Ok(outcome?)) {
                         Ok(probabilities) => {
                             let action = walk.said(node, &evidence(&probabilities), device);
                             said.insert(node, probabilities);
@@ -191,7 +209,7 @@ impl Agent {
                         }
                         Err(error) => {
                             tracing::warn!(image = %path.display(), %error, "device network");
-                            walk.failed(node)
+                            walk.failed(node, device)
                         }
                     }
                 }
@@ -201,9 +219,9 @@ impl Agent {
                     let attempt = match &self.cloud {
                         None => Offload::without_cloud(),
                         Some(cloud) => {
-                            cloud
-                                .classify(&self.remote[&node], &picture, taken + deadline)
-                                .await
+                            let picture = picture.take().expect("an offload ends the walk");
+                            let network = &self.remote[&node];
+                            cloud.classify(network, picture, taken + deadline).await
                         }
                     };
                     let outcome = offload.insert(attempt).outcome.as_ref();
@@ -256,19 +274,6 @@ impl Agent {
 /// What a policy may see of an output that a runtime or a reply has checked.
 fn evidence(probabilities: &Probabilities) -> Evidence<'_> {
     Evidence::new(probabilities.as_slice()).expect("manifests have two classes at least")
-}
-
-fn read(path: &Path, limits: &ImageLimits) -> Result<Picture, ImageError> {
-    let file = std::fs::File::open(path)?;
-    // One byte over the limit is enough to know; a device file or pipe may have no end.
-    let mut encoded = Vec::new();
-    file.take(limits.max_bytes as u64 + 1)
-        .read_to_end(&mut encoded)?;
-    let pixels = decode(&encoded, limits)?;
-    Ok(Picture {
-        encoded: encoded.into(),
-        pixels,
-    })
 }
 
 /// Runs `work` off the async threads; a panic in it costs this image, not the program.

@@ -2,9 +2,10 @@
 
 use std::{
     fs::File,
-    io::{BufWriter, IsTerminal, Write},
+    io::{BufWriter, ErrorKind, IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use anyhow::Context;
@@ -38,7 +39,7 @@ enum Command {
 #[command(args_override_self = true)]
 struct Classify {
     /// Configuration file (see edge-agent.example.toml).
-    #[arg(long, env = "OUTPOST_CONFIG")]
+    #[arg(long, env = "OUTPOST_EDGE_CONFIG")]
     config: Option<PathBuf>,
     /// Where hard images go: https://host:port.
     #[arg(long, env = "OUTPOST_CLOUD")]
@@ -107,13 +108,18 @@ async fn classify(arguments: Classify) -> anyhow::Result<ExitCode> {
     if arguments.format == Format::Json || !std::io::stderr().is_terminal() {
         progress.set_draw_target(ProgressDrawTarget::hidden());
     }
-    let agent = &agent;
+    let agent = Arc::new(agent);
+    // Each image is a task of its own, so that none waits for another's turn to be polled.
     let mut answers = paths::images(arguments.paths)
-        .map(|path| async move { agent.classify(&path).await })
+        .map(|path| {
+            let agent = agent.clone();
+            tokio::spawn(async move { agent.classify(&path).await })
+        })
         .buffered(config.max_in_flight);
     let mut records = Vec::new();
     let mut unanswered = false;
     while let Some(record) = answers.next().await {
+        let record = record.context("an image's task failed")?;
         unanswered |= matches!(record, Record::Failed { .. });
         progress.inc(1);
         let line = serde_json::to_string(&record)?;
@@ -121,7 +127,11 @@ async fn classify(arguments: Classify) -> anyhow::Result<ExitCode> {
             writeln!(file, "{line}").context("cannot write the answers")?;
         }
         match arguments.format {
-            Format::Json => println!("{line}"),
+            Format::Json => match writeln!(std::io::stdout(), "{line}") {
+                // Whoever reads has seen enough, as `head` does.
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => break,
+                written => written.context("cannot print the answers")?,
+            },
             Format::Table => records.push(record),
         }
     }

@@ -2,34 +2,33 @@
 
 use std::{
     collections::HashSet,
-    error::Error,
     io,
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use outpost_cascade::{Circuit, CircuitConfig, FallbackCause};
-use outpost_proto::{
-    ContentsKind, Datatype, ENCODED_IMAGE_PROPERTY, Tensor, TensorData,
-    inference::{
-        ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
-        grpc_inference_service_client::GrpcInferenceServiceClient,
-    },
-    tensor,
+use outpost_proto::inference::{
+    ModelMetadataRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
 };
-use outpost_runtime::{Labels, Manifest, Preprocessor, Probabilities};
-use outpost_transport::{
-    CallError, Channel, ClientConfig, ConfigError, ConnectError, Protocol, Trust,
-};
+use outpost_transport::{CallError, Channel, ClientConfig, ConfigError, Protocol, Trust};
 use prost::Message;
-use tokio::{sync::OnceCell, time::timeout_at};
-use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
+use tokio::{task::spawn_blocking, time::timeout_at};
+use tonic::{Request, Status};
 
 use crate::{
-    agent::Picture,
     config::{self, Payload},
+    picture::Picture,
 };
+use failure::Failure;
+use remote::{RemoteInput, Reply};
+
+mod failure;
+mod remote;
+
+pub(crate) use failure::error_chain;
+pub(crate) use remote::RemoteNetwork;
 
 /// A gRPC message goes out behind a flag and a length, 5 bytes.
 const MESSAGE_PREFIX_BYTES: u64 = 5;
@@ -45,28 +44,6 @@ pub(crate) struct Cloud {
     reported: Mutex<HashSet<FallbackCause>>,
 }
 
-/// A network in the cloud, as its manifest here describes it.
-pub(crate) struct RemoteNetwork {
-    manifest: Manifest,
-    labels: Labels,
-    preprocessor: Preprocessor,
-    /// What the server says that the network takes; asked once.
-    input: OnceCell<RemoteInput>,
-}
-
-/// What a server says that a network takes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct RemoteInput {
-    name: String,
-    kind: InputKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum InputKind {
-    Image,
-    Tensor(Datatype),
-}
-
 /// What came of an offload.
 pub(crate) struct Offload {
     /// The reply, or why there is none.
@@ -74,15 +51,6 @@ pub(crate) struct Offload {
     /// Bytes of the requests that went out.
     pub(crate) bytes_sent: u64,
     took: Duration,
-}
-
-/// What the cloud said.
-pub(crate) struct Reply {
-    /// About the image.
-    pub(crate) probabilities: Probabilities,
-    /// About the time it took.
-    cloud: Option<Duration>,
-    protocol: Option<Protocol>,
 }
 
 /// Why the cloud's configuration was refused.
@@ -100,27 +68,6 @@ pub enum CloudError {
     /// The transport refused the configuration.
     #[error(transparent)]
     Channel(#[from] ConfigError),
-}
-
-/// Why a call gave nothing, with what a person may read about it.
-struct Failure {
-    cause: FallbackCause,
-    source: Box<dyn Error + Send + Sync>,
-}
-
-impl RemoteNetwork {
-    pub(crate) fn new(manifest: Manifest, labels: Labels) -> Self {
-        Self {
-            preprocessor: Preprocessor::new(manifest.input.clone()),
-            manifest,
-            labels,
-            input: OnceCell::new(),
-        }
-    }
-
-    pub(crate) fn labels(&self) -> &Labels {
-        &self.labels
-    }
 }
 
 impl Offload {
@@ -179,8 +126,8 @@ impl Cloud {
     /// Asks the cloud about an image, until `deadline` at the latest.
     pub(crate) async fn classify(
         &self,
-        network: &RemoteNetwork,
-        picture: &Picture,
+        network: &Arc<RemoteNetwork>,
+        picture: Arc<Picture>,
         deadline: Instant,
     ) -> Offload {
         let started = Instant::now();
@@ -203,13 +150,12 @@ impl Cloud {
         };
         {
             let mut circuit = lock(&self.circuit);
-            match &outcome {
+            let now = self.origin.elapsed();
+            match outcome.as_ref().map_err(|failure| failure.cause) {
                 // A peer that refuses a request is there.
-                Ok(_) => circuit.succeeded(permit),
-                Err(failure) if failure.cause == FallbackCause::Rejected => {
-                    circuit.succeeded(permit);
-                }
-                Err(_) => circuit.failed(permit, self.origin.elapsed()),
+                Ok(_) | Err(FallbackCause::Rejected) => circuit.succeeded(permit),
+                Err(FallbackCause::Unsendable) => circuit.abandoned(permit, now),
+                Err(_) => circuit.failed(permit, now),
             }
         }
         Offload {
@@ -232,34 +178,51 @@ impl Cloud {
 
     async fn call(
         &self,
-        network: &RemoteNetwork,
-        picture: &Picture,
+        network: &Arc<RemoteNetwork>,
+        picture: Arc<Picture>,
         deadline: Instant,
         bytes_sent: &mut u64,
     ) -> Result<Reply, Failure> {
+        // Bytes count from here: what comes before is the handshake's.
+        let connected = self.channel.connect().await;
+        connected.map_err(|error| Failure::from(Status::from(CallError::Connect(error))))?;
         let input = network
             .input
             .get_or_try_init(|| self.ask_for_input(network, deadline))
-            .await?;
-        let request = request(network, input, picture)?;
-        let request_bytes = request.encoded_len() as u64 + MESSAGE_PREFIX_BYTES;
+            .await?
+            .clone();
+        let request = {
+            let network = network.clone();
+            // Making a tensor takes milliseconds. The picture ends here: its pixels need not stay in
+            // memory while its answer travels.
+            spawn_blocking(move || network.request(&input, &picture))
+                .await
+                .map_err(Failure::unsendable)??
+        };
+        let message_bytes = request.encoded_len();
+        let limit = self.channel.max_message_bytes();
+        if message_bytes > limit {
+            return Err(Failure::unsendable(format!(
+                "the request has {message_bytes} bytes, over the limit of {limit}: send a smaller image"
+            )));
+        }
+        let request_bytes = message_bytes as u64 + MESSAGE_PREFIX_BYTES;
         // Inference may run twice: a connection that died since the last call costs one more try,
         // not the answer.
         let mut retries = 1;
         let response = loop {
             let mut client = self.client();
-            let sent = client
+            // Counted before the call: at the deadline it ends without a word.
+            *bytes_sent += request_bytes;
+            let called = client
                 .model_infer(with_deadline(request.clone(), deadline))
                 .await;
-            let status = match sent {
-                Ok(response) => {
-                    *bytes_sent += request_bytes;
-                    break response;
-                }
+            let status = match called {
+                Ok(response) => break response,
                 Err(status) => status,
             };
-            if !matches!(CallError::of(&status), Some(CallError::Connect(_))) {
-                *bytes_sent += request_bytes;
+            if let Some(CallError::Connect(_)) = CallError::of(&status) {
+                *bytes_sent -= request_bytes;
             }
             let failure = Failure::from(status);
             if failure.cause != FallbackCause::ConnectionLost || retries == 0 {
@@ -267,7 +230,7 @@ impl Cloud {
             }
             retries -= 1;
         };
-        reply(network, response)
+        network.reply(response)
     }
 
     /// Asks the server what the network takes, unless the configuration says it.
@@ -276,17 +239,13 @@ impl Cloud {
         network: &RemoteNetwork,
         deadline: Instant,
     ) -> Result<RemoteInput, Failure> {
-        let named = |kind| RemoteInput {
-            name: network.manifest.input.tensor.clone(),
-            kind,
-        };
         match self.payload {
-            Payload::Image => return Ok(named(InputKind::Image)),
-            Payload::Tensor => return Ok(named(InputKind::Tensor(Datatype::Fp32))),
+            Payload::Image => return Ok(network.image_input()),
+            Payload::Tensor => return Ok(network.tensor_input()),
             Payload::Auto => {}
         }
         let request = ModelMetadataRequest {
-            name: network.manifest.name.clone(),
+            name: network.name().to_owned(),
             version: String::new(),
         };
         let metadata = self
@@ -294,31 +253,7 @@ impl Cloud {
             .model_metadata(with_deadline(request, deadline))
             .await?
             .into_inner();
-        let [input] = &metadata.inputs[..] else {
-            return Err(Failure::bad_reply(format!(
-                "the server's model {:?} has {} inputs where an image classifier has one",
-                network.manifest.name,
-                metadata.inputs.len(),
-            )));
-        };
-        let takes_images = metadata.properties.contains_key(ENCODED_IMAGE_PROPERTY);
-        let kind = match input.datatype.parse() {
-            Ok(Datatype::Bytes) => InputKind::Image,
-            Ok(Datatype::Fp32 | Datatype::Fp16 | Datatype::Uint8) if takes_images => {
-                InputKind::Image
-            }
-            Ok(datatype @ (Datatype::Fp32 | Datatype::Fp16)) => InputKind::Tensor(datatype),
-            _ => {
-                return Err(Failure::bad_reply(format!(
-                    "the server's model {:?} takes {} where an image classifier takes FP32, FP16 or BYTES",
-                    network.manifest.name, input.datatype,
-                )));
-            }
-        };
-        Ok(RemoteInput {
-            name: input.name.clone(),
-            kind,
-        })
+        RemoteInput::from_metadata(&metadata)
     }
 
     fn client(&self) -> GrpcInferenceServiceClient<Channel> {
@@ -329,220 +264,13 @@ impl Cloud {
     }
 }
 
-fn request(
-    network: &RemoteNetwork,
-    input: &RemoteInput,
-    picture: &Picture,
-) -> Result<ModelInferRequest, Failure> {
-    let (shape, data, contents) = match input.kind {
-        // Typed contents carry the file's own bytes, without a copy.
-        InputKind::Image => (
-            vec![1],
-            TensorData::Bytes(vec![picture.encoded.clone()]),
-            ContentsKind::Typed,
-        ),
-        InputKind::Tensor(datatype) => {
-            let input = network
-                .preprocessor
-                .tensor(&picture.pixels)
-                .map_err(Failure::rejected)?;
-            let shape = input.shape().to_vec();
-            let (values, _) = input.into_raw_vec_and_offset();
-            let data = match datatype {
-                Datatype::Fp16 => {
-                    TensorData::Fp16(values.into_iter().map(half::f16::from_f32).collect())
-                }
-                _ => TensorData::Fp32(values),
-            };
-            (shape, data, ContentsKind::Raw)
-        }
-    };
-    let tensor = Tensor::new(&input.name, shape, data).map_err(Failure::rejected)?;
-    Ok(tensor::infer_request(
-        &network.manifest.name,
-        "",
-        [tensor],
-        contents,
-    ))
-}
-
 fn with_deadline<T>(message: T, deadline: Instant) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(deadline.saturating_duration_since(Instant::now()));
     request
 }
 
-fn reply(
-    network: &RemoteNetwork,
-    response: Response<ModelInferResponse>,
-) -> Result<Reply, Failure> {
-    let cloud = total_of_server_timing(response.metadata());
-    let protocol = response.extensions().get::<Protocol>().copied();
-    let outputs = tensor::take_outputs(response.into_inner()).map_err(Failure::bad_reply)?;
-    let spec = &network.manifest.output;
-    let count = outputs.len();
-    // Servers that rename a lone output are understood all the same.
-    let output = outputs
-        .into_iter()
-        .find(|output| output.name() == spec.tensor || count == 1)
-        .ok_or_else(|| {
-            Failure::bad_reply(format!("the reply has no output named {:?}", spec.tensor))
-        })?;
-    let row = match output.into_data() {
-        TensorData::Fp32(values) => values,
-        TensorData::Fp16(values) => values.iter().map(|value| value.to_f32()).collect(),
-        data => {
-            let datatype = data.datatype();
-            return Err(Failure::bad_reply(format!("the output is {datatype}")));
-        }
-    };
-    if row.len() != spec.classes {
-        return Err(Failure::bad_reply(format!(
-            "the output has {} values where {} classes are known",
-            row.len(),
-            spec.classes,
-        )));
-    }
-    let probabilities = Probabilities::from_output(row, spec.kind)
-        .ok_or_else(|| Failure::bad_reply("the output is no distribution over classes"))?;
-    Ok(Reply {
-        probabilities,
-        cloud,
-        protocol,
-    })
-}
-
-/// The duration of the entry `total` of a Server-Timing header.
-fn total_of_server_timing(metadata: &MetadataMap) -> Option<Duration> {
-    let header = metadata.get("server-timing")?.to_str().ok()?;
-    let total = header
-        .split(',')
-        .find_map(|entry| entry.trim().strip_prefix("total;dur="))?;
-    Duration::try_from_secs_f64(total.parse::<f64>().ok()? / 1e3).ok()
-}
-
-impl Failure {
-    fn bad_reply(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self {
-            cause: FallbackCause::BadReply,
-            source: source.into(),
-        }
-    }
-
-    fn rejected(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self {
-            cause: FallbackCause::Rejected,
-            source: source.into(),
-        }
-    }
-}
-
-impl From<Status> for Failure {
-    fn from(status: Status) -> Self {
-        Self {
-            cause: cause_of(&status),
-            source: status.into(),
-        }
-    }
-}
-
-/// The one mapping from what a call reports to why the device answers.
-fn cause_of(status: &Status) -> FallbackCause {
-    match CallError::of(status) {
-        Some(CallError::Connect(ConnectError::Tls(_))) => FallbackCause::Certificate,
-        Some(CallError::Connect(_)) => FallbackCause::Unreachable,
-        Some(CallError::Interrupted { .. } | CallError::Reset { .. }) => {
-            FallbackCause::ConnectionLost
-        }
-        Some(CallError::DeadlineExceeded { .. }) => FallbackCause::Deadline,
-        Some(_) => FallbackCause::Rejected,
-        None => match status.code() {
-            Code::DeadlineExceeded | Code::Cancelled => FallbackCause::Deadline,
-            Code::Unavailable => FallbackCause::Unavailable,
-            Code::ResourceExhausted => FallbackCause::Overloaded,
-            Code::InvalidArgument
-            | Code::NotFound
-            | Code::AlreadyExists
-            | Code::PermissionDenied
-            | Code::Unauthenticated
-            | Code::FailedPrecondition
-            | Code::OutOfRange
-            | Code::Unimplemented => FallbackCause::Rejected,
-            Code::Ok | Code::Unknown | Code::Internal | Code::Aborted | Code::DataLoss => {
-                FallbackCause::BadReply
-            }
-        },
-    }
-}
-
-/// An error with its sources, for a person; a source that repeats what stands before it is left out.
-fn error_chain(error: &dyn Error) -> String {
-    let mut chain = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let text = error.to_string();
-        if !chain.contains(&text) {
-            chain = format!("{chain}: {text}");
-        }
-        source = error.source();
-    }
-    chain
-}
-
 /// The states behind these locks are whole after every statement.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_status_of_a_service_has_its_cause() {
-        for (code, cause) in [
-            (Code::DeadlineExceeded, FallbackCause::Deadline),
-            (Code::Unavailable, FallbackCause::Unavailable),
-            (Code::ResourceExhausted, FallbackCause::Overloaded),
-            (Code::InvalidArgument, FallbackCause::Rejected),
-            (Code::NotFound, FallbackCause::Rejected),
-            (Code::Unauthenticated, FallbackCause::Rejected),
-            (Code::Internal, FallbackCause::BadReply),
-            (Code::Unknown, FallbackCause::BadReply),
-        ] {
-            assert_eq!(cause_of(&Status::new(code, "")), cause, "{code:?}");
-        }
-    }
-
-    #[test]
-    fn failures_of_the_transport_are_told_apart() {
-        let refused = ConnectError::Refused {
-            address: ([127, 0, 0, 1], 1).into(),
-        };
-        let status = Status::from(CallError::Connect(refused));
-        assert_eq!(cause_of(&status), FallbackCause::Unreachable);
-        let after = Duration::from_millis(1);
-        let status = Status::from(CallError::DeadlineExceeded { after });
-        assert_eq!(cause_of(&status), FallbackCause::Deadline);
-    }
-
-    #[test]
-    fn the_clouds_own_time_is_read_from_server_timing_and_nonsense_is_passed_over() {
-        let total = |header: &'static str| {
-            let mut metadata = MetadataMap::new();
-            metadata.insert("server-timing", header.parse().unwrap());
-            total_of_server_timing(&metadata)
-        };
-        let expected = Duration::from_micros(12_500);
-        assert_eq!(total("queue;dur=0.1, total;dur=12.5"), Some(expected));
-        for nonsense in [
-            "",
-            "total;dur=",
-            "total;dur=-1",
-            "total;dur=NaN",
-            "total;dur=1e300",
-        ] {
-            assert_eq!(total(nonsense), None, "{nonsense:?}");
-        }
-    }
 }

@@ -166,6 +166,14 @@ pub enum ConfigError {
         /// Where and why.
         source: Box<toml::de::Error>,
     },
+    /// A number beyond reason.
+    #[error("`{name}` is above {limit}: lower it")]
+    TooLarge {
+        /// The field.
+        name: &'static str,
+        /// The largest value it takes.
+        limit: u64,
+    },
     /// A number that must not be zero.
     #[error("`{0}` is 0: no image would ever be answered")]
     Zero(&'static str),
@@ -213,6 +221,15 @@ impl Config {
         ] {
             if value == 0 {
                 return Err(ConfigError::Zero(name));
+            }
+        }
+        for (name, value, limit) in [
+            ("deadline_ms", self.deadline_ms, 24 * 3_600_000),
+            ("device_threads", self.device_threads as u64, 1024),
+            ("max_in_flight", self.max_in_flight as u64, 65_536),
+        ] {
+            if value > limit {
+                return Err(ConfigError::TooLarge { name, limit });
             }
         }
         Ok(())

@@ -13,10 +13,11 @@ pub mod cli;
 mod cloud;
 mod config;
 pub mod paths;
+mod picture;
 mod record;
 pub mod table;
 
-pub use agent::{Agent, ImageError, StartError};
+pub use agent::{Agent, StartError};
 pub use config::{
     CircuitSettings, Cloud as CloudConfig, Config, ConfigError, ImageBounds, Payload,
 };

@@ -1,16 +1,18 @@
 //! From the paths on a command line to images: files, folders, or `-` for a list on standard input.
 
 use std::{
-    fs,
+    ffi::OsStr,
+    fs, io,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
 use futures::{
-    StreamExt, TryStreamExt,
+    StreamExt,
     stream::{self, BoxStream},
 };
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio_stream::wrappers::LinesStream;
+use tokio_stream::wrappers::SplitStream;
 
 /// The images of `arguments`, in order; a folder gives its images sorted by name.
 ///
@@ -19,18 +21,29 @@ pub fn images(arguments: Vec<PathBuf>) -> BoxStream<'static, PathBuf> {
     stream::iter(arguments)
         .flat_map(|argument| {
             if argument == Path::new("-") {
-                LinesStream::new(BufReader::new(tokio::io::stdin()).lines())
-                    .inspect_err(|error| tracing::warn!(%error, "standard input ended early"))
-                    .take_while(|line| std::future::ready(line.is_ok()))
-                    .filter_map(|line| std::future::ready(line.ok()))
-                    .filter(|line| std::future::ready(!line.trim().is_empty()))
-                    .map(|line| PathBuf::from(line.trim()))
+                SplitStream::new(BufReader::new(tokio::io::stdin()).split(b'\n'))
+                    .filter_map(|line| std::future::ready(listed(line)))
                     .boxed()
             } else {
                 stream::iter(expand(argument)).boxed()
             }
         })
         .boxed()
+}
+
+/// A line of the list; names need not be UTF-8. A list that cannot be read on gives `-` once more,
+/// which fails as an image and shows that the run is not complete.
+fn listed(line: io::Result<Vec<u8>>) -> Option<PathBuf> {
+    match line {
+        Ok(line) => {
+            let name = line.trim_ascii();
+            (!name.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(name)))
+        }
+        Err(error) => {
+            tracing::error!(%error, "the list on standard input cannot be read to its end");
+            Some(PathBuf::from("-"))
+        }
+    }
 }
 
 fn expand(path: PathBuf) -> Vec<PathBuf> {

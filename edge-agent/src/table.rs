@@ -18,7 +18,7 @@ const NUMBERS: [usize; 6] = [2, 5, 6, 7, 8, 9];
 pub fn render(records: &[Record]) -> String {
     let mut table = Table::new();
     table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .load_style(presets::UTF8_FULL_CONDENSED)
         .set_header(HEADER.map(|title| Cell::new(title).add_attribute(Attribute::Bold)));
     for record in records {
         match record {

@@ -480,13 +480,18 @@ fn decode_one(header: Header, raw: Option<Bytes>) -> Result<Tensor, TensorError>
         (Some(_), Some(contents)) if contents != InferTensorContents::default() => {
             return Err(TensorError::MixedContents { tensor: name });
         }
-        (Some(raw), _) => decode_raw(&name, datatype, raw)?,
+        (Some(raw), _) => decode_raw(&name, datatype, &dimensions, raw)?,
         (None, contents) => decode_typed(&name, datatype, contents.unwrap_or_default())?,
     };
     Tensor::new(name, dimensions, data)
 }
 
-fn decode_raw(tensor: &str, datatype: Datatype, mut raw: Bytes) -> Result<TensorData, TensorError> {
+fn decode_raw(
+    tensor: &str,
+    datatype: Datatype,
+    dimensions: &[usize],
+    mut raw: Bytes,
+) -> Result<TensorData, TensorError> {
     let length = raw.len();
     let malformed = |offset| TensorError::RawContents {
         tensor: tensor.to_owned(),
@@ -504,9 +509,16 @@ fn decode_raw(tensor: &str, datatype: Datatype, mut raw: Bytes) -> Result<Tensor
         Datatype::Fp16 => TensorData::Fp16(elements(&raw, f16::from_le_bytes)),
         Datatype::Fp32 => TensorData::Fp32(elements(&raw, f32::from_le_bytes)),
         Datatype::Bytes => {
+            let expected = dimensions
+                .iter()
+                .fold(1_usize, |product, &d| product.saturating_mul(d));
             let mut elements = Vec::new();
             while raw.has_remaining() {
                 let offset = length - raw.remaining();
+                // Empty elements are cheap to send and not to hold: no more than the shape says.
+                if elements.len() == expected {
+                    return Err(malformed(offset));
+                }
                 let size = raw.try_get_u32_le().map_err(|_| malformed(offset))? as usize;
                 if size > raw.remaining() {
                     return Err(malformed(offset));

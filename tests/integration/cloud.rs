@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashSet,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
+    path::PathBuf,
     process::Stdio,
 };
 
@@ -13,6 +14,13 @@ use outpost_proto::{
 };
 use outpost_tests::{CertificateFolder, CloudService, EdgeAgent, some_photos};
 use outpost_transport::{Channel, ClientConfig, Protocol, Transport, Trust};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
 
 fn offloads_every_image_over(transport: &str, expected: &str) {
     let certificates = CertificateFolder::valid();
@@ -89,19 +97,30 @@ fn every_image_is_answered_when_the_cloud_is_killed_mid_run() {
     let photos = some_photos(30);
     let mut agent = EdgeAgent::classify()
         .cloud(&cloud.url(), &certificates)
-        .args(["--mode", "cloud-only"])
-        .args(&photos)
+        .args(["--mode", "cloud-only", "-"])
         .into_command()
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let lines = BufReader::new(agent.stdout.take().unwrap()).lines();
+    let mut stdin = Some(agent.stdin.take().unwrap());
+    let mut list = |photos: &[PathBuf]| {
+        for photo in photos {
+            writeln!(stdin.as_mut().unwrap(), "{}", photo.display()).unwrap();
+        }
+        if photos.len() == 10 {
+            stdin = None;
+        }
+    };
+    list(&photos[..20]);
     let mut records: Vec<serde_json::Value> = Vec::new();
     for line in lines {
         records.push(serde_json::from_str(&line.unwrap()).unwrap());
         if records.len() == 3 {
             cloud.kill();
+            list(&photos[20..]);
         }
     }
     let mut log = String::new();
@@ -142,7 +161,6 @@ fn a_cloud_that_comes_back_is_used_again() {
     let mut stdin = agent.stdin.take().unwrap();
     let mut lines = BufReader::new(agent.stdout.take().unwrap()).lines();
     let mut classify = |photo: &std::path::Path| -> serde_json::Value {
-        use std::io::Write;
         writeln!(stdin, "{}", photo.display()).unwrap();
         serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap()
     };
@@ -157,6 +175,48 @@ fn a_cloud_that_comes_back_is_used_again() {
     assert_eq!(classify(&photos[0])["reason"], "offloaded");
     drop(stdin);
     assert!(agent.wait().unwrap().success());
+}
+
+#[test]
+fn health_and_reflection_are_served_over_both_transports() {
+    let certificates = CertificateFolder::valid();
+    let cloud = CloudService::start(&certificates);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for transport in [Transport::H2, Transport::H3] {
+        let mut config = ClientConfig::new(cloud.url());
+        config.transport = transport;
+        config.trust = Trust::Authority(std::fs::read(certificates.authority()).unwrap());
+        runtime.block_on(async {
+            let channel = Channel::new(config).unwrap();
+            for service in ["", "inference.GRPCInferenceService"] {
+                let request = HealthCheckRequest {
+                    service: service.to_owned(),
+                };
+                let health = HealthClient::new(channel.clone()).check(request).await;
+                let status = health.unwrap().into_inner().status();
+                assert_eq!(status, ServingStatus::Serving, "{service:?}");
+            }
+            let request = ServerReflectionRequest {
+                host: String::new(),
+                message_request: Some(MessageRequest::ListServices(String::new())),
+            };
+            let mut replies = ServerReflectionClient::new(channel)
+                .server_reflection_info(tokio_stream::once(request))
+                .await
+                .unwrap()
+                .into_inner();
+            let reply = replies.message().await.unwrap().unwrap();
+            let Some(MessageResponse::ListServicesResponse(list)) = reply.message_response else {
+                panic!("{reply:?}");
+            };
+            let names: Vec<&str> = list.service.iter().map(|s| s.name.as_str()).collect();
+            assert!(
+                names.contains(&"inference.GRPCInferenceService"),
+                "{names:?}"
+            );
+            assert!(names.contains(&"grpc.health.v1.Health"), "{names:?}");
+        });
+    }
 }
 
 /// Sends many requests, asks the server to end, and counts: what was accepted is answered, the rest

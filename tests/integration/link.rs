@@ -73,7 +73,7 @@ fn without_a_cloud_the_device_answers_alone() {
 }
 
 #[test]
-fn a_black_hole_costs_the_deadline_and_no_more_images_than_the_circuit_allows() {
+fn a_black_hole_costs_a_few_images_the_deadline_and_then_the_circuit_is_open() {
     let certificates = CertificateFolder::valid();
     // Both are bound and never answer; the kernel accepts the TCP connection.
     let (_tcp, _udp, address) = both_sockets();
@@ -138,7 +138,7 @@ fn auto_falls_back_to_http2_where_udp_is_blocked() {
         &certificates,
         "http3 = false",
     );
-    let _silent = UdpSocket::bind(cloud.address()).unwrap();
+    let _silent = UdpSocket::bind(cloud.address());
     let answers = offload_to(&cloud.url(), &certificates).run();
     assert_eq!(answers.records[0]["reason"], "offloaded", "{}", answers.log);
     assert_eq!(answers.records[0]["transport"], "h2");
@@ -156,9 +156,9 @@ fn auto_falls_back_to_http2_where_udp_is_blocked() {
 fn a_peer_that_speaks_nonsense_costs_its_answer_only() {
     let nonsense = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = nonsense.local_addr().unwrap();
-    let speaker = thread::spawn(move || {
-        // The connection that is made at start, and those of the call and its retry at the most.
-        for stream in nonsense.incoming().take(2) {
+    thread::spawn(move || {
+        // Ends with the test's process.
+        for stream in nonsense.incoming() {
             let Ok(mut stream) = stream else { continue };
             let mut request = [0; 64];
             let _ = stream.read(&mut request);
@@ -173,9 +173,16 @@ fn a_peer_that_speaks_nonsense_costs_its_answer_only() {
         let record = &answers.records[0];
         assert_eq!(record["site"], "device", "{record}");
         let reason = record["reason"].as_str().unwrap();
-        assert!(reason.starts_with("fallback:"), "{record}");
+        let causes = [
+            "certificate",
+            "unreachable",
+            "connection-lost",
+            "bad-reply",
+            "deadline",
+        ];
+        let cause = reason.strip_prefix("fallback:").unwrap();
+        assert!(causes.contains(&cause), "{record}");
     }
-    drop(speaker);
 }
 
 #[test]

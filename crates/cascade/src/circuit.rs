@@ -139,6 +139,16 @@ impl Circuit {
         }
     }
 
+    /// Reports that the call was not made after all: nothing was learned about the peer.
+    pub fn abandoned(&mut self, permit: Permit, now: Duration) {
+        if permit.generation == self.generation
+            && let State::HalfOpen { .. } = self.state
+        {
+            // The next caller is the probe.
+            self.enter(State::Open { until: now });
+        }
+    }
+
     fn open(&mut self, now: Duration) {
         self.enter(State::Open {
             until: now + self.open_for,
@@ -218,6 +228,15 @@ mod tests {
         assert_eq!(circuit.state(), CircuitState::HalfOpen);
         circuit.succeeded(second);
         assert_eq!(circuit.state(), CircuitState::Closed);
+    }
+
+    #[test]
+    fn a_probe_that_was_not_made_leaves_its_place_to_the_next() {
+        let mut circuit = opened_at_zero();
+        let probe = circuit.permit(seconds(1.0)).unwrap();
+        circuit.abandoned(probe, seconds(1.0));
+        assert_eq!(circuit.state(), CircuitState::Open);
+        assert!(circuit.permit(seconds(1.0)).is_some());
     }
 
     #[test]

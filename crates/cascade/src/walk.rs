@@ -84,6 +84,10 @@ pub enum FallbackCause {
     Rejected,
     /// The peer's answer makes no sense.
     BadReply,
+    /// The image cannot be sent: it is larger than a message may be.
+    Unsendable,
+    /// A further network here failed.
+    NetworkFailed,
 }
 
 impl FallbackCause {
@@ -100,6 +104,8 @@ impl FallbackCause {
             Self::Overloaded => "overloaded",
             Self::Rejected => "rejected",
             Self::BadReply => "bad-reply",
+            Self::Unsendable => "unsendable",
+            Self::NetworkFailed => "network-failed",
         }
     }
 }
@@ -159,16 +165,16 @@ impl<'c> Walk<'c> {
         }
     }
 
-    /// Reports that the network of a node here failed: what spoke before it answers, else a node
-    /// elsewhere is asked.
-    pub fn failed(&mut self, node: NodeId) -> Action {
-        if let Some(spoken) = self.spoken {
-            return answer(spoken, Reason::Confident);
-        }
+    /// Reports that the network of a node here failed, at the time `now`: a node elsewhere is asked
+    /// where the cascade has one next, else what spoke before it answers.
+    pub fn failed(&mut self, node: NodeId, now: Duration) -> Action {
         let elsewhere = |&&jump: &&NodeId| self.cascade.node(jump).site() != self.here;
         match self.cascade.node(node).jumps().iter().find(elsewhere) {
-            Some(&jump) => self.go_to(jump),
-            None => Action::NoAnswer(NoAnswer::NetworkFailed),
+            Some(&jump) if now < self.deadline => self.go_to(jump),
+            _ => match self.spoken {
+                Some(spoken) => answer(spoken, Reason::Fallback(FallbackCause::NetworkFailed)),
+                None => Action::NoAnswer(NoAnswer::NetworkFailed),
+            },
         }
     }
 

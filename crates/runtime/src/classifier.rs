@@ -4,7 +4,7 @@ use image::RgbImage;
 use ndarray::ArrayView4;
 
 use crate::{
-    folder::Labels,
+    labels::Labels,
     manifest::Manifest,
     network::{InferError, Network},
     preprocess::{PreprocessError, Preprocessor},

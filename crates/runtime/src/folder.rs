@@ -3,16 +3,15 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use sha2::{Digest, Sha256};
 
 use crate::{
     classifier::Classifier,
+    labels::Labels,
     manifest::{Manifest, ManifestError},
     network::{GraphSpec, LoadError, Runtime},
-    probabilities::ClassId,
 };
 
 /// A folder of networks.
@@ -105,20 +104,6 @@ pub enum OpenError {
     },
 }
 
-/// Names of a network's classes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Labels(Arc<[String]>);
-
-impl Labels {
-    /// The name of a class, or its number where the network has no names.
-    pub fn name(&self, class: ClassId) -> String {
-        self.0
-            .get(class.0 as usize)
-            .cloned()
-            .unwrap_or_else(|| class.to_string())
-    }
-}
-
 impl ModelFolder {
     /// Names a folder, without reading it.
     pub fn new(path: impl Into<PathBuf>) -> Self {
@@ -192,7 +177,7 @@ impl ModelFolder {
             path: path.clone(),
             source,
         })?;
-        let labels: Arc<[String]> = text.lines().map(str::to_owned).collect();
+        let labels = Labels::parse(&text);
         if labels.len() < manifest.output.classes {
             return Err(OpenError::Labels {
                 path,
@@ -200,7 +185,7 @@ impl ModelFolder {
                 found: labels.len(),
             });
         }
-        Ok(Labels(labels))
+        Ok(labels)
     }
 
     /// Reads a network's weights, checks their digest and loads them.

@@ -23,6 +23,7 @@
 mod classifier;
 mod decode;
 mod folder;
+mod labels;
 mod manifest;
 mod network;
 mod preprocess;
@@ -32,8 +33,9 @@ mod tract;
 
 pub use classifier::{Classifier, ClassifyError};
 pub use decode::{DecodeError, ImageLimits, decode};
-pub use folder::{Labels, ModelFolder, OpenError, sha256_hex};
+pub use folder::{ModelFolder, OpenError, sha256_hex};
 pub use image::RgbImage;
+pub use labels::Labels;
 pub use manifest::{
     ChannelOrder, Filter, InputSpec, Manifest, ManifestError, OutputKind, OutputSpec, Resize,
 };

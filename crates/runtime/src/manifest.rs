@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use serde::Deserialize;
@@ -16,7 +16,7 @@ pub struct Manifest {
     pub name: String,
     /// What it is, in a line.
     pub description: String,
-    /// The ONNX file, relative to the manifest.
+    /// Name of the ONNX file, beside the manifest.
     pub file: PathBuf,
     /// SHA-256 of the file, 64 lower-case hexadecimal digits.
     pub sha256: String,
@@ -190,6 +190,12 @@ impl Manifest {
         let hexadecimal = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
         if self.name.is_empty() || !self.name.bytes().all(is_name_byte) {
             return Some(("name", "letters, digits, '.', '-' and '_'"));
+        }
+        let mut components = self.file.components();
+        let plain = matches!(components.next(), Some(Component::Normal(_)));
+        if !plain || components.next().is_some() {
+            // `lab fetch` writes to it: it must not lead out of the network's folder.
+            return Some(("file", "the name of a file beside the manifest"));
         }
         if self.sha256.len() != 64 || !self.sha256.bytes().all(hexadecimal) {
             return Some(("sha256", "64 lower-case hexadecimal digits"));

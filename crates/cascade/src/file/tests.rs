@@ -22,6 +22,22 @@ fn refusal(from: &str, to: &str) -> CascadeError {
 }
 
 #[test]
+fn every_cascade_file_of_the_repository_is_valid_and_named_after_its_file() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/cascades");
+    let mut seen = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let cascade = Cascade::load(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        assert_eq!(path.file_stem().unwrap(), cascade.name());
+        seen += 1;
+    }
+    assert!(seen > 0);
+}
+
+#[test]
 fn a_cascade_file_becomes_a_graph() {
     let cascade = Cascade::parse(TWO).unwrap();
     let entry = cascade.node(cascade.entry());

@@ -107,7 +107,7 @@ fn the_cloud_is_asked_when_the_device_network_fails() {
     let (mut walk, _) = Walk::start(&cascade, Site::Device, DEADLINE);
     let deadline = DEADLINE;
     assert_eq!(
-        walk.failed(small),
+        walk.failed(small, SOON),
         Action::Offload {
             node: large,
             deadline
@@ -117,6 +117,17 @@ fn the_cloud_is_asked_when_the_device_network_fails() {
         walk.offload_failed(FallbackCause::NoCloud),
         Action::NoAnswer(NoAnswer::OffloadFailed(FallbackCause::NoCloud))
     );
+}
+
+#[test]
+fn a_network_that_fails_after_another_spoke_is_a_fallback() {
+    let alone = THREE.replace("jumps = [\"large\"]\npolicy = { kind = \"threshold\", measure = \"max-probability\", at_least = 0.5 }", "");
+    let cascade = Cascade::parse(&alone).unwrap();
+    let (small, middle) = (node(&cascade, "small"), node(&cascade, "middle"));
+    let (mut walk, _) = Walk::start(&cascade, Site::Device, DEADLINE);
+    walk.said(small, &evidence(&UNSURE), SOON);
+    let reason = Reason::Fallback(FallbackCause::NetworkFailed);
+    assert_eq!(walk.failed(middle, SOON), answer(small, reason));
 }
 
 #[test]
@@ -154,7 +165,7 @@ proptest! {
                     match event {
                         0 => { spoken = true; walk.said(node, &evidence(&SURE), now) }
                         1 | 2 => { spoken = true; walk.said(node, &evidence(&UNSURE), now) }
-                        _ if here => walk.failed(node),
+                        _ if here => walk.failed(node, now),
                         _ => walk.offload_failed(FallbackCause::ConnectionLost),
                     }
                 }

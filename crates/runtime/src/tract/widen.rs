@@ -68,3 +68,67 @@ fn widen(half: &TensorProto, name: &str) -> TensorProto {
         ..Default::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tract_onnx::pb::{AttributeProto, attribute_proto::AttributeType};
+
+    use super::*;
+
+    fn half(name: &str, values: &[f32]) -> TensorProto {
+        let raw = values
+            .iter()
+            .flat_map(|&value| f16::from_f32(value).to_le_bytes());
+        TensorProto {
+            name: name.to_owned(),
+            data_type: DataType::Float16 as i32,
+            dims: vec![values.len() as i64],
+            raw_data: raw.collect(),
+            ..Default::default()
+        }
+    }
+
+    fn node(op_type: &str, input: &str, output: &str) -> NodeProto {
+        NodeProto {
+            op_type: op_type.to_owned(),
+            input: vec![input.to_owned()],
+            output: vec![output.to_owned()],
+            attribute: vec![AttributeProto {
+                name: "to".to_owned(),
+                r#type: AttributeType::Int as i32,
+                i: DataType::Float as i64,
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn casts_of_stored_halves_are_folded_and_nothing_else() {
+        let mut graph = GraphProto {
+            initializer: vec![half("a", &[0.5, -2.0]), half("b", &[1.0])],
+            node: vec![
+                node("Cast", "a", "a32"),
+                node("Cast", "b", "b32"),
+                node("Cast", "computed", "c32"),
+                node("Identity", "b", "d"),
+            ],
+            ..Default::default()
+        };
+        widen_f16_weights(&mut graph);
+        let outputs: Vec<&str> = graph.node.iter().map(|node| &*node.output[0]).collect();
+        assert_eq!(outputs, ["c32", "d"]);
+        let names: Vec<&str> = graph
+            .initializer
+            .iter()
+            .map(|tensor| &*tensor.name)
+            .collect();
+        assert_eq!(names, ["b", "a32", "b32"], "`b` is still used as it is");
+        let wide = &graph.initializer[1];
+        assert_eq!(wide.data_type, DataType::Float as i32);
+        assert_eq!(
+            &wide.raw_data[..],
+            [0.5_f32.to_le_bytes(), (-2.0_f32).to_le_bytes()].concat()
+        );
+    }
+}

@@ -1,0 +1,116 @@
+//! Why a call gave nothing: the one mapping from what a call reports to why the device answers.
+
+use std::error::Error;
+
+use outpost_cascade::FallbackCause;
+use outpost_transport::{CallError, ConnectError};
+use tonic::{Code, Status};
+
+/// Why a call gave nothing, with what a person may read about it.
+pub(super) struct Failure {
+    pub(super) cause: FallbackCause,
+    pub(super) source: Box<dyn Error + Send + Sync>,
+}
+
+impl Failure {
+    pub(super) fn bad_reply(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self {
+            cause: FallbackCause::BadReply,
+            source: source.into(),
+        }
+    }
+
+    pub(super) fn unsendable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self {
+            cause: FallbackCause::Unsendable,
+            source: source.into(),
+        }
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self {
+            cause: cause_of(&status),
+            source: status.into(),
+        }
+    }
+}
+
+/// The one mapping from what a call reports to why the device answers.
+fn cause_of(status: &Status) -> FallbackCause {
+    match CallError::of(status) {
+        Some(CallError::Connect(ConnectError::Tls(_))) => FallbackCause::Certificate,
+        Some(CallError::Connect(_)) => FallbackCause::Unreachable,
+        Some(CallError::Interrupted { .. } | CallError::Reset { .. }) => {
+            FallbackCause::ConnectionLost
+        }
+        Some(CallError::DeadlineExceeded { .. }) => FallbackCause::Deadline,
+        Some(_) => FallbackCause::Rejected,
+        None => match status.code() {
+            Code::DeadlineExceeded | Code::Cancelled => FallbackCause::Deadline,
+            Code::Unavailable => FallbackCause::Unavailable,
+            Code::ResourceExhausted => FallbackCause::Overloaded,
+            Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Unimplemented => FallbackCause::Rejected,
+            Code::Ok | Code::Unknown | Code::Internal | Code::Aborted | Code::DataLoss => {
+                FallbackCause::BadReply
+            }
+        },
+    }
+}
+
+/// An error with its sources, for a person; a source that repeats what stands before it is left out.
+pub(crate) fn error_chain(error: &dyn Error) -> String {
+    let mut chain = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let text = error.to_string();
+        if !chain.contains(&text) {
+            chain = format!("{chain}: {text}");
+        }
+        source = error.source();
+    }
+    chain
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn every_status_of_a_service_has_its_cause() {
+        for (code, cause) in [
+            (Code::DeadlineExceeded, FallbackCause::Deadline),
+            (Code::Unavailable, FallbackCause::Unavailable),
+            (Code::ResourceExhausted, FallbackCause::Overloaded),
+            (Code::InvalidArgument, FallbackCause::Rejected),
+            (Code::NotFound, FallbackCause::Rejected),
+            (Code::Unauthenticated, FallbackCause::Rejected),
+            (Code::Internal, FallbackCause::BadReply),
+            (Code::Unknown, FallbackCause::BadReply),
+        ] {
+            assert_eq!(cause_of(&Status::new(code, "")), cause, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn failures_of_the_transport_are_told_apart() {
+        let refused = ConnectError::Refused {
+            address: ([127, 0, 0, 1], 1).into(),
+        };
+        let status = Status::from(CallError::Connect(refused));
+        assert_eq!(cause_of(&status), FallbackCause::Unreachable);
+        let after = Duration::from_millis(1);
+        let status = Status::from(CallError::DeadlineExceeded { after });
+        assert_eq!(cause_of(&status), FallbackCause::Deadline);
+    }
+}

@@ -1,0 +1,307 @@
+//! A network at a server of the Open Inference Protocol: what is asked and what is understood.
+
+use std::time::Duration;
+
+use outpost_proto::{
+    ContentsKind, Datatype, ENCODED_IMAGE_PROPERTY, Tensor, TensorData,
+    inference::{ModelInferRequest, ModelInferResponse, ModelMetadataResponse},
+    tensor,
+};
+use outpost_runtime::{Labels, Manifest, Preprocessor, Probabilities};
+use outpost_transport::Protocol;
+use tokio::sync::OnceCell;
+use tonic::{Response, metadata::MetadataMap};
+
+use super::failure::Failure;
+use crate::picture::Picture;
+
+/// A network in the cloud, as its manifest here describes it.
+pub(crate) struct RemoteNetwork {
+    manifest: Manifest,
+    labels: Labels,
+    preprocessor: Preprocessor,
+    /// What the server says that the network takes; asked once.
+    pub(super) input: OnceCell<RemoteInput>,
+}
+
+/// What a server says that a network takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RemoteInput {
+    name: String,
+    kind: InputKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InputKind {
+    Image,
+    Tensor(Datatype),
+}
+
+/// What the cloud said.
+pub(crate) struct Reply {
+    /// About the image.
+    pub(crate) probabilities: Probabilities,
+    /// About the time it took.
+    pub(super) cloud: Option<Duration>,
+    pub(super) protocol: Option<Protocol>,
+}
+
+impl RemoteNetwork {
+    pub(crate) fn new(manifest: Manifest, labels: Labels) -> Self {
+        Self {
+            preprocessor: Preprocessor::new(manifest.input.clone()),
+            manifest,
+            labels,
+            input: OnceCell::new(),
+        }
+    }
+
+    pub(crate) fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
+    /// Name of the network, here and at the server.
+    pub(super) fn name(&self) -> &str {
+        &self.manifest.name
+    }
+
+    /// An encoded image under the name of the input tensor.
+    pub(super) fn image_input(&self) -> RemoteInput {
+        self.input_of(InputKind::Image)
+    }
+
+    /// The input tensor as the manifest has it.
+    pub(super) fn tensor_input(&self) -> RemoteInput {
+        self.input_of(InputKind::Tensor(Datatype::Fp32))
+    }
+
+    fn input_of(&self, kind: InputKind) -> RemoteInput {
+        RemoteInput {
+            name: self.manifest.input.tensor.clone(),
+            kind,
+        }
+    }
+
+    /// The request that asks about `picture`.
+    pub(super) fn request(
+        &self,
+        input: &RemoteInput,
+        picture: &Picture,
+    ) -> Result<ModelInferRequest, Failure> {
+        let (shape, data, contents) = match input.kind {
+            // Typed contents carry the file's own bytes, without a copy.
+            InputKind::Image => (
+                vec![1],
+                TensorData::Bytes(vec![picture.encoded.clone()]),
+                ContentsKind::Typed,
+            ),
+            InputKind::Tensor(datatype) => {
+                let input = self
+                    .preprocessor
+                    .tensor(&picture.pixels)
+                    .map_err(Failure::unsendable)?;
+                let shape = input.shape().to_vec();
+                let (values, _) = input.into_raw_vec_and_offset();
+                let data = match datatype {
+                    Datatype::Fp16 => {
+                        TensorData::Fp16(values.into_iter().map(half::f16::from_f32).collect())
+                    }
+                    _ => TensorData::Fp32(values),
+                };
+                (shape, data, ContentsKind::Raw)
+            }
+        };
+        let tensor = Tensor::new(&input.name, shape, data).map_err(Failure::unsendable)?;
+        Ok(tensor::infer_request(
+            &self.manifest.name,
+            "",
+            [tensor],
+            contents,
+        ))
+    }
+
+    /// What a response says about the image.
+    pub(super) fn reply(&self, response: Response<ModelInferResponse>) -> Result<Reply, Failure> {
+        let cloud = total_of_server_timing(response.metadata());
+        let protocol = response.extensions().get::<Protocol>().copied();
+        let outputs = tensor::take_outputs(response.into_inner()).map_err(Failure::bad_reply)?;
+        let spec = &self.manifest.output;
+        let count = outputs.len();
+        // Servers that rename a lone output are understood all the same.
+        let output = outputs
+            .into_iter()
+            .find(|output| output.name() == spec.tensor || count == 1)
+            .ok_or_else(|| {
+                Failure::bad_reply(format!("the reply has no output named {:?}", spec.tensor))
+            })?;
+        let row = match output.into_data() {
+            TensorData::Fp32(values) => values,
+            TensorData::Fp16(values) => values.iter().map(|value| value.to_f32()).collect(),
+            data => {
+                let datatype = data.datatype();
+                return Err(Failure::bad_reply(format!("the output is {datatype}")));
+            }
+        };
+        if row.len() != spec.classes {
+            return Err(Failure::bad_reply(format!(
+                "the output has {} values where {} classes are known",
+                row.len(),
+                spec.classes,
+            )));
+        }
+        let probabilities = Probabilities::from_output(row, spec.kind)
+            .ok_or_else(|| Failure::bad_reply("the output is no distribution over classes"))?;
+        Ok(Reply {
+            probabilities,
+            cloud,
+            protocol,
+        })
+    }
+}
+
+impl RemoteInput {
+    /// What the server's metadata says that the network takes.
+    pub(super) fn from_metadata(metadata: &ModelMetadataResponse) -> Result<Self, Failure> {
+        let [input] = &metadata.inputs[..] else {
+            return Err(Failure::bad_reply(format!(
+                "the server's model {:?} has {} inputs where an image classifier has one",
+                metadata.name,
+                metadata.inputs.len(),
+            )));
+        };
+        let takes_images = metadata.properties.contains_key(ENCODED_IMAGE_PROPERTY);
+        let kind = match input.datatype.parse() {
+            Ok(Datatype::Bytes) => InputKind::Image,
+            Ok(Datatype::Fp32 | Datatype::Fp16 | Datatype::Uint8) if takes_images => {
+                InputKind::Image
+            }
+            Ok(datatype @ (Datatype::Fp32 | Datatype::Fp16)) => InputKind::Tensor(datatype),
+            _ => {
+                return Err(Failure::bad_reply(format!(
+                    "the server's model {:?} takes {} where an image classifier takes FP32, FP16 or BYTES",
+                    metadata.name, input.datatype,
+                )));
+            }
+        };
+        Ok(RemoteInput {
+            name: input.name.clone(),
+            kind,
+        })
+    }
+}
+
+/// The duration of the entry `total` of a Server-Timing header.
+fn total_of_server_timing(metadata: &MetadataMap) -> Option<Duration> {
+    let header = metadata.get("server-timing")?.to_str().ok()?;
+    let total = header
+        .split(',')
+        .find_map(|entry| entry.trim().strip_prefix("total;dur="))?;
+    Duration::try_from_secs_f64(total.parse::<f64>().ok()? / 1e3).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clouds_own_time_is_read_from_server_timing_and_nonsense_is_passed_over() {
+        let total = |header: &'static str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("server-timing", header.parse().unwrap());
+            total_of_server_timing(&metadata)
+        };
+        let expected = Duration::from_micros(12_500);
+        assert_eq!(total("queue;dur=0.1, total;dur=12.5"), Some(expected));
+        for nonsense in [
+            "",
+            "total;dur=",
+            "total;dur=-1",
+            "total;dur=NaN",
+            "total;dur=1e300",
+        ] {
+            assert_eq!(total(nonsense), None, "{nonsense:?}");
+        }
+    }
+
+    fn network() -> RemoteNetwork {
+        let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+        let folder = outpost_runtime::ModelFolder::new(models);
+        let manifest = folder.manifest("efficientnet-lite2").unwrap();
+        let labels = folder.labels(&manifest).unwrap();
+        RemoteNetwork::new(manifest, labels)
+    }
+
+    fn reply_with(outputs: Vec<Tensor>) -> Result<Reply, Failure> {
+        let response = tensor::infer_response("m", "1", "", outputs, ContentsKind::Raw);
+        network().reply(Response::new(response))
+    }
+
+    fn output(name: &str, data: TensorData) -> Tensor {
+        Tensor::new(name, vec![1, data.len()], data).unwrap()
+    }
+
+    #[test]
+    fn a_lone_output_is_understood_by_any_name_and_precision() {
+        let mut logits = vec![0.0; 1000];
+        logits[7] = 9.0;
+        let halves = logits.iter().map(|&value| half::f16::from_f32(value));
+        let halves = TensorData::Fp16(halves.collect());
+        for data in [TensorData::Fp32(logits.clone()), halves] {
+            let Ok(reply) = reply_with(vec![output("renamed", data)]) else {
+                panic!("refused");
+            };
+            assert_eq!(reply.probabilities.top1().class_id.0, 7);
+            assert_eq!(reply.cloud, None);
+        }
+    }
+
+    #[test]
+    fn replies_that_make_no_sense_are_bad_replies() {
+        let fp32 = |count| TensorData::Fp32(vec![0.0; count]);
+        let mut not_a_number = vec![0.0; 1000];
+        not_a_number[3] = f32::NAN;
+        for outputs in [
+            vec![],
+            vec![output("a", fp32(1000)), output("b", fp32(1000))],
+            vec![output("logits", fp32(999))],
+            vec![output("logits", TensorData::Int64(vec![0; 1000]))],
+            vec![output("logits", TensorData::Fp32(not_a_number))],
+        ] {
+            let Err(failure) = reply_with(outputs) else {
+                panic!("understood");
+            };
+            assert_eq!(failure.cause, outpost_cascade::FallbackCause::BadReply);
+        }
+    }
+
+    #[test]
+    fn metadata_says_what_a_server_takes() {
+        use outpost_proto::inference::model_metadata_response::TensorMetadata;
+        let metadata = |datatype: &str, property: bool| ModelMetadataResponse {
+            name: "m".into(),
+            inputs: vec![TensorMetadata {
+                name: "x".into(),
+                datatype: datatype.into(),
+                shape: vec![-1],
+            }],
+            properties: property
+                .then(|| (ENCODED_IMAGE_PROPERTY.to_owned(), "BYTES".to_owned()))
+                .into_iter()
+                .collect(),
+            ..Default::default()
+        };
+        for (datatype, property, kind) in [
+            ("FP32", true, InputKind::Image),
+            ("BYTES", false, InputKind::Image),
+            ("FP32", false, InputKind::Tensor(Datatype::Fp32)),
+            ("FP16", false, InputKind::Tensor(Datatype::Fp16)),
+        ] {
+            let Ok(input) = RemoteInput::from_metadata(&metadata(datatype, property)) else {
+                panic!("{datatype}");
+            };
+            assert_eq!((input.name.as_str(), input.kind), ("x", kind));
+        }
+        assert!(RemoteInput::from_metadata(&metadata("FP64", false)).is_err());
+        assert!(RemoteInput::from_metadata(&ModelMetadataResponse::default()).is_err());
+    }
+}
