@@ -174,8 +174,8 @@ impl Agent {
     /// Answers one image, and never fails: an image without an answer gets its reason.
     pub async fn classify(&self, path: &Path) -> Record {
         let image = path.display().to_string();
-        match self.answer(path).await {
-            Ok(answered) => Record::Answered(Box::new(Answered { image, ..answered })),
+        match self.answer(path, &image).await {
+            Ok(answered) => Record::Answered(Box::new(answered)),
             Err(error) => Record::Failed {
                 image,
                 error: error_chain(&error),
@@ -183,9 +183,8 @@ impl Agent {
         }
     }
 
-    async fn answer(&self, path: &Path) -> Result<Answered, ImageError> {
-        let turn = self.device.acquire().await.expect("never closed");
-        let mut turn = Some(turn);
+    async fn answer(&self, path: &Path, image: &str) -> Result<Answered, ImageError> {
+        let mut turn = Some(self.device.acquire().await.expect("never closed"));
         let taken = Instant::now();
         let (owned, limits) = (path.to_owned(), self.limits);
         let picture = blocking(move || Picture::read(&owned, &limits)).await??;
@@ -208,7 +207,7 @@ impl Agent {
                             action
                         }
                         Err(error) => {
-                            tracing::warn!(image = %path.display(), %error, "device network");
+                            tracing::warn!(image, %error, "device network");
                             walk.failed(node, device)
                         }
                     }
@@ -243,7 +242,7 @@ impl Agent {
         let node = self.cascade.node(answer.node);
         let top5 = Candidate::top5(probabilities, self.labels(answer.node));
         Ok(Answered {
-            image: String::new(),
+            image: image.to_owned(),
             class_id: top5[0].class_id,
             label: top5[0].label.clone(),
             confidence: top5[0].confidence,

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufWriter, ErrorKind, IsTerminal, Write},
+    io::{ErrorKind, IsTerminal, LineWriter, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -135,9 +135,6 @@ async fn classify(arguments: Classify) -> anyhow::Result<ExitCode> {
             Format::Table => records.push(record),
         }
     }
-    if let Some(mut file) = answers_file {
-        file.flush().context("cannot write the answers")?;
-    }
     progress.finish_and_clear();
     if arguments.format == Format::Table {
         println!("{}\n{}", table::render(&records), table::summary(&records));
@@ -145,9 +142,10 @@ async fn classify(arguments: Classify) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(if unanswered { 2 } else { 0 }))
 }
 
-fn create(path: &Path) -> anyhow::Result<BufWriter<File>> {
+/// A file whose lines are there as soon as their images are answered.
+fn create(path: &Path) -> anyhow::Result<LineWriter<File>> {
     let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
-    Ok(BufWriter::new(file))
+    Ok(LineWriter::new(file))
 }
 
 fn config(arguments: &Classify) -> anyhow::Result<Config> {

@@ -73,6 +73,15 @@ fn has_image_extension(path: &Path) -> bool {
 mod tests {
     use super::*;
 
+    #[test]
+    fn listed_names_need_not_be_utf8_and_a_broken_list_shows() {
+        let name = listed(Ok(b" caf\xe9.jpg\r".to_vec())).unwrap();
+        assert_eq!(name.as_os_str().as_bytes(), b"caf\xe9.jpg");
+        assert_eq!(listed(Ok(b"  ".to_vec())), None);
+        let broken = listed(Err(io::Error::other("pulled out")));
+        assert_eq!(broken, Some(PathBuf::from("-")));
+    }
+
     #[tokio::test]
     async fn folders_give_their_images_in_order_and_unknown_paths_are_kept() {
         let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/samples/photos");

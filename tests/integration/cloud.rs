@@ -12,7 +12,7 @@ use outpost_proto::{
     ContentsKind, Tensor, TensorData,
     inference::grpc_inference_service_client::GrpcInferenceServiceClient, tensor,
 };
-use outpost_tests::{CertificateFolder, CloudService, EdgeAgent, some_photos};
+use outpost_tests::{CertificateFolder, CloudService, EdgeAgent, repository, some_photos};
 use outpost_transport::{Channel, ClientConfig, Protocol, Transport, Trust};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -145,13 +145,21 @@ fn every_image_is_answered_when_the_cloud_is_killed_mid_run() {
 }
 
 #[test]
-fn a_cloud_that_comes_back_is_used_again() {
+fn the_circuit_opens_over_a_dead_cloud_and_closes_when_it_is_back() {
     let certificates = CertificateFolder::valid();
     let mut cloud = CloudService::start(&certificates);
     let address = cloud.address();
-    let photos = some_photos(2);
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("edge-agent.toml");
+    let text = format!(
+        "models = {:?}\ncascade = {:?}\n[circuit]\nfailures_to_open = 1\nopen_for_ms = 3000\n",
+        repository().join("models"),
+        repository().join("models/cascades/squeezenet-lite2.toml"),
+    );
+    std::fs::write(&config, text).unwrap();
     let mut agent = EdgeAgent::classify()
         .cloud(&cloud.url(), &certificates)
+        .args(["--config".as_ref(), config.as_os_str()])
         .args(["--mode", "cloud-only", "-"])
         .into_command()
         .stdin(Stdio::piped())
@@ -160,19 +168,26 @@ fn a_cloud_that_comes_back_is_used_again() {
         .unwrap();
     let mut stdin = agent.stdin.take().unwrap();
     let mut lines = BufReader::new(agent.stdout.take().unwrap()).lines();
-    let mut classify = |photo: &std::path::Path| -> serde_json::Value {
+    let photo = some_photos(1).remove(0);
+    let mut reason = || -> String {
         writeln!(stdin, "{}", photo.display()).unwrap();
-        serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap()
+        let line = lines.next().unwrap().unwrap();
+        let record: serde_json::Value = serde_json::from_str(&line).unwrap();
+        record["reason"].as_str().unwrap().to_owned()
     };
-    assert_eq!(classify(&photos[0])["reason"], "offloaded");
+    assert_eq!(reason(), "offloaded");
     cloud.kill();
-    let reason = classify(&photos[1])["reason"].clone();
+    let first = reason();
     assert!(
-        reason.as_str().unwrap().starts_with("fallback:"),
-        "{reason}"
+        first.starts_with("fallback:") && first != "fallback:circuit-open",
+        "{first}"
     );
+    assert_eq!(reason(), "fallback:circuit-open");
     let _cloud = CloudService::start_at(address, &certificates, "");
-    assert_eq!(classify(&photos[0])["reason"], "offloaded");
+    // Images are refused until the circuit lets one try, and one after the other is offloaded then.
+    let tries = (0..500).position(|_| reason() == "offloaded");
+    assert!(tries.is_some(), "the circuit did not close");
+    assert_eq!(reason(), "offloaded");
     drop(stdin);
     assert!(agent.wait().unwrap().success());
 }

@@ -201,6 +201,13 @@ fn an_unknown_field_is_named_by_both_programs() {
 }
 
 #[test]
+fn a_deadline_beyond_reason_is_refused() {
+    let arguments = ["classify", "--deadline", "999999999999999999", "a.jpg"];
+    let error = refusal("edge-agent", &arguments);
+    assert!(error.contains("deadline_ms"), "{error}");
+}
+
+#[test]
 fn a_service_without_certificate_says_how_to_make_one() {
     let error = refusal("cloud-service", &["serve", "--models", "models"]);
     assert!(error.contains("development-certificates"), "{error}");
