@@ -12,7 +12,7 @@ For each graph it writes OUT_DIR/<name>/ with
 - input.f32 and output.f32: raw little-endian f32;
 - shape.txt: the input shape, comma separated.
 
-Example: python random_weights.py /tmp/graphs
+Example: python random_weights.py graphs
 """
 
 import argparse
