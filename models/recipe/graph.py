@@ -64,10 +64,11 @@ class ClassifierGraph:
             self._limits = [self._weight(name, np.array(v, np.float32)) for name, v in limits]
         return self._node("Clip", f"{layer}.relu6", [x, *self._limits])
 
-    def max_pool(self, layer: str, x: str, *, kernel: int, stride: int) -> str:
-        """Adds max pooling without padding."""
+    def max_pool(self, layer: str, x: str, *, kernel: int, stride: int, pad: int = 0) -> str:
+        """Adds max pooling; `pad` rows and columns are added on every side."""
+        padding = {"pads": [pad] * 4} if pad else {}
         return self._node(
-            "MaxPool", layer, [x], kernel_shape=[kernel, kernel], strides=[stride, stride]
+            "MaxPool", layer, [x], kernel_shape=[kernel, kernel], strides=[stride, stride], **padding
         )
 
     def concat(self, layer: str, parts: list[str]) -> str:
@@ -82,17 +83,31 @@ class ClassifierGraph:
         """Turns `[n, channels, height, width]` into `[n, channels]`."""
         return self._node("ReduceMean", layer, [x], axes=[2, 3], keepdims=0)
 
+    def rename(self, x: str, name: str) -> None:
+        """Gives the output of the last layer another name."""
+        last = self._nodes[-1]
+        if last.output[0] != x:
+            raise ValueError(f"{x} is not the output of the last layer")
+        last.output[0] = name
+
+    def flatten(self, layer: str, x: str) -> str:
+        """Turns `[n, channels, height, width]` into `[n, channels · height · width]`."""
+        return self._node("Flatten", layer, [x], axis=1)
+
     def linear(self, layer: str, x: str, weight: np.ndarray, bias: np.ndarray) -> str:
         """Adds a fully connected layer; `weight` is `[outputs, inputs]`."""
         names = [self._weight(f"{layer}.weight", weight), self._weight(f"{layer}.bias", bias)]
         return self._node("Gemm", layer, [x, *names], transB=1)
 
-    def finish(self, logits: str, classes: int) -> onnx.ModelProto:
-        """Closes the graph with `logits` as its output and checks it."""
-        last = self._nodes[-1]
-        if last.output[0] != logits:
-            raise ValueError(f"{logits} is not the output of the last layer")
-        last.output[0] = "logits"
+    def finish(
+        self, logits: str, classes: int, exits: dict[str, list[object]] | None = None
+    ) -> onnx.ModelProto:
+        """Closes the graph with `logits` as its output and checks it.
+
+        `exits` are further outputs with their shapes: what leaves at the early exits.
+        """
+        self.rename(logits, "logits")
+        outputs = {"logits": ["n", classes], **(exits or {})}
         graph = helper.make_graph(
             self._casts + self._nodes,
             self.name,
@@ -101,7 +116,10 @@ class ClassifierGraph:
                     self.input, TensorProto.FLOAT, ["n", 3, self._size, self._size]
                 )
             ],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", classes])],
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+                for name, shape in outputs.items()
+            ],
             initializer=self._weights,
         )
         model = helper.make_model(
