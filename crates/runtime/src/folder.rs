@@ -11,7 +11,8 @@ use crate::{
     classifier::Classifier,
     labels::Labels,
     manifest::{Manifest, ManifestError},
-    network::{GraphSpec, LoadError, Runtime},
+    network::{Features, GraphSpec, LoadError, Runtime, StagedSpec},
+    staged::StagedClassifier,
 };
 
 /// A folder of networks.
@@ -93,6 +94,16 @@ pub enum OpenError {
         expected: usize,
         /// Lines in the file.
         found: usize,
+    },
+    /// The network has no exit of that name.
+    #[error("the network {name:?} has no exit {exit:?}; it has {known:?}")]
+    NoSuchExit {
+        /// The network.
+        name: String,
+        /// The exit that was asked for.
+        exit: String,
+        /// Those that its manifest declares.
+        known: Vec<String>,
     },
     /// The runtime refused the graph.
     #[error("cannot load the network {name:?}")]
@@ -193,6 +204,53 @@ impl ModelFolder {
     /// # Errors
     /// Any [`OpenError`]; each names the file at fault and what to do.
     pub fn open(&self, name: &str, runtime: &dyn Runtime) -> Result<Classifier, OpenError> {
+        let (manifest, labels, weights) = self.read(name)?;
+        let network = runtime
+            .load(&weights, &GraphSpec::from(&manifest))
+            .map_err(|source| OpenError::Load {
+                name: name.to_owned(),
+                source,
+            })?;
+        Ok(Classifier::new(manifest, labels, network))
+    }
+
+    /// Like [`ModelFolder::open`], for a network that runs stage by stage. `exits` names the early
+    /// exits where it may stop, in any order; its end is always one.
+    ///
+    /// # Errors
+    /// Any [`OpenError`]; [`OpenError::NoSuchExit`] for a name that the manifest lacks.
+    pub fn open_staged(
+        &self,
+        name: &str,
+        exits: &[&str],
+        features: Features,
+        runtime: &dyn Runtime,
+    ) -> Result<StagedClassifier, OpenError> {
+        let (manifest, labels, weights) = self.read(name)?;
+        if let Some(unknown) = exits
+            .iter()
+            .find(|exit| manifest.exits.iter().all(|known| known.name != **exit))
+        {
+            return Err(OpenError::NoSuchExit {
+                name: name.to_owned(),
+                exit: (*unknown).to_owned(),
+                known: manifest
+                    .exits
+                    .iter()
+                    .map(|exit| exit.name.clone())
+                    .collect(),
+            });
+        }
+        let network = runtime
+            .load_stages(&weights, &StagedSpec::new(&manifest, exits, features))
+            .map_err(|source| OpenError::Load {
+                name: name.to_owned(),
+                source,
+            })?;
+        Ok(StagedClassifier::new(manifest, labels, network))
+    }
+
+    fn read(&self, name: &str) -> Result<(Manifest, Labels, Vec<u8>), OpenError> {
         let manifest = self.manifest(name)?;
         let labels = self.labels(&manifest)?;
         let path = self.weights_path(&manifest);
@@ -205,13 +263,7 @@ impl ModelFolder {
                 found,
             });
         }
-        let network = runtime
-            .load(&weights, &GraphSpec::from(&manifest))
-            .map_err(|source| OpenError::Load {
-                name: name.to_owned(),
-                source,
-            })?;
-        Ok(Classifier::new(manifest, labels, network))
+        Ok((manifest, labels, weights))
     }
 }
 

@@ -5,6 +5,8 @@
 //! - [`decode`] turns an encoded image into pixels, within [`ImageLimits`]; [`Preprocessor`] turns
 //!   pixels into the tensor that a network wants.
 //! - [`Runtime`] loads a graph and [`Network`] runs it; [`TractRuntime`] is the one on the CPU.
+//! - [`StagedClassifier`] runs a network stage by stage, so that an answer can leave early.
+//! - [`LocalNetworks`] takes an image from exit to exit of the networks that run here.
 //! - [`Probabilities`] is what a network said about one image.
 //!
 //! ```no_run
@@ -24,11 +26,13 @@ mod classifier;
 mod decode;
 mod folder;
 mod labels;
+mod local;
 mod manifest;
 mod network;
 mod preprocess;
 mod probabilities;
 mod resample;
+mod staged;
 mod tract;
 
 pub use classifier::{Classifier, ClassifyError};
@@ -36,10 +40,16 @@ pub use decode::{DecodeError, ImageLimits, decode};
 pub use folder::{ModelFolder, OpenError, sha256_hex};
 pub use image::RgbImage;
 pub use labels::Labels;
+pub use local::{LocalNetworks, Place, Progress};
 pub use manifest::{
-    ChannelOrder, Filter, InputSpec, Manifest, ManifestError, OutputKind, OutputSpec, Resize,
+    ChannelOrder, ExitSpec, Filter, InputSpec, Manifest, ManifestError, OutputKind, OutputSpec,
+    Resize,
 };
-pub use network::{GraphSpec, InferError, LoadError, Network, Runtime};
+pub use network::{
+    ExitOutput, Features, GraphSpec, InferError, LoadError, Network, Runtime, StageSpec,
+    StagedNetwork, StagedRun, StagedSpec,
+};
 pub use preprocess::{PreprocessError, Preprocessor};
 pub use probabilities::{ClassId, ClassProbability, Probabilities};
+pub use staged::{Said, StagedClassification, StagedClassifier};
 pub use tract::{GraphSummary, TensorSummary, TractRuntime};

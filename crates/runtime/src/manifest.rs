@@ -38,6 +38,9 @@ pub struct Manifest {
     pub input: InputSpec,
     /// The output tensor.
     pub output: OutputSpec,
+    /// The early exits, in the order in which an image passes them; `[[exit]]` in the file.
+    #[serde(default, rename = "exit")]
+    pub exits: Vec<ExitSpec>,
 }
 
 /// The input tensor, f32 `[n, 3, size, size]`, and how an image becomes it.
@@ -115,6 +118,26 @@ pub struct OutputSpec {
     pub kind: OutputKind,
     /// Number of classes.
     pub classes: usize,
+    /// Name of the tensor `[n, width]` that the last layer sees, where policies may look at it.
+    #[serde(default)]
+    pub features: Option<String>,
+}
+
+/// A place inside the network where an answer can leave: the end of a stage. Its output is of the
+/// same kind and has the same classes as the network's.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExitSpec {
+    /// Name of the exit.
+    pub name: String,
+    /// Name of the tensor that the rest of the network continues from; nothing after it may look at
+    /// a tensor before it.
+    pub activations: String,
+    /// Name of the tensor `[n, classes]` that answers.
+    pub logits: String,
+    /// Name of the tensor `[n, width]` of pooled features, where policies may look at it.
+    #[serde(default)]
+    pub features: Option<String>,
 }
 
 /// What a network's output values are.
@@ -222,6 +245,16 @@ impl Manifest {
         }
         if !(2..=1_000_000).contains(&self.output.classes) {
             return Some(("output.classes", "2 to 1000000"));
+        }
+        for (index, exit) in self.exits.iter().enumerate() {
+            let plain = !exit.name.is_empty() && exit.name.bytes().all(is_name_byte);
+            let twice = self.exits[..index].iter().any(|e| e.name == exit.name);
+            if !plain || twice {
+                return Some((
+                    "exit.name",
+                    "letters, digits, '.', '-' and '_', each name once",
+                ));
+            }
         }
         None
     }

@@ -1,6 +1,6 @@
 //! The traits that every runtime implements.
 
-use ndarray::{Array2, ArrayView4};
+use ndarray::{Array2, Array4, ArrayView4};
 
 use crate::manifest::Manifest;
 
@@ -29,6 +29,71 @@ impl From<&Manifest> for GraphSpec {
     }
 }
 
+/// What a runtime must know of a graph to run it stage by stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StagedSpec {
+    /// Name of the input tensor, f32 `[1, channels, height, width]`.
+    pub input: String,
+    /// Channels, height and width of the input.
+    pub input_shape: [usize; 3],
+    /// Number of classes, the same at every exit.
+    pub classes: usize,
+    /// The stages, first to last.
+    pub stages: Vec<StageSpec>,
+}
+
+/// A part of a graph that ends in an exit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageSpec {
+    /// Name of the tensor that answers, f32 of `classes` elements.
+    pub logits: String,
+    /// Name of the tensor of features, f32, where they are wanted.
+    pub features: Option<String>,
+    /// Name of the tensor that the next stage takes; `None` for the last.
+    pub activations: Option<String>,
+}
+
+/// Whether an exit also gives the features that policies may look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Features {
+    /// Scores alone.
+    Omit,
+    /// The features too, where the manifest names them.
+    Give,
+}
+
+impl StagedSpec {
+    /// The stages of a network that may stop at the early exits `exits` and at its end; exits that are
+    /// not named are computed by nobody.
+    pub fn new(manifest: &Manifest, exits: &[&str], features: Features) -> Self {
+        let size = manifest.input.size as usize;
+        let features = |name: &Option<String>| match features {
+            Features::Omit => None,
+            Features::Give => name.clone(),
+        };
+        let early = manifest
+            .exits
+            .iter()
+            .filter(|exit| exits.contains(&exit.name.as_str()))
+            .map(|exit| StageSpec {
+                logits: exit.logits.clone(),
+                features: features(&exit.features),
+                activations: Some(exit.activations.clone()),
+            });
+        let end = StageSpec {
+            logits: manifest.output.tensor.clone(),
+            features: features(&manifest.output.features),
+            activations: None,
+        };
+        Self {
+            input: manifest.input.tensor.clone(),
+            input_shape: [3, size, size],
+            classes: manifest.output.classes,
+            stages: early.chain([end]).collect(),
+        }
+    }
+}
+
 /// Loads graphs.
 pub trait Runtime: Send + Sync {
     /// Name of the runtime, such as `"tract"`.
@@ -39,6 +104,17 @@ pub trait Runtime: Send + Sync {
     /// # Errors
     /// [`LoadError`] when it is not ONNX, lacks a tensor of `spec`, or cannot be run.
     fn load(&self, onnx: &[u8], spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError>;
+
+    /// Loads an ONNX graph cut into stages and makes each ready to run.
+    ///
+    /// # Errors
+    /// [`LoadError`] when it is not ONNX, lacks a tensor of `spec`, cannot be cut where `spec` says, or
+    /// cannot be run.
+    fn load_stages(
+        &self,
+        onnx: &[u8],
+        spec: &StagedSpec,
+    ) -> Result<Box<dyn StagedNetwork>, LoadError>;
 }
 
 /// A graph that is ready to run. Calls may come from any number of threads.
@@ -53,6 +129,36 @@ pub trait Network: Send + Sync {
     /// [`InferError::Shape`] when the batch does not fit, [`InferError::Runtime`] when the runtime
     /// fails.
     fn infer(&self, batch: ArrayView4<'_, f32>) -> Result<Array2<f32>, InferError>;
+}
+
+/// A graph in stages that is ready to run, image by image.
+pub trait StagedNetwork: Send + Sync {
+    /// Width of the features at each exit, in the order of the stages; `None` where there are none.
+    fn feature_widths(&self) -> &[Option<usize>];
+
+    /// Takes up an image `[1, channels, height, width]`; nothing is computed yet.
+    ///
+    /// # Errors
+    /// [`InferError::Shape`] when it does not fit.
+    fn start(&self, image: Array4<f32>) -> Result<Box<dyn StagedRun>, InferError>;
+}
+
+/// One image on its way through the stages. It keeps the activations that the next stage takes.
+pub trait StagedRun: Send {
+    /// Runs the next stage.
+    ///
+    /// # Errors
+    /// [`InferError::Finished`] after the last stage, [`InferError::Runtime`] when the runtime fails.
+    fn advance(&mut self) -> Result<ExitOutput, InferError>;
+}
+
+/// What leaves at an exit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExitOutput {
+    /// A value for every class, logits or probabilities as the graph has it.
+    pub scores: Vec<f32>,
+    /// The features, where the [`StageSpec`] names them.
+    pub features: Option<Vec<f32>>,
 }
 
 /// Why a graph did not load.
@@ -72,15 +178,35 @@ pub enum LoadError {
         /// The names in the graph.
         present: Vec<String>,
     },
-    /// The graph's output is not one f32 value a class.
-    #[error("the graph gives {} where {expected} classes are expected", values(.found))]
+    /// No node gives a tensor that the manifest names.
+    #[error("no node of the graph gives the tensor {0:?}: correct the manifest")]
+    NotComputed(String),
+    /// An output of the graph is not one f32 value a class.
+    #[error("the tensor {tensor:?} has {} where {expected} classes are expected", values(.found))]
     Classes {
+        /// Name of the output.
+        tensor: String,
         /// As asked for.
         expected: usize,
-        /// Values that the graph gives for an image; `None` where their number varies or they are
+        /// Values that it has for an image; `None` where their number varies or they are
         /// not f32.
         found: Option<usize>,
     },
+    /// A stage needs more than the activations that it is given: a shortcut goes around them, or the
+    /// manifest names the exits out of order.
+    #[error("the graph cannot be cut at {activations:?}: what follows also needs {also:?}")]
+    Cut {
+        /// Where the stage should begin.
+        activations: String,
+        /// The input of the graph from which the rest comes.
+        also: String,
+    },
+    /// The features of an exit are no vector.
+    #[error("the features {0:?} are not a vector of f32 values: name a pooled tensor, [n, width]")]
+    Features(String),
+    /// A stage cannot begin with the activations that the manifest names.
+    #[error("the activations {0:?} are not f32 of a fixed shape: cut the graph elsewhere")]
+    Activations(String),
     /// The runtime cannot run the graph.
     #[error("the runtime cannot run the graph")]
     Unsupported(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -105,6 +231,9 @@ pub enum InferError {
         /// The shape given.
         found: Vec<usize>,
     },
+    /// The last stage has run already.
+    #[error("the network has no further stage")]
+    Finished,
     /// The runtime failed.
     #[error("the runtime failed")]
     Runtime(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -1,17 +1,23 @@
 //! The tract runtime: pure Rust, on the CPU, one thread a call.
 
+mod cut;
+mod stages;
 mod widen;
 
 use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView4, Axis};
+use stages::TractStages;
+use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::{
     Datum, DatumType, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable,
     OutletId, TVec, TractError, TractResult, TypedRunnableModel, tvec,
 };
 use tract_onnx::tract_hir::infer::Factoid;
 
-use crate::network::{GraphSpec, InferError, LoadError, Network, Runtime};
+use crate::network::{
+    GraphSpec, InferError, LoadError, Network, Runtime, StagedNetwork, StagedSpec,
+};
 
 /// Loads graphs into tract.
 #[derive(Debug, Clone, Copy, Default)]
@@ -90,6 +96,7 @@ impl Runtime for TractRuntime {
             .map(|shape| shape.iter().product());
         if found != Some(spec.classes) {
             return Err(LoadError::Classes {
+                tensor: spec.output.clone(),
                 expected: spec.classes,
                 found,
             });
@@ -98,6 +105,24 @@ impl Runtime for TractRuntime {
             spec: spec.clone(),
             plan,
         }))
+    }
+
+    fn load_stages(
+        &self,
+        onnx: &[u8],
+        spec: &StagedSpec,
+    ) -> Result<Box<dyn StagedNetwork>, LoadError> {
+        let mut proto = parse_proto(onnx)?;
+        let graph = proto.graph.take().unwrap_or_default();
+        let inputs = cut::inputs(&graph);
+        if !inputs.contains(&spec.input.as_str()) {
+            return Err(LoadError::NoSuchTensor {
+                role: "input",
+                wanted: spec.input.clone(),
+                present: inputs.into_iter().map(str::to_owned).collect(),
+            });
+        }
+        Ok(Box::new(TractStages::load(&proto, &graph, spec)?))
     }
 }
 
@@ -130,15 +155,21 @@ impl TractNetwork {
 }
 
 fn parse(onnx: &[u8]) -> Result<InferenceModel, LoadError> {
-    let not_onnx = |error: TractError| LoadError::NotOnnx(error.into());
-    let framework = tract_onnx::onnx();
-    let mut proto = framework
+    let proto = parse_proto(onnx)?;
+    tract_onnx::onnx()
+        .model_for_proto_model(&proto)
+        .map_err(not_onnx)
+}
+
+/// The file's own structure, its weights widened.
+fn parse_proto(onnx: &[u8]) -> Result<ModelProto, LoadError> {
+    let mut proto = tract_onnx::onnx()
         .proto_model_for_read(&mut &*onnx)
         .map_err(not_onnx)?;
     if let Some(graph) = &mut proto.graph {
         widen::widen_f16_weights(graph);
     }
-    framework.model_for_proto_model(&proto).map_err(not_onnx)
+    Ok(proto)
 }
 
 fn compile(mut model: InferenceModel, spec: &GraphSpec) -> TractResult<Arc<TypedRunnableModel>> {
@@ -183,4 +214,8 @@ fn declared_shape(fact: &InferenceFact) -> Vec<Option<usize>> {
 
 fn unsupported(error: TractError) -> LoadError {
     LoadError::Unsupported(error.into())
+}
+
+fn not_onnx(error: TractError) -> LoadError {
+    LoadError::NotOnnx(error.into())
 }

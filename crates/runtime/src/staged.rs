@@ -1,0 +1,95 @@
+//! A network that runs stage by stage, with what surrounds it: an image in, and at every exit what
+//! the network says so far. Nothing after the exit where an image leaves is computed.
+
+use image::RgbImage;
+
+use crate::{
+    classifier::ClassifyError,
+    labels::Labels,
+    manifest::{Manifest, OutputKind},
+    network::{StagedNetwork, StagedRun},
+    preprocess::Preprocessor,
+    probabilities::Probabilities,
+};
+
+/// A network in stages, its manifest, its pre-processing and its labels.
+pub struct StagedClassifier {
+    manifest: Manifest,
+    labels: Labels,
+    preprocessor: Preprocessor,
+    network: Box<dyn StagedNetwork>,
+}
+
+/// What a network says at an exit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Said {
+    /// The probability of every class.
+    pub probabilities: Probabilities,
+    /// The features that policies may look at, where they were asked for and the exit has some.
+    pub features: Option<Vec<f32>>,
+}
+
+/// One image on its way through a network's stages.
+pub struct StagedClassification {
+    network: String,
+    kind: OutputKind,
+    run: Box<dyn StagedRun>,
+}
+
+impl StagedClassifier {
+    /// Puts the parts together; [`crate::ModelFolder::open_staged`] is the usual way.
+    pub fn new(manifest: Manifest, labels: Labels, network: Box<dyn StagedNetwork>) -> Self {
+        Self {
+            preprocessor: Preprocessor::new(manifest.input.clone()),
+            manifest,
+            labels,
+            network,
+        }
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Names of the classes.
+    pub fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
+    /// Width of the features at each exit in use, the network's end last; `None` where it has none.
+    pub fn feature_widths(&self) -> &[Option<usize>] {
+        self.network.feature_widths()
+    }
+
+    /// Pre-processes an image; its stages follow, one for each [`StagedClassification::advance`].
+    ///
+    /// # Errors
+    /// [`ClassifyError`] when the image cannot be resized.
+    pub fn start(&self, image: &RgbImage) -> Result<StagedClassification, ClassifyError> {
+        let tensor = self.preprocessor.tensor(image)?;
+        Ok(StagedClassification {
+            network: self.manifest.name.clone(),
+            kind: self.manifest.output.kind,
+            run: self.network.start(tensor)?,
+        })
+    }
+}
+
+impl StagedClassification {
+    /// Runs the next stage and gives what its exit says.
+    ///
+    /// # Errors
+    /// [`ClassifyError`] when the runtime fails, when the output is no distribution, and after the
+    /// last stage.
+    pub fn advance(&mut self) -> Result<Said, ClassifyError> {
+        let output = self.run.advance()?;
+        let probabilities = Probabilities::from_output(output.scores, self.kind);
+        Ok(Said {
+            probabilities: probabilities.ok_or_else(|| ClassifyError::NoDistribution {
+                network: self.network.clone(),
+            })?,
+            features: output.features,
+        })
+    }
+}

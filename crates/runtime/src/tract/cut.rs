@@ -1,0 +1,142 @@
+//! Cuts a stage out of a graph: the nodes between one tensor and some others.
+//!
+//! Done on the ONNX file's own nodes, so that each stage is a graph like any other and is optimised on
+//! its own.
+
+use std::collections::HashSet;
+
+use tract_onnx::pb::{GraphProto, TypeProto, ValueInfoProto, tensor_proto::DataType, type_proto};
+
+use crate::network::LoadError;
+
+/// The part of `graph` that computes `outputs` from `input`, which may be any of its tensors.
+///
+/// # Errors
+/// [`LoadError::NotComputed`] for an output that no node gives, [`LoadError::Cut`] when the outputs
+/// also need an input of the graph other than `input`.
+pub(super) fn cut(
+    graph: &GraphProto,
+    input: &str,
+    outputs: &[&str],
+) -> Result<GraphProto, LoadError> {
+    let mut wanted: HashSet<&str> = outputs.iter().copied().collect();
+    let mut found: HashSet<&str> = HashSet::new();
+    let mut kept = vec![false; graph.node.len()];
+    // ONNX lists nodes in topological order: backwards, every consumer comes before its producer.
+    for (node, kept) in graph.node.iter().zip(&mut kept).rev() {
+        let gives = |name: &&String| wanted.contains(name.as_str()) && *name != input;
+        if node.output.iter().any(|name| gives(&name)) {
+            *kept = true;
+            found.extend(node.output.iter().map(String::as_str));
+            wanted.extend(node.input.iter().map(String::as_str));
+        }
+    }
+    if let Some(missing) = outputs.iter().find(|name| !found.contains(*name)) {
+        return Err(LoadError::NotComputed((*missing).to_owned()));
+    }
+    let mut others = inputs(graph).into_iter().filter(|name| *name != input);
+    if let Some(also) = others.find(|name| wanted.contains(name)) {
+        return Err(LoadError::Cut {
+            activations: input.to_owned(),
+            also: also.to_owned(),
+        });
+    }
+    Ok(GraphProto {
+        name: graph.name.clone(),
+        node: (graph.node.iter().zip(kept))
+            .filter(|(_, kept)| *kept)
+            .map(|(node, _)| node.clone())
+            .collect(),
+        initializer: (graph.initializer.iter())
+            .filter(|tensor| wanted.contains(tensor.name.as_str()))
+            .cloned()
+            .collect(),
+        input: vec![declaration(input)],
+        output: outputs.iter().map(|name| declaration(name)).collect(),
+        ..Default::default()
+    })
+}
+
+/// A tensor of f32; its shape is given at load.
+fn declaration(name: &str) -> ValueInfoProto {
+    let tensor = type_proto::Tensor {
+        elem_type: DataType::Float as i32,
+        ..Default::default()
+    };
+    ValueInfoProto {
+        name: name.to_owned(),
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(tensor)),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// The inputs of `graph` that are no weights; older files list both.
+pub(super) fn inputs(graph: &GraphProto) -> Vec<&str> {
+    let weights: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+    let names = graph.input.iter().map(|info| info.name.as_str());
+    names.filter(|name| !weights.contains(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tract_onnx::pb::NodeProto;
+
+    use super::*;
+
+    /// image → a → b → c, with a shortcut from a to c.
+    fn graph() -> GraphProto {
+        let node = |inputs: &[&str], output: &str| NodeProto {
+            op_type: "Add".to_owned(),
+            input: inputs.iter().map(ToString::to_string).collect(),
+            output: vec![output.to_owned()],
+            ..Default::default()
+        };
+        let info = |name: &str| ValueInfoProto {
+            name: name.to_owned(),
+            ..Default::default()
+        };
+        GraphProto {
+            node: vec![
+                node(&["image"], "a"),
+                node(&["a"], "b"),
+                node(&["a", "b"], "c"),
+            ],
+            input: vec![info("image")],
+            output: vec![info("c")],
+            ..Default::default()
+        }
+    }
+
+    fn outputs(graph: &GraphProto) -> Vec<&str> {
+        graph.node.iter().map(|node| &*node.output[0]).collect()
+    }
+
+    #[test]
+    fn a_stage_has_the_nodes_between_its_ends_and_no_other() {
+        let graph = graph();
+        assert_eq!(outputs(&cut(&graph, "image", &["b"]).unwrap()), ["a", "b"]);
+        let rest = cut(&graph, "a", &["c"]).unwrap();
+        assert_eq!(outputs(&rest), ["b", "c"]);
+        assert_eq!(rest.input[0].name, "a");
+    }
+
+    #[test]
+    fn a_cut_that_a_shortcut_goes_around_is_refused() {
+        let refused = cut(&graph(), "b", &["c"]).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            r#"the graph cannot be cut at "b": what follows also needs "image""#
+        );
+    }
+
+    #[test]
+    fn a_tensor_that_no_node_gives_is_refused() {
+        assert!(matches!(
+            cut(&graph(), "image", &["d"]),
+            Err(LoadError::NotComputed(tensor)) if tensor == "d"
+        ));
+    }
+}
