@@ -17,7 +17,15 @@ import torch
 from torch import nn
 
 import data
-from networks import CLASSES, NETWORKS, Inception, PooledLinear, Residual, multiply_adds
+from networks import (
+    CLASSES,
+    NETWORKS,
+    Inception,
+    PooledLinear,
+    Residual,
+    multiply_adds,
+    multiply_adds_up_to,
+)
 from train import DEVIATION, MEAN
 
 MODELS = pathlib.Path(__file__).parent.parent
@@ -167,6 +175,10 @@ def main():
     arguments = parser.parse_args()
     network = NETWORKS[arguments.network]().eval()
     network.load_state_dict(torch.load(arguments.work / f"{arguments.network}.pt"))
+    parameters = sum(values.numel() for values in network.parameters())
+    print(f"{network.name}: {parameters:,} parameters")
+    for stage, cost in multiply_adds_up_to(network).items():
+        print(f"up to {stage}: {cost / 1e6:.2f} million multiply-adds")
     folder = arguments.models / network.name
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{network.name}.onnx"

@@ -152,7 +152,12 @@ NETWORKS = {"alexnet": alexnet, "googlenet": googlenet, "resnet": resnet}
 
 def multiply_adds(network):
     """Multiply-adds of one image, convolutions and linear layers."""
-    total = 0
+    return multiply_adds_up_to(network)["end"]
+
+
+def multiply_adds_up_to(network):
+    """Multiply-adds of one image up to the end of every stage, without the exits, and up to `end`."""
+    total, up_to = 0, {}
 
     def count(layer, _, output):
         nonlocal total
@@ -162,8 +167,12 @@ def multiply_adds(network):
     layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     handles = [layer.register_forward_hook(count) for layer in layers]
     network.eval()
+    x = torch.zeros(1, 3, 32, 32)
     with torch.no_grad():
-        network(torch.zeros(1, 3, 32, 32))
+        for name, stage in network.stages.items():
+            x = stage(x)
+            up_to[name] = total
+        network.head(x)
     for handle in handles:
         handle.remove()
-    return total
+    return up_to | {"end": total}
