@@ -27,6 +27,7 @@ struct CascadeFile {
 #[serde(deny_unknown_fields)]
 struct NodeEntry {
     network: String,
+    exit: Option<String>,
     site: Site,
     #[serde(default)]
     jumps: Vec<String>,
@@ -36,6 +37,8 @@ struct NodeEntry {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 enum PolicyEntry {
+    /// To be learned: a policy bundle decides.
+    Learned,
     /// Always answers.
     Exit,
     /// Always goes on.
@@ -63,9 +66,15 @@ pub enum CascadeError {
     /// It is not TOML, lacks a field or has one too many.
     #[error("the cascade file does not parse")]
     Parse(#[from] Box<toml::de::Error>),
-    /// Two nodes name one network.
-    #[error("the cascade names the network {0:?} twice")]
+    /// Two nodes name one network and exit.
+    #[error("the cascade has the node {0:?} twice")]
     Duplicate(String),
+    /// A name with a character that names do not have.
+    #[error("{0:?} is no name: use letters, digits, '.', '-' and '_'")]
+    Name(String),
+    /// The exits of a network are at several sites.
+    #[error("the network {0:?} is placed at two sites: its exits share one")]
+    Torn(String),
     /// A name that no node has.
     #[error("{by} names {network:?}, which is no node of the cascade")]
     NoSuchNode {
@@ -121,7 +130,7 @@ impl Cascade {
     /// A [`CascadeError`] that names what is wrong.
     pub fn parse(text: &str) -> Result<Self, CascadeError> {
         let file: CascadeFile = toml::from_str(text).map_err(Box::new)?;
-        let names: Vec<String> = file.nodes.iter().map(|node| node.network.clone()).collect();
+        let names: Vec<String> = file.nodes.iter().map(node_name).collect::<Result<_, _>>()?;
         if let Some(twice) = (1..names.len()).find(|&i| names[..i].contains(&names[i])) {
             return Err(CascadeError::Duplicate(names[twice].clone()));
         }
@@ -139,16 +148,19 @@ impl Cascade {
         let nodes = file
             .nodes
             .into_iter()
-            .map(|entry| {
-                let by = format!("a jump of {:?}", entry.network);
+            .zip(&names)
+            .map(|(entry, name)| {
+                let by = format!("a jump of {name:?}");
                 let jumps = entry
                     .jumps
                     .iter()
                     .map(|to| find(&by, to))
                     .collect::<Result<Vec<_>, _>>()?;
                 Ok(Node {
-                    policy: policy(&entry)?,
+                    policy: policy(name, &entry)?,
+                    name: name.clone(),
                     network: entry.network,
+                    exit: entry.exit,
                     site: entry.site,
                     jumps,
                 })
@@ -164,9 +176,23 @@ impl Cascade {
     }
 }
 
-fn policy(node: &NodeEntry) -> Result<Box<dyn DecisionFunction>, CascadeError> {
+/// `network`, or `network@exit` for an early exit.
+fn node_name(node: &NodeEntry) -> Result<String, CascadeError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let parts = std::iter::once(&node.network).chain(&node.exit);
+    let parts: Vec<&str> = parts.map(String::as_str).collect();
+    match parts
+        .iter()
+        .find(|part| part.is_empty() || !part.chars().all(plain))
+    {
+        Some(part) => Err(CascadeError::Name((*part).to_owned())),
+        None => Ok(parts.join("@")),
+    }
+}
+
+fn policy(name: &str, node: &NodeEntry) -> Result<Option<Box<dyn DecisionFunction>>, CascadeError> {
     let problem = |problem| CascadeError::Policy {
-        network: node.network.clone(),
+        network: name.to_owned(),
         problem,
     };
     let successor = |to: &Option<String>| match to {
@@ -178,29 +204,35 @@ fn policy(node: &NodeEntry) -> Result<Box<dyn DecisionFunction>, CascadeError> {
             .map(Successor)
             .ok_or_else(|| problem("has a policy whose `to` is none of its `jumps`")),
     };
-    match &node.policy {
-        None if node.jumps.is_empty() => Ok(Box::new(Constant(Decision::Exit))),
-        None => Err(problem("has jumps and no policy: add one")),
+    Ok(Some(match &node.policy {
+        None if node.jumps.is_empty() => Box::new(Constant(Decision::Exit)),
+        None => return Err(problem("has jumps and no policy: add one")),
         Some(_) if node.jumps.is_empty() => {
-            Err(problem("has a policy and no jumps: remove the policy"))
+            return Err(problem("has a policy and no jumps: remove the policy"));
         }
-        Some(PolicyEntry::Exit) => Ok(Box::new(Constant(Decision::Exit))),
-        Some(PolicyEntry::GoOn { to }) => Ok(Box::new(Constant(Decision::GoTo(successor(to)?)))),
+        Some(PolicyEntry::Learned) => return Ok(None),
+        Some(PolicyEntry::Exit) => Box::new(Constant(Decision::Exit)),
+        Some(PolicyEntry::GoOn { to }) => Box::new(Constant(Decision::GoTo(successor(to)?))),
         Some(PolicyEntry::Threshold {
             measure,
             at_least,
             to,
-        }) => Ok(Box::new(Threshold {
+        }) => Box::new(Threshold {
             measure: *measure,
             at_least: *at_least,
             otherwise: successor(to)?,
-        })),
-    }
+        }),
+    }))
 }
 
 fn check(cascade: &Cascade) -> Result<(), CascadeError> {
-    let name = |id: NodeId| cascade.node(id).network.clone();
+    let name = |id: NodeId| cascade.node(id).name.clone();
     for (id, node) in cascade.nodes() {
+        let torn =
+            |(_, other): &(NodeId, &Node)| other.network == node.network && other.site != node.site;
+        if cascade.nodes().any(|other| torn(&other)) {
+            return Err(CascadeError::Torn(node.network.clone()));
+        }
         for &to in &node.jumps {
             if cascade.node(to).site < node.site {
                 return Err(CascadeError::Backwards {

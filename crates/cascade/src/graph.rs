@@ -1,9 +1,10 @@
-//! The cascade: a directed acyclic graph of networks, each placed at a site.
+//! The cascade: a directed acyclic graph of networks and their early exits, each placed at a site.
 
 use std::fmt;
 
 use outpost_exit_policy::{Constant, Decision, DecisionFunction, Evidence, Successor};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// Where a network runs. A jump never leads back towards the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -31,19 +32,39 @@ impl fmt::Display for Site {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub(crate) usize);
 
-/// A network of a cascade.
+impl NodeId {
+    /// Position among the cascade's nodes, from 0, in the order of its file.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// A place of a cascade where an answer can leave: a network, or an early exit of one.
 #[derive(Debug)]
 pub struct Node {
+    pub(crate) name: String,
     pub(crate) network: String,
+    pub(crate) exit: Option<String>,
     pub(crate) site: Site,
     pub(crate) jumps: Vec<NodeId>,
-    pub(crate) policy: Box<dyn DecisionFunction>,
+    /// `None` until a learned one takes its place.
+    pub(crate) policy: Option<Box<dyn DecisionFunction>>,
 }
 
 impl Node {
+    /// `network` for a whole network, `network@exit` for an early exit.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Name of the network.
     pub fn network(&self) -> &str {
         &self.network
+    }
+
+    /// The early exit where the network stops; `None` for its end.
+    pub fn exit(&self) -> Option<&str> {
+        self.exit.as_deref()
     }
 
     /// Where it runs.
@@ -114,15 +135,66 @@ impl Cascade {
                 (Mode::DeviceOnly, _) | (Mode::CloudOnly, 0) => Decision::Exit,
                 (Mode::CloudOnly, jumps) => Decision::GoTo(Successor(jumps - 1)),
             };
-            node.policy = Box::new(Constant(decision));
+            node.policy = Some(Box::new(Constant(decision)));
         }
         self
+    }
+
+    /// Puts learned decision functions in place of the policies, one a node, in the order of the
+    /// nodes. They must have been learned for this cascade: a successor that a node lacks is an exit.
+    ///
+    /// # Panics
+    /// When their number is not that of the nodes.
+    #[must_use]
+    pub fn with_policies(
+        mut self,
+        policies: impl IntoIterator<Item = Box<dyn DecisionFunction>>,
+    ) -> Self {
+        let mut policies = policies.into_iter();
+        for node in &mut self.nodes {
+            node.policy = Some(policies.next().expect("a policy for every node"));
+        }
+        assert!(policies.next().is_none(), "a node for every policy");
+        self
+    }
+
+    /// A node whose policy is to be learned and has not been put in place.
+    pub fn undecided(&self) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.policy.is_none())
+    }
+
+    /// Identifies the cascade for what is learned for it: SHA-256, in hexadecimal, over its nodes,
+    /// sites and jumps, and over `digest` of every network's weights.
+    pub fn fingerprint(&self, digest: impl Fn(&str) -> String) -> String {
+        let mut hash = Sha256::new();
+        let mut line = |words: &[&str]| {
+            // No name contains a space or a line's end, so that no two cascades read alike.
+            hash.update(words.join(" "));
+            hash.update("\n");
+        };
+        line(&["entry", &self.nodes[self.entry.0].name]);
+        for node in &self.nodes {
+            line(&[
+                "node",
+                &node.name,
+                &node.site.to_string(),
+                &digest(&node.network),
+            ]);
+            for jump in &node.jumps {
+                line(&["jump", &self.nodes[jump.0].name]);
+            }
+        }
+        hash.finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     /// Where an example goes from `node`, given what the node said; `None` to exit.
     pub(crate) fn decide(&self, node: NodeId, evidence: &Evidence<'_>) -> Option<NodeId> {
         let node = &self.nodes[node.0];
-        match node.policy.decide(evidence) {
+        // Drivers refuse a cascade with an undecided node; what it said is still an answer.
+        match node.policy.as_ref()?.decide(evidence) {
             Decision::Exit => None,
             // The file reader made the policy for this node; a successor it lacks would be its bug,
             // and exiting is the answer that still stands.

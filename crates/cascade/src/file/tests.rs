@@ -1,4 +1,5 @@
 use super::*;
+use crate::graph::Mode;
 
 const TWO: &str = r#"
 name = "two"
@@ -15,6 +16,43 @@ policy = { kind = "threshold", measure = "margin", at_least = 0.5 }
 network = "large"
 site = "cloud"
 "#;
+
+/// A network with two early exits on the way to the cloud, one of them undecided.
+const STAGES: &str = r#"
+name = "stages"
+description = "stages of one network on the device, another in the cloud"
+entry = "small@first"
+
+[[node]]
+network = "small"
+exit = "first"
+site = "device"
+jumps = ["small@second", "large"]
+policy = { kind = "learned" }
+
+[[node]]
+network = "small"
+exit = "second"
+site = "device"
+jumps = ["small"]
+policy = { kind = "threshold", measure = "margin", at_least = 0.5 }
+
+[[node]]
+network = "small"
+site = "device"
+jumps = ["large"]
+policy = { kind = "go-on" }
+
+[[node]]
+network = "large"
+site = "cloud"
+"#;
+
+/// `STAGES` with a change.
+fn stages(from: &str, to: &str) -> Result<Cascade, CascadeError> {
+    assert!(STAGES.contains(from), "{from:?} is not in the file");
+    Cascade::parse(&STAGES.replacen(from, to, 1))
+}
 
 fn refusal(from: &str, to: &str) -> CascadeError {
     assert!(TWO.contains(from), "{from:?} is not in the file");
@@ -116,4 +154,107 @@ fn a_node_that_nothing_leads_to_is_refused() {
     let alone = "site = \"cloud\"\n\n[[node]]\nnetwork = \"alone\"\nsite = \"cloud\"";
     let error = refusal("site = \"cloud\"", alone);
     assert!(matches!(error, CascadeError::Unreachable(name) if name == "alone"));
+}
+
+#[test]
+fn early_exits_are_nodes_of_their_own() {
+    let cascade = Cascade::parse(STAGES).unwrap();
+    let nodes: Vec<_> = cascade
+        .nodes()
+        .map(|(_, node)| (node.name(), node.network(), node.exit()))
+        .collect();
+    assert_eq!(
+        nodes,
+        [
+            ("small@first", "small", Some("first")),
+            ("small@second", "small", Some("second")),
+            ("small", "small", None),
+            ("large", "large", None),
+        ]
+    );
+    assert_eq!(cascade.node(cascade.entry()).name(), "small@first");
+}
+
+#[test]
+fn an_exit_stands_in_one_node() {
+    let error = stages("exit = \"second\"", "exit = \"first\"").unwrap_err();
+    assert!(matches!(error, CascadeError::Duplicate(name) if name == "small@first"));
+}
+
+#[test]
+fn the_exits_of_a_network_share_a_site() {
+    let apart = "network = \"small\"\nsite = \"fog\"";
+    let error = stages("network = \"small\"\nsite = \"device\"", apart).unwrap_err();
+    assert!(matches!(error, CascadeError::Torn(name) if name == "small"));
+}
+
+#[test]
+fn names_have_plain_characters() {
+    for (from, to) in [
+        ("exit = \"first\"", "exit = \"first@second\""),
+        ("exit = \"first\"", "exit = \"\""),
+        ("network = \"large\"", "network = \"../large\""),
+        ("network = \"large\"", "network = \"large one\""),
+    ] {
+        let error = stages(from, to).unwrap_err();
+        assert!(matches!(error, CascadeError::Name(_)), "{to}: {error}");
+    }
+}
+
+#[test]
+fn a_policy_to_be_learned_leaves_its_node_undecided() {
+    assert!(Cascade::parse(TWO).unwrap().undecided().is_none());
+    let parse = || Cascade::parse(STAGES).unwrap();
+    assert_eq!(parse().undecided().unwrap().name(), "small@first");
+    for mode in [Mode::DeviceOnly, Mode::CloudOnly] {
+        assert!(parse().with_mode(mode).undecided().is_none());
+    }
+    let learned = || Box::new(Constant(Decision::Exit)) as Box<dyn DecisionFunction>;
+    let decided = parse().with_policies([learned(), learned(), learned(), learned()]);
+    assert!(decided.undecided().is_none());
+}
+
+#[test]
+fn a_policy_is_not_learned_where_there_is_no_choice() {
+    let learned = "site = \"cloud\"\npolicy = { kind = \"learned\" }";
+    let error = stages("site = \"cloud\"", learned).unwrap_err();
+    assert!(matches!(error, CascadeError::Policy { .. }), "{error}");
+}
+
+#[test]
+fn the_fingerprint_tells_apart_what_policies_are_learned_for() {
+    let digest = |network: &str| format!("digest-of-{network}");
+    let fingerprint = |from, to| stages(from, to).unwrap().fingerprint(digest);
+    let cascade = Cascade::parse(STAGES).unwrap();
+    let original = cascade.fingerprint(digest);
+    assert_eq!(original.len(), 64);
+
+    for (from, to) in [
+        ("stages of one network", "something else"),
+        ("name = \"stages\"", "name = \"renamed\""),
+        ("at_least = 0.5", "at_least = 0.6"),
+        ("{ kind = \"learned\" }", "{ kind = \"exit\" }"),
+    ] {
+        assert_eq!(fingerprint(from, to), original, "{to}");
+    }
+    for (from, to) in [
+        ("[\"small@second\", \"large\"]", "[\"small@second\"]"),
+        (
+            "[\"small@second\", \"large\"]",
+            "[\"large\", \"small@second\"]",
+        ),
+        ("site = \"cloud\"", "site = \"fog\""),
+    ] {
+        assert_ne!(fingerprint(from, to), original, "{to}");
+    }
+    let renamed = STAGES.replace("second", "third");
+    let renamed = Cascade::parse(&renamed).unwrap();
+    assert_ne!(renamed.fingerprint(digest), original);
+    for network in ["small", "large"] {
+        let retrained = |name: &str| match name == network {
+            true => "another".to_owned(),
+            false => digest(name),
+        };
+        assert_ne!(cascade.fingerprint(retrained), original, "{network}");
+    }
 }
