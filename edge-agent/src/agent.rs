@@ -10,8 +10,8 @@ use std::{
 use outpost_cascade::{Action, Answer, Cascade, CascadeError, Mode, NoAnswer, NodeId, Site, Walk};
 use outpost_exit_policy::Evidence;
 use outpost_runtime::{
-    Classifier, ClassifyError, ImageLimits, Labels, ModelFolder, OpenError, Probabilities,
-    TractRuntime,
+    ClassifyError, Features, ImageLimits, Labels, LocalNetworks, ModelFolder, OpenError, Place,
+    Probabilities, Progress, TractRuntime,
 };
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
@@ -25,7 +25,9 @@ use crate::{
 /// The device program's engine: one cascade, its device networks, its cloud.
 pub struct Agent {
     cascade: Cascade,
-    local: HashMap<NodeId, Arc<Classifier>>,
+    local: Arc<LocalNetworks>,
+    /// Where in `local` the nodes on the device are.
+    places: HashMap<NodeId, usize>,
     remote: HashMap<NodeId, Arc<RemoteNetwork>>,
     cloud: Option<Cloud>,
     deadline: Duration,
@@ -66,6 +68,22 @@ pub enum StartError {
     RemoteJumps {
         /// The network.
         network: String,
+    },
+    /// A network elsewhere is to stop at an exit, which a request cannot ask for.
+    #[error(
+        "the node {node:?} is not on the device: only whole networks can be asked for elsewhere"
+    )]
+    RemoteExit {
+        /// The node.
+        node: String,
+    },
+    /// A node's policy is to be learned, and none has been given.
+    #[error(
+        "the policy of the node {node:?} is to be learned: learn one with `lab learn` and give it with --policy"
+    )]
+    Undecided {
+        /// The node.
+        node: String,
     },
     /// The device alone was asked for, and the cascade begins elsewhere.
     #[error(
@@ -115,6 +133,11 @@ impl Agent {
                 source,
             })?
             .with_mode(config.mode);
+        if let Some(node) = cascade.undecided() {
+            return Err(StartError::Undecided {
+                node: node.name().to_owned(),
+            });
+        }
         let entry = cascade.node(cascade.entry());
         if config.mode == Mode::DeviceOnly && entry.site() != Site::Device {
             return Err(StartError::NoDeviceNetwork {
@@ -127,13 +150,18 @@ impl Agent {
             match node.site() {
                 Site::Device => {}
                 Site::Cloud => {
-                    let manifest = folder.manifest(node.network())?;
-                    let labels = folder.labels(&manifest)?;
                     if !node.jumps().is_empty() {
                         return Err(StartError::RemoteJumps {
-                            network: node.network().to_owned(),
+                            network: node.name().to_owned(),
                         });
                     }
+                    if node.exit().is_some() {
+                        return Err(StartError::RemoteExit {
+                            node: node.name().to_owned(),
+                        });
+                    }
+                    let manifest = folder.manifest(node.network())?;
+                    let labels = folder.labels(&manifest)?;
                     remote.insert(id, Arc::new(RemoteNetwork::new(manifest, labels)));
                 }
                 site @ Site::Fog => {
@@ -153,16 +181,19 @@ impl Agent {
         if let Some(cloud) = &cloud {
             cloud.connect_in_background();
         }
-        let mut local = HashMap::new();
-        for (id, node) in cascade.nodes() {
-            if node.site() == Site::Device {
-                let classifier = folder.open(node.network(), &TractRuntime)?;
-                local.insert(id, Arc::new(classifier));
-            }
-        }
+        let here = || cascade.nodes().filter(|(_, n)| n.site() == Site::Device);
+        let places: Vec<Place<'_>> = here()
+            .map(|(_, node)| Place {
+                network: node.network(),
+                exit: node.exit(),
+            })
+            .collect();
+        let local = LocalNetworks::open(&folder, &places, Features::Omit, &TractRuntime)?;
+        let places = here().enumerate().map(|(place, (id, _))| (id, place));
         Ok(Self {
+            places: places.collect(),
             cascade,
-            local,
+            local: Arc::new(local),
             remote,
             cloud,
             deadline: Duration::from_millis(config.deadline_ms),
@@ -190,20 +221,30 @@ impl Agent {
         let picture = blocking(move || Picture::read(&owned, &limits)).await??;
         let mut picture = Some(Arc::new(picture));
         let mut said: HashMap<NodeId, Probabilities> = HashMap::new();
+        let mut progress = Progress::default();
         let mut offload: Option<Offload> = None;
         let mut device = Duration::ZERO;
         let (mut walk, mut action) = Walk::start(&self.cascade, Site::Device, self.deadline);
         let answer: Answer = loop {
             action = match action {
                 Action::Run(node) => {
-                    let network = self.local[&node].clone();
+                    let (networks, place) = (self.local.clone(), self.places[&node]);
                     let picture = picture.clone().expect("an offload ends the walk");
-                    let outcome = blocking(move || network.classify(&picture.pixels)).await;
+                    let mut run = std::mem::take(&mut progress);
+                    let outcome = blocking(move || {
+                        let outcome = networks.run(place, &picture.pixels, &mut run);
+                        (outcome, run)
+                    })
+                    .await;
                     device = taken.elapsed();
-                    match outcome.and_then(|outcome| Ok(outcome?)) {
-                        Ok(probabilities) => {
-                            let action = walk.said(node, &evidence(&probabilities), device);
-                            said.insert(node, probabilities);
+                    let outcome = outcome.and_then(|(outcome, run)| {
+                        progress = run;
+                        Ok(outcome?)
+                    });
+                    match outcome {
+                        Ok(output) => {
+                            let action = walk.said(node, &evidence(&output.probabilities), device);
+                            said.insert(node, output.probabilities);
                             action
                         }
                         Err(error) => {
@@ -249,6 +290,7 @@ impl Agent {
             top5,
             site: node.site(),
             network: node.network().to_owned(),
+            exit: node.exit().map(str::to_owned),
             reason: answer.reason.to_string(),
             device_ms: milliseconds(device),
             link_ms: offload.as_ref().map(|offload| milliseconds(offload.link())),
@@ -263,8 +305,8 @@ impl Agent {
     }
 
     fn labels(&self, node: NodeId) -> &Labels {
-        match self.local.get(&node) {
-            Some(classifier) => classifier.labels(),
+        match self.places.get(&node) {
+            Some(&place) => self.local.classifier(place).labels(),
             None => self.remote[&node].labels(),
         }
     }

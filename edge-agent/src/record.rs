@@ -37,6 +37,8 @@ pub struct Answered {
     pub site: outpost_cascade::Site,
     /// The network that answered.
     pub network: String,
+    /// Its early exit where the answer left; absent at its end.
+    pub exit: Option<String>,
     /// `confident`, `offloaded` or `fallback:<cause>`.
     pub reason: String,
     /// Reading, decoding and the networks on the device.

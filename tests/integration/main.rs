@@ -5,3 +5,4 @@ mod cloud;
 mod input;
 mod link;
 mod peers;
+mod stages;
