@@ -228,6 +228,11 @@ mod tests {
                 }),
                 Code::Internal,
             ),
+            (ServiceError::Infer(InferError::Finished), Code::Internal),
+            (
+                ServiceError::Infer(InferError::Runtime("a kernel failed".into())),
+                Code::Internal,
+            ),
             (ServiceError::DeadlinePassed, Code::DeadlineExceeded),
             (ServiceError::WorkerLost, Code::Internal),
         ];
