@@ -10,7 +10,7 @@ use std::{
 
 use ndarray::Array4;
 use outpost_runtime::{
-    Classifier, ClassifyError, Features, ImageLimits, InferError, LoadError, Manifest,
+    Classifier, ClassifyError, Features, GraphSpec, ImageLimits, InferError, LoadError, Manifest,
     ManifestError, ModelFolder, OpenError, RgbImage, Runtime, StagedClassifier, StagedSpec,
     TractRuntime, decode,
 };
@@ -86,6 +86,12 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
     differences.fold(0.0, f32::max)
 }
 
+/// The largest difference, relative to the largest value expected.
+fn relative_difference(found: &[f32], expected: &[f32]) -> f32 {
+    let largest = expected.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
+    difference(found, expected) / largest
+}
+
 #[test]
 fn the_last_stage_says_what_the_whole_network_says() {
     // The same operators on the same values; tract may order a sum differently.
@@ -105,6 +111,47 @@ fn the_last_stage_says_what_the_whole_network_says() {
             let expected = whole.classify(&photo).unwrap();
             let difference = difference(said.as_slice(), expected.as_slice());
             assert!(difference < TOLERANCE, "{name}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn every_exit_says_what_the_whole_graph_says_there() {
+    for network in NETWORKS {
+        let folder = ModelFolder::new(models());
+        let manifest = folder.manifest(network.name).unwrap();
+        let onnx = fs::read(folder.weights_path(&manifest)).unwrap();
+        let spec = StagedSpec::new(&manifest, &network.exits(), Features::Give);
+        let image = Array4::from_shape_fn((1, 3, 32, 32), |(_, c, y, x)| {
+            ((c * 31 + y * 7 + x * 3) % 17) as f32 / 8.0 - 1.0
+        });
+        // The exits are outputs of the graph, so that it can be run up to each without stages.
+        let whole = |output: &str, classes| {
+            let spec = GraphSpec {
+                output: output.to_owned(),
+                classes,
+                ..GraphSpec::from(&manifest)
+            };
+            let network = TractRuntime.load(&onnx, &spec).unwrap();
+            network
+                .infer(image.view())
+                .unwrap()
+                .into_raw_vec_and_offset()
+                .0
+        };
+        let staged = TractRuntime.load_stages(&onnx, &spec).unwrap();
+        let mut run = staged.start(image.clone()).unwrap();
+        for stage in &spec.stages {
+            let output = run.advance().unwrap();
+            let features = (stage.features.as_ref().unwrap(), output.features.unwrap());
+            for (tensor, found) in [(&stage.logits, output.scores), features] {
+                let difference = relative_difference(&found, &whole(tensor, found.len()));
+                assert!(
+                    difference < 1e-5,
+                    "{}, {tensor}: {difference:e}",
+                    network.name
+                );
+            }
         }
     }
 }
@@ -209,9 +256,7 @@ fn every_exit_agrees_with_onnx_runtime() {
                 (&stage.logits, output.scores),
                 (features, output.features.unwrap()),
             ] {
-                let expected = read(tensor);
-                let largest = expected.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
-                let difference = difference(&found, &expected) / largest;
+                let difference = relative_difference(&found, &read(tensor));
                 assert!(difference < 1e-4, "{name}, {tensor}: {difference:e}");
             }
         }

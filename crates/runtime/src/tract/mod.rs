@@ -1,6 +1,7 @@
 //! The tract runtime: pure Rust, on the CPU, one thread a call.
 
 mod cut;
+mod head;
 mod stages;
 mod widen;
 

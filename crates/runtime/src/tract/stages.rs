@@ -10,25 +10,34 @@ use tract_onnx::prelude::{
     TValue, TVec, TractError, TractResult, TypedRunnableModel, tvec,
 };
 
-use super::{cut::cut, not_onnx, unsupported};
+use super::{cut::cut, head::Head, not_onnx, unsupported};
 use crate::network::{
-    ExitOutput, InferError, LoadError, StageSpec, StagedNetwork, StagedRun, StagedSpec,
+    ExitOutput, Features, InferError, LoadError, StageSpec, StagedNetwork, StagedRun, StagedSpec,
 };
 
 pub(super) struct TractStages {
     input_shape: [usize; 3],
     feature_widths: Vec<Option<usize>>,
-    plans: Arc<[Plan]>,
+    stages: Arc<[Stage]>,
 }
 
-/// One stage. Outputs: the scores, the features where there are any, the activations unless last.
-struct Plan {
+struct Stage {
     plan: Arc<TypedRunnableModel>,
-    features: bool,
+    exit: Exit,
+    features: Features,
+}
+
+/// Who computes what leaves at the end of a stage.
+enum Exit {
+    /// The plan, which gives the scores, the features where there are any, and the activations unless
+    /// it is the last.
+    Plan,
+    /// A head, from the activations, which are all that the plan gives.
+    Head(Head),
 }
 
 struct TractRun {
-    plans: Arc<[Plan]>,
+    stages: Arc<[Stage]>,
     next: usize,
     /// What the next stage takes.
     activations: Option<TValue>,
@@ -44,34 +53,59 @@ impl TractStages {
         let [channels, height, width] = spec.input_shape;
         let mut shape: TVec<usize> = tvec!(1, channels, height, width);
         let mut input = spec.input.as_str();
-        let mut plans = Vec::new();
+        let mut stages = Vec::new();
         let mut feature_widths = Vec::new();
         for stage in &spec.stages {
+            let head = Head::find(graph, stage);
+            let outputs = match &head {
+                Some(_) => stage.activations.iter().map(String::as_str).collect(),
+                None => outputs(stage),
+            };
             let part = ModelProto {
-                graph: Some(cut(graph, input, &outputs(stage))?),
+                graph: Some(cut(graph, input, &outputs)?),
                 ..proto.clone()
             };
             let plan = compile(&part, &shape)?;
-            check_scores(&plan, &stage.logits, spec.classes)?;
-            feature_widths.push(match &stage.features {
-                None => None,
-                Some(name) => Some(width_of(&plan, name)?),
-            });
             if let Some(activations) = &stage.activations {
-                let last = plan.model().outputs.len() - 1;
-                shape = f32_shape(&plan, last)
+                shape = f32_shape(&plan, outputs.len() - 1)
                     .ok_or_else(|| LoadError::Activations(activations.clone()))?;
                 input = activations;
             }
-            plans.push(Plan {
+            let (classes, width) = match &head {
+                Some(head) => {
+                    head.check(&shape).map_err(unsupported)?;
+                    (Some(head.classes()), Some(head.width()))
+                }
+                None => (
+                    f32_shape(&plan, 0).map(|shape| shape.iter().product()),
+                    f32_shape(&plan, 1).and_then(|shape| vector_width(&shape)),
+                ),
+            };
+            if classes != Some(spec.classes) {
+                return Err(LoadError::Classes {
+                    tensor: stage.logits.clone(),
+                    expected: spec.classes,
+                    found: classes,
+                });
+            }
+            let features = match &stage.features {
+                None => Features::Omit,
+                Some(_) => Features::Give,
+            };
+            feature_widths.push(match &stage.features {
+                None => None,
+                Some(name) => Some(width.ok_or_else(|| LoadError::Features(name.clone()))?),
+            });
+            stages.push(Stage {
                 plan,
-                features: stage.features.is_some(),
+                exit: head.map_or(Exit::Plan, Exit::Head),
+                features,
             });
         }
         Ok(Self {
             input_shape: spec.input_shape,
             feature_widths,
-            plans: plans.into(),
+            stages: stages.into(),
         })
     }
 }
@@ -89,7 +123,7 @@ impl StagedNetwork for TractStages {
             });
         }
         Ok(Box::new(TractRun {
-            plans: self.plans.clone(),
+            stages: self.stages.clone(),
             next: 0,
             activations: Some(image.into_tensor().into()),
         }))
@@ -98,22 +132,37 @@ impl StagedNetwork for TractStages {
 
 impl StagedRun for TractRun {
     fn advance(&mut self) -> Result<ExitOutput, InferError> {
-        let (Some(stage), Some(input)) = (self.plans.get(self.next), self.activations.take())
+        let (Some(stage), Some(input)) = (self.stages.get(self.next), self.activations.take())
         else {
             return Err(InferError::Finished);
         };
-        let last = self.next + 1 == self.plans.len();
         self.next += 1;
-        let outputs = stage.plan.run(tvec!(input)).map_err(failed)?;
-        let mut outputs = outputs.into_iter();
+        let (output, activations) = stage.run(input).map_err(failed)?;
+        self.activations = activations;
+        Ok(output)
+    }
+}
+
+impl Stage {
+    /// Gives what leaves, and what the next stage takes; nothing for that after the last.
+    fn run(&self, input: TValue) -> TractResult<(ExitOutput, Option<TValue>)> {
+        let mut outputs = self.plan.run(tvec!(input))?.into_iter();
         let mut next = || outputs.next().expect("a plan gives every output it has");
-        let scores = values(&next()).map_err(failed)?;
-        let features = match stage.features {
-            true => Some(values(&next()).map_err(failed)?),
-            false => None,
-        };
-        self.activations = (!last).then(next);
-        Ok(ExitOutput { scores, features })
+        Ok(match &self.exit {
+            Exit::Plan => {
+                let scores = values(&next())?.to_vec();
+                let features = match self.features {
+                    Features::Omit => None,
+                    Features::Give => Some(values(&next())?.to_vec()),
+                };
+                (ExitOutput { scores, features }, outputs.next())
+            }
+            Exit::Head(head) => {
+                let activations = next();
+                let output = head.run(values(&activations)?, self.features);
+                (output, Some(activations))
+            }
+        })
     }
 }
 
@@ -139,38 +188,22 @@ fn compile(part: &ModelProto, shape: &[usize]) -> Result<Arc<TypedRunnableModel>
         .map_err(unsupported)
 }
 
-/// The first output is one value a class.
-fn check_scores(plan: &TypedRunnableModel, tensor: &str, expected: usize) -> Result<(), LoadError> {
-    let found = f32_shape(plan, 0).map(|shape| shape.iter().product());
-    if found == Some(expected) {
-        return Ok(());
-    }
-    Err(LoadError::Classes {
-        tensor: tensor.to_owned(),
-        expected,
-        found,
-    })
-}
-
-/// The width of the second output, a vector: one dimension, whatever else has the size 1.
-fn width_of(plan: &TypedRunnableModel, features: &str) -> Result<usize, LoadError> {
-    let shape = f32_shape(plan, 1).unwrap_or_default();
+/// The width of a vector: one dimension, whatever else has the size 1.
+fn vector_width(shape: &[usize]) -> Option<usize> {
     let dimensions = shape.iter().filter(|&&size| size != 1).count();
-    if shape.is_empty() || dimensions > 1 {
-        return Err(LoadError::Features(features.to_owned()));
-    }
-    Ok(shape.iter().product())
+    (dimensions <= 1).then(|| shape.iter().product())
 }
 
-/// The shape of an output; `None` where it varies or holds no f32.
+/// The shape of an output; `None` where it varies, holds no f32 or is not there.
 fn f32_shape(plan: &TypedRunnableModel, output: usize) -> Option<TVec<usize>> {
-    let fact = plan.model().output_fact(output).ok()?;
+    let outlet = plan.model().outputs.get(output)?;
+    let fact = plan.model().outlet_fact(*outlet).ok()?;
     let shape = fact.shape.as_concrete()?;
     (fact.datum_type == f32::datum_type()).then(|| shape.into())
 }
 
-fn values(tensor: &TValue) -> TractResult<Vec<f32>> {
-    Ok(tensor.try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
+fn values(tensor: &TValue) -> TractResult<&[f32]> {
+    tensor.try_as_plain_ram()?.as_slice::<f32>()
 }
 
 fn failed(error: TractError) -> InferError {
