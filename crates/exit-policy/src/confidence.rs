@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::evidence::Evidence;
 
 /// A confidence from 0 to 1.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Deserialize)]
-#[serde(try_from = "f32")]
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(try_from = "f32", into = "f32")]
 pub struct Confidence(f32);
 
 /// A number that is no confidence.
@@ -48,6 +48,12 @@ impl TryFrom<f32> for Confidence {
     }
 }
 
+impl From<Confidence> for f32 {
+    fn from(confidence: Confidence) -> Self {
+        confidence.0
+    }
+}
+
 impl fmt::Display for Confidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -55,7 +61,7 @@ impl fmt::Display for Confidence {
 }
 
 /// How confidence is measured. All three rank a certain prediction at 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Measure {
     /// The probability of the most probable class.
@@ -69,36 +75,17 @@ pub enum Measure {
 impl Measure {
     /// Measures what a network said.
     pub fn of(self, evidence: &Evidence<'_>) -> Confidence {
-        let probabilities = evidence.probabilities();
+        let summary = evidence.summary();
+        let [first, second, ..] = *summary.top();
         Confidence::clamped(match self {
-            Self::MaxProbability => largest_two(probabilities).0,
-            Self::Margin => {
-                let (first, second) = largest_two(probabilities);
-                first - second
-            }
-            Self::Entropy => 1.0 - entropy(probabilities) / (probabilities.len() as f32).ln(),
+            Self::MaxProbability => first,
+            Self::Margin => first - second,
+            Self::Entropy => summary.certainty(),
         })
     }
-}
 
-fn largest_two(probabilities: &[f32]) -> (f32, f32) {
-    probabilities
-        .iter()
-        .fold((0.0, 0.0), |(first, second), &p| {
-            if p > first {
-                (p, first)
-            } else {
-                (first, second.max(p))
-            }
-        })
-}
-
-fn entropy(probabilities: &[f32]) -> f32 {
-    probabilities
-        .iter()
-        .filter(|&&p| p > 0.0)
-        .map(|&p| -p * p.ln())
-        .sum()
+    /// All measures.
+    pub const ALL: [Self; 3] = [Self::MaxProbability, Self::Margin, Self::Entropy];
 }
 
 #[cfg(test)]
@@ -107,13 +94,11 @@ mod tests {
 
     use super::*;
 
-    const ALL: [Measure; 3] = [Measure::MaxProbability, Measure::Margin, Measure::Entropy];
-
     #[test]
     fn certainty_is_one_and_ignorance_is_least() {
         let certain = Evidence::new(&[0.0, 1.0, 0.0, 0.0]).unwrap();
         let ignorant = Evidence::new(&[0.25; 4]).unwrap();
-        for measure in ALL {
+        for measure in Measure::ALL {
             assert_eq!(measure.of(&certain).get(), 1.0, "{measure:?}");
         }
         assert_eq!(Measure::MaxProbability.of(&ignorant).get(), 0.25);
@@ -143,9 +128,9 @@ mod tests {
         ) {
             let sum: f32 = scores.iter().sum();
             scores.iter_mut().for_each(|score| *score /= sum);
-            let forwards = ALL.map(|m| m.of(&Evidence::new(&scores).unwrap()).get());
+            let forwards = Measure::ALL.map(|m| m.of(&Evidence::new(&scores).unwrap()).get());
             scores.reverse();
-            let backwards = ALL.map(|m| m.of(&Evidence::new(&scores).unwrap()).get());
+            let backwards = Measure::ALL.map(|m| m.of(&Evidence::new(&scores).unwrap()).get());
             for (a, b) in forwards.into_iter().zip(backwards) {
                 prop_assert!((0.0..=1.0).contains(&a));
                 prop_assert!((a - b).abs() < 1e-5);

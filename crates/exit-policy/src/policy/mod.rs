@@ -1,9 +1,12 @@
 //! The trait of all decision functions, and a file for each family.
 
 mod constant;
+mod linear;
 mod threshold;
 
 pub use constant::Constant;
+pub(crate) use linear::dot;
+pub use linear::{Inputs, Linear, LinearError, Score};
 pub use threshold::Threshold;
 
 use crate::evidence::Evidence;
@@ -27,4 +30,40 @@ pub struct Successor(pub usize);
 pub trait DecisionFunction: std::fmt::Debug + Send + Sync {
     /// Decides one example.
     fn decide(&self, evidence: &Evidence<'_>) -> Decision;
+}
+
+/// A decision function of any family.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Function {
+    /// The same decision for every example.
+    Constant(Constant),
+    /// The myopic rule on one measure of confidence.
+    Threshold(Threshold),
+    /// Linear on confidence, or on confidence and pooled features.
+    Linear(Linear),
+}
+
+impl Function {
+    /// Always exits.
+    pub const EXIT: Self = Self::Constant(Constant(Decision::Exit));
+
+    /// Always goes on to `successor`.
+    pub const fn go_to(successor: Successor) -> Self {
+        Self::Constant(Constant(Decision::GoTo(successor)))
+    }
+
+    /// Whether it looks at the pooled features.
+    pub fn needs_features(&self) -> bool {
+        matches!(self, Self::Linear(linear) if linear.inputs() == Inputs::Features)
+    }
+}
+
+impl DecisionFunction for Function {
+    fn decide(&self, evidence: &Evidence<'_>) -> Decision {
+        match self {
+            Self::Constant(function) => function.decide(evidence),
+            Self::Threshold(function) => function.decide(evidence),
+            Self::Linear(function) => function.decide(evidence),
+        }
+    }
 }

@@ -1,0 +1,175 @@
+//! Bundles: what is written is read again, what is wrong is refused, what is damaged never panics.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::policy::{Inputs, Linear, Score, Successor, Threshold};
+use crate::{Confidence, Measure, evidence::CONFIDENCE_INPUTS};
+
+fn point(name: &str, accuracy: f64, seconds: f64, offload_rate: f64) -> OperatingPoint {
+    let linear = Linear::try_new(
+        Inputs::Features,
+        2,
+        vec![Score {
+            to: Successor(1),
+            bias: 0.1,
+            weights: vec![1.0 / 3.0; CONFIDENCE_INPUTS.len() + 2],
+        }],
+    );
+    let threshold = Threshold {
+        measure: Measure::Margin,
+        at_least: Confidence::try_new(0.7).unwrap(),
+        otherwise: Successor(0),
+    };
+    OperatingPoint {
+        name: name.to_owned(),
+        price_per_second: 0.25,
+        price_per_byte: 0.0,
+        expected: Expected {
+            accuracy,
+            seconds,
+            bytes: 900.5,
+            offload_rate,
+        },
+        functions: vec![
+            Function::Linear(linear.unwrap()),
+            Function::Threshold(threshold),
+            Function::EXIT,
+        ],
+    }
+}
+
+fn bundle() -> Bundle {
+    let node = |name: &str, successors: &[&str], feature_width| BundleNode {
+        name: name.to_owned(),
+        successors: successors.iter().map(|&s| s.to_owned()).collect(),
+        feature_width,
+        temperature: 1.25,
+    };
+    Bundle::try_new(
+        "tree".to_owned(),
+        "abc".to_owned(),
+        vec![
+            node("a", &["g", "r"], 2),
+            node("g", &["r"], 0),
+            node("r", &[], 0),
+        ],
+        Reference {
+            node: "r".to_owned(),
+            accuracy: 0.92,
+            seconds: 0.012,
+        },
+        vec![
+            point("p0", 0.925, 0.010, 0.6),
+            point("p1", 0.911, 0.004, 0.3),
+            point("p2", 0.850, 0.001, 0.0),
+        ],
+    )
+    .unwrap()
+}
+
+#[test]
+fn a_bundle_is_read_as_it_was_written() {
+    let bundle = bundle();
+    assert_eq!(Bundle::parse(bundle.to_json().as_bytes()).unwrap(), bundle);
+}
+
+#[test]
+fn goals_pick_the_best_point_that_meets_them() {
+    let bundle = bundle();
+    let chosen = |goal: &str| {
+        bundle
+            .choose(&goal.parse().unwrap())
+            .map(|p| p.name.as_str())
+    };
+    assert_eq!(chosen("p2"), Ok("p2"));
+    assert_eq!(chosen("loss=1"), Ok("p1"));
+    assert_eq!(chosen("loss=0"), Ok("p0"));
+    assert_eq!(chosen("time=5ms"), Ok("p1"));
+    assert_eq!(chosen("time=0.02s"), Ok("p0"));
+    assert_eq!(chosen("offload=30%"), Ok("p1"));
+    assert_eq!(chosen("offload=0"), Ok("p2"));
+    let unmet = chosen("time=500us").unwrap_err().to_string();
+    assert!(
+        unmet.contains("time=0.5ms") && unmet.contains("\"p2\" with 1.000 ms"),
+        "{unmet}"
+    );
+    let unknown = chosen("p9").unwrap_err().to_string();
+    assert!(unknown.contains("\"p0\", \"p1\", \"p2\""), "{unknown}");
+}
+
+#[test]
+fn words_that_are_no_goal_are_refused() {
+    for words in [
+        "",
+        "a b",
+        "loss=x",
+        "loss=-1",
+        "time=5",
+        "offload=120%",
+        "speed=1",
+        "loss=NaN",
+    ] {
+        assert!(words.parse::<Goal>().is_err(), "{words:?}");
+    }
+}
+
+#[test]
+fn another_cascade_is_refused() {
+    let bundle = bundle();
+    bundle.check_fits("tree", "abc").unwrap();
+    let refused = bundle.check_fits("other", "abd").unwrap_err().to_string();
+    assert!(
+        refused.contains("\"tree\"") && refused.contains("\"other\""),
+        "{refused}"
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_the_reason() {
+    let json = bundle().to_json();
+    for (from, to, reason) in [
+        ("\"schema\":1", "\"schema\":2", "schema 2"),
+        ("\"p1\",\"p2\"", "\"p1\",\"q2\"", "inputs"),
+        ("\"name\":\"p1\"", "\"name\":\"p0\"", "twice"),
+        (
+            "\"feature_width\":2",
+            "\"feature_width\":3",
+            "11 weights stand where the inputs are 12",
+        ),
+        ("\"to\":\"r\"", "\"to\":\"x\"", "no successor"),
+        ("\"temperature\":1.25", "\"temperature\":0.0", "temperature"),
+        ("\"accuracy\":0.925", "\"accuracy\":9.25", "accuracy"),
+        ("\"bias\":0.1", "\"bias\":1e39", "not finite"),
+        ("\"at_least\":0.7", "\"at_least\":7", "0 to 1"),
+        ("{\"kind\":\"exit\"}", "", "functions"),
+        ("\"cascade\"", "\"cascades\"", "unknown field"),
+    ] {
+        let damaged = json.replacen(from, to, 1).replace(",]", "]");
+        assert_ne!(damaged, json, "{from}");
+        let error = Bundle::parse(damaged.as_bytes()).unwrap_err();
+        let chain = std::error::Error::source(&error).map(|s| s.to_string());
+        let said = format!("{error} {}", chain.unwrap_or_default());
+        assert!(said.contains(reason), "{from}: {said}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn damaged_bundles_never_panic(
+        places in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut json = bundle().to_json().into_bytes();
+        for (place, byte) in places {
+            let place = place.index(json.len());
+            json[place] = byte;
+        }
+        if let Ok(bundle) = Bundle::parse(&json) {
+            // Damage that still makes a bundle makes one that can be written and read.
+            prop_assert_eq!(&Bundle::parse(bundle.to_json().as_bytes()).unwrap(), &bundle);
+        }
+        json.truncate(cut.index(json.len()));
+        let _ = Bundle::parse(&json);
+    }
+}
