@@ -3,7 +3,6 @@
 //! This file decides what is measured and in which order; `subject` loads the network, `measure`
 //! times it, `host` knows the machine, `report` shows the figures.
 
-mod host;
 mod measure;
 mod report;
 mod subject;
@@ -25,7 +24,7 @@ use outpost_runtime::{
 
 pub use report::BenchReport;
 
-use host::{cpu_model, memory};
+use crate::host::{cpu_model, memory};
 use measure::{Plan, Steady, milliseconds};
 use subject::Subject;
 

@@ -2,6 +2,8 @@
 //!
 //! - [`fetch`] brings published weights into the model folder.
 //! - [`bench`] measures a network on this machine.
+//! - [`trace`] notes what every node of a cascade says about labelled images.
+//! - [`learn`] makes a policy bundle from a trace.
 //! - [`summarise`] turns the edge-agent's answers into accuracy, time and bytes.
 //!
 //! ```no_run
@@ -18,6 +20,11 @@
 
 pub mod bench;
 pub mod fetch;
+pub mod learn;
 pub mod summarise;
+pub mod sweep;
+pub mod topology;
+pub mod trace;
 
+mod host;
 mod percentile;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use outpost_lab::{bench, fetch, summarise};
+use outpost_lab::{bench, fetch, learn, summarise, trace};
 
 /// Fetch published networks, measure networks, summarise answers.
 #[derive(Debug, Parser)]
@@ -22,6 +22,10 @@ enum Command {
     Fetch(fetch::FetchArgs),
     /// Measure a network on this machine.
     Bench(bench::BenchArgs),
+    /// Note what every node of a cascade says about labelled images.
+    Trace(trace::TraceArgs),
+    /// Learn a policy for a cascade from a trace.
+    Learn(learn::LearnArgs),
     /// Turn the edge-agent's answers into accuracy, time and bytes.
     Summarise(summarise::SummariseArgs),
 }
@@ -41,6 +45,8 @@ fn run(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
     match &cli.command {
         Command::Fetch(args) => fetch::run(args, out)?,
         Command::Bench(args) => bench::run(args, out)?,
+        Command::Trace(args) => trace::run(args, out)?,
+        Command::Learn(args) => learn::run(args, out)?,
         Command::Summarise(args) => summarise::run(args, out)?,
     }
     Ok(())

@@ -109,6 +109,14 @@ impl LocalNetworks {
         &self.classifiers[self.stages[place].0]
     }
 
+    /// Number of the stage that a place is the end of, from 0 in its network, among those opened.
+    ///
+    /// # Panics
+    /// For an index that there is not.
+    pub fn stage(&self, place: usize) -> usize {
+        self.stages[place].1
+    }
+
     /// Width of the features that a place gives; `None` where it gives none.
     ///
     /// # Panics

@@ -7,8 +7,11 @@
 //! a node, solved bottom-up.
 //!
 //! A node's function is the best of its families: the constants; the myopic threshold on one measure
-//! of confidence; linear on the confidence inputs; linear on these and the pooled features. Each is
-//! fitted to a part of the examples and judged on the rest; the best is fitted again to all.
+//! of confidence; linear on the confidence inputs; linear on these and the pooled features. Each linear
+//! one is fitted to a part of the examples and scores the rest, in turn; on these scores its biases are
+//! tuned and it is judged. The best is fitted again to all. What the earlier decisions see of a node are
+//! its decisions on examples that it was not fitted to: those that it was fitted to would promise too
+//! much.
 
 mod bias;
 mod logistic;
@@ -20,7 +23,6 @@ use crate::{
     confidence::{Confidence, Measure},
     costs::Price,
     evaluate::Problem,
-    evidence::CONFIDENCE_INPUTS,
     policy::{Decision, DecisionFunction, Function, Inputs, Linear, Score, Successor, Threshold},
 };
 
@@ -38,6 +40,8 @@ pub struct Settings {
     pub seed: u64,
     /// Families to choose from, the simpler first.
     pub families: Vec<Family>,
+    /// Measures of confidence that thresholds may look at.
+    pub measures: Vec<Measure>,
     /// Strengths of the penalty on squared weights to choose from.
     pub l2: Vec<f64>,
     /// Most iterations of a fit.
@@ -49,7 +53,8 @@ impl Default for Settings {
         Self {
             seed: 1,
             families: Family::ALL.to_vec(),
-            l2: vec![1e-3, 1e-2],
+            measures: Measure::ALL.to_vec(),
+            l2: vec![1e-3, 1e-2, 1e-1],
             iterations: 60,
         }
     }
@@ -160,11 +165,14 @@ pub fn learn(
     if nodes > 1 && !on.iter().any(differs) {
         return Err(LearnError::NothingToDecide);
     }
+    let parts = parts(on, settings.seed);
     let mut learner = Learner {
         problem,
         on,
         settings,
-        parts: parts(on, settings.seed),
+        places: (0..on.len() as u32).collect(),
+        judged: parts.iter().flat_map(|(_, judge)| judge).copied().collect(),
+        parts,
         starts: vec![vec![Vec::new(); 2 * settings.l2.len()]; nodes],
     };
     Ok(prices.iter().map(|&price| learner.policy(price)).collect())
@@ -197,15 +205,20 @@ struct Learner<'a> {
     problem: &'a Problem<'a>,
     on: &'a [u32],
     settings: &'a Settings,
+    /// All places of `on`.
+    places: Vec<u32>,
+    /// For every part that judges, the places that fit and those that judge.
     parts: Vec<(Vec<u32>, Vec<u32>)>,
+    /// The places that judge, part by part.
+    judged: Vec<u32>,
     /// For every node, kind of inputs and penalty, where the last fit ended.
     starts: Vec<Vec<Vec<f64>>>,
 }
 
-/// A family to fit, with its penalty.
+/// Inputs of a linear function and the number of its penalty.
 #[derive(Clone, Copy)]
 struct Candidate {
-    family: Family,
+    inputs: Inputs,
     l2: usize,
 }
 
@@ -230,6 +243,30 @@ impl Choices {
             .copied()
             .collect()
     }
+
+    /// Cost of every example by what is chosen for it.
+    fn outcomes(&self, choice: impl Fn(usize) -> u32) -> Vec<f64> {
+        let rows = self.costs.chunks_exact(self.count).enumerate();
+        rows.map(|(place, costs)| costs[choice(place) as usize])
+            .collect()
+    }
+}
+
+/// A function of a node, and the choices that it stands for on the examples of `on`.
+struct Fitted {
+    function: Function,
+    choices: Vec<u32>,
+}
+
+/// A linear candidate's scores of examples that it was not fitted to, and what they come to.
+struct Judged {
+    candidate: Candidate,
+    /// Cost of the choice for every judged example.
+    costs: Vec<f64>,
+    /// What was added to the scores.
+    shifts: Vec<f32>,
+    /// The scores with their shifts, row by row, in the order of [`Learner::judged`].
+    scores: Vec<f32>,
 }
 
 impl Learner<'_> {
@@ -238,17 +275,29 @@ impl Learner<'_> {
         let mut functions = vec![Function::EXIT; graph.nodes()];
         // What the policy from a node on makes of every example of `on`.
         let mut outcomes: Vec<Vec<f64>> = vec![Vec::new(); graph.nodes()];
+        // What the best policy of constants makes of them, and its functions.
+        let mut constants = vec![Function::EXIT; graph.nodes()];
+        let mut of_constants = outcomes.clone();
         for &node in graph.bottom_up() {
             let choices = self.choices(node, price, &outcomes);
-            if choices.count > 1 {
-                functions[node] = self.best(&choices);
-            }
-            let function = &functions[node];
-            let decided = self.on.iter().enumerate().map(|(place, &example)| {
-                let evidence = self.problem.examples().evidence(node, example as usize);
-                choices.of(place as u32)[choice(function.decide(&evidence))]
-            });
-            outcomes[node] = decided.collect();
+            let fitted = self.best(&choices);
+            functions[node] = fitted.function;
+            outcomes[node] = choices.outcomes(|place| fitted.choices[place]);
+
+            let choices = self.choices(node, price, &of_constants);
+            let choice = cheapest(&choices, &self.places);
+            constants[node] = as_function(choice);
+            of_constants[node] = choices.outcomes(|_| choice);
+        }
+        // What is tuned to examples that a function has not seen may cost more on those it has.
+        let constant: f64 = of_constants[graph.entry()].iter().sum();
+        let cost = |&example: &u32| {
+            let outcome = self.problem.walk(&functions, example as usize);
+            f64::from(outcome.loss) + price.of(outcome.spent)
+        };
+        let entry = price_of_entry(self.problem, self.on, price);
+        if self.on.iter().map(cost).sum::<f64>() > constant + entry {
+            return constants;
         }
         functions
     }
@@ -269,104 +318,121 @@ impl Learner<'_> {
         Choices { node, count, costs }
     }
 
-    /// The candidate that judges best, fitted to all examples.
-    fn best(&mut self, choices: &Choices) -> Function {
-        let candidates = self.candidates(choices.node);
-        let mut best = (f64::INFINITY, candidates[0]);
-        if candidates.len() > 1 {
-            let parts = std::mem::take(&mut self.parts);
-            for candidate in candidates {
-                let judged = parts.iter().map(|(fit, check)| {
-                    let function = self.fit(choices, candidate, fit);
-                    self.cost(choices, &function, check)
-                });
-                let cost = judged.sum();
-                if cost < best.0 - 1e-9 {
-                    best = (cost, candidate);
-                }
-            }
-            self.parts = parts;
-        }
-        let all: Vec<u32> = (0..self.on.len() as u32).collect();
-        let function = self.fit(choices, best.1, &all);
-        // Rounding aside a fit never costs more than a constant on its own examples; see `bias`.
-        let constant = constant(choices, &all);
-        if self.cost(choices, &constant, &all) < self.cost(choices, &function, &all) {
-            return constant;
-        }
-        function
-    }
-
-    fn candidates(&self, node: usize) -> Vec<Candidate> {
-        let has_features = self.problem.examples().feature_width(node) > 0;
-        let mut candidates = Vec::new();
-        for &family in &self.settings.families {
-            let penalties = match family {
-                Family::Constant | Family::Threshold => 1,
-                Family::Features if !has_features => 0,
-                Family::Confidence | Family::Features => self.settings.l2.len(),
-            };
-            candidates.extend((0..penalties).map(|l2| Candidate { family, l2 }));
-        }
-        if candidates.is_empty() {
-            // Features alone were asked for, and this node has none.
-            candidates.push(Candidate {
-                family: Family::Constant,
-                l2: 0,
-            });
-        }
-        candidates
-    }
-
-    fn cost(&self, choices: &Choices, function: &Function, places: &[u32]) -> f64 {
-        let examples = self.problem.examples();
-        let cost = |&place: &u32| {
-            let evidence = examples.evidence(choices.node, self.on[place as usize] as usize);
-            choices.of(place)[choice(function.decide(&evidence))]
+    /// The best of all candidates.
+    fn best(&mut self, choices: &Choices) -> Fitted {
+        let constant = cheapest(choices, &self.places);
+        let mut best = Fitted {
+            function: as_function(constant),
+            choices: vec![constant; self.on.len()],
         };
-        places.iter().map(cost).sum()
+        if choices.count == 1 {
+            return best;
+        }
+        // A family must beat the simpler ones by more than chance is likely to give it.
+        let mut costs = self.judged_costs(choices, &best);
+        let families = self.settings.families.clone();
+        if families.contains(&Family::Threshold) {
+            let function = self.threshold(choices);
+            let fitted = Fitted {
+                choices: self.decide(choices.node, &function),
+                function,
+            };
+            let of_threshold = self.judged_costs(choices, &fitted);
+            if !families.contains(&Family::Constant) || is_cheaper(&of_threshold, &costs) {
+                (best, costs) = (fitted, of_threshold);
+            }
+        }
+        let mut linear: Option<Judged> = None;
+        for inputs in self.linear_inputs(choices.node) {
+            let candidates = (0..self.settings.l2.len()).map(|l2| Candidate { inputs, l2 });
+            let judged = candidates.map(|candidate| self.judge(choices, candidate));
+            let total = |judged: &Judged| judged.costs.iter().sum::<f64>();
+            let Some(judged) = judged.min_by(|a, b| total(a).total_cmp(&total(b))) else {
+                continue;
+            };
+            if families.len() == 1 || is_cheaper(&judged.costs, &costs) {
+                costs.clone_from(&judged.costs);
+                linear = Some(judged);
+            }
+        }
+        match linear {
+            Some(judged) => self.fit_to_all(choices, &judged).unwrap_or(best),
+            None => best,
+        }
     }
 
-    /// Fits one candidate to some places of `on`.
-    fn fit(&mut self, choices: &Choices, candidate: Candidate, places: &[u32]) -> Function {
-        match candidate.family {
-            Family::Constant => constant(choices, places),
-            Family::Threshold => self.threshold(choices, places),
-            Family::Confidence => self.linear(choices, candidate, Inputs::Confidence, places),
-            Family::Features => self.linear(choices, candidate, Inputs::Features, places),
-        }
+    /// Cost of every judged example.
+    fn judged_costs(&self, choices: &Choices, fitted: &Fitted) -> Vec<f64> {
+        let choice = |place: u32| fitted.choices[place as usize] as usize;
+        self.judged
+            .iter()
+            .map(|&place| choices.of(place)[choice(place)])
+            .collect()
+    }
+
+    /// What linear functions of a node may look at.
+    fn linear_inputs(&self, node: usize) -> Vec<Inputs> {
+        let has_features = self.problem.examples().feature_width(node) > 0;
+        let inputs = self
+            .settings
+            .families
+            .iter()
+            .filter_map(|family| match family {
+                Family::Constant | Family::Threshold => None,
+                Family::Confidence => Some(Inputs::Confidence),
+                Family::Features => has_features.then_some(Inputs::Features),
+            });
+        inputs.collect()
+    }
+
+    /// The choices of a function on every example of `on`.
+    fn decide(&self, node: usize, function: &Function) -> Vec<u32> {
+        let examples = self.problem.examples();
+        let choice =
+            |&example: &u32| match function.decide(&examples.evidence(node, example as usize)) {
+                Decision::Exit => 0,
+                Decision::GoTo(Successor(index)) => 1 + index as u32,
+            };
+        self.on.iter().map(choice).collect()
     }
 
     /// The best threshold on any measure, before the best successor.
-    fn threshold(&self, choices: &Choices, places: &[u32]) -> Function {
+    fn threshold(&self, choices: &Choices) -> Function {
         let examples = self.problem.examples();
-        let mut best = (f64::INFINITY, constant(choices, places));
-        for measure in Measure::ALL {
-            let measured: Vec<f32> = places
+        let mut best = (f64::INFINITY, as_function(cheapest(choices, &self.places)));
+        for &measure in &self.settings.measures {
+            let measured: Vec<f32> = self
+                .on
                 .iter()
-                .map(|&place| {
-                    let example = self.on[place as usize] as usize;
-                    measure.of(&examples.evidence(choices.node, example)).get()
+                .map(|&example| {
+                    measure
+                        .of(&examples.evidence(choices.node, example as usize))
+                        .get()
                 })
                 .collect();
-            for successor in 0..choices.count - 1 {
-                let costs: Vec<f64> = places
-                    .iter()
-                    .flat_map(|&place| [choices.of(place)[0], choices.of(place)[1 + successor]])
-                    .collect();
+            for successor in 1..choices.count {
+                let of_place = |&place: &u32| {
+                    let costs = choices.of(place);
+                    [costs[0], costs[successor]]
+                };
+                let costs: Vec<f64> = self.places.iter().flat_map(of_place).collect();
                 let mut doubts: Vec<f32> = measured.iter().map(|m| 1.0 - m).collect();
                 let shift = bias::tune(&mut doubts, &costs, 2)[0];
                 // Goes on where 1 − m + shift > 0.
                 let Ok(at_least) = Confidence::try_new((1.0 + shift).clamp(0.0, 1.0)) else {
                     continue;
                 };
-                let function = Function::Threshold(Threshold {
-                    measure,
-                    at_least,
-                    otherwise: Successor(successor),
-                });
-                let cost = self.cost(choices, &function, places);
+                let cost: f64 = measured
+                    .iter()
+                    .zip(costs.chunks_exact(2))
+                    .map(|(&measured, costs)| costs[usize::from(measured < at_least.get())])
+                    .sum();
                 if cost < best.0 {
+                    let function = Function::Threshold(Threshold {
+                        measure,
+                        at_least,
+                        otherwise: Successor(successor - 1),
+                    });
                     best = (cost, function);
                 }
             }
@@ -374,14 +440,71 @@ impl Learner<'_> {
         best.1
     }
 
-    fn linear(
+    /// Fits a candidate without each part in turn, and judges it on that part.
+    fn judge(&mut self, choices: &Choices, candidate: Candidate) -> Judged {
+        let mut scores = Vec::with_capacity(self.judged.len() * (choices.count - 1));
+        for part in 0..self.parts.len() {
+            let weights = self.fit(choices, candidate, Some(part));
+            scores.extend(self.scores(
+                choices.node,
+                candidate.inputs,
+                &weights,
+                &self.parts[part].1,
+            ));
+        }
+        let costs = choices.some(&self.judged);
+        let shifts = bias::tune(&mut scores, &costs, choices.count);
+        let rows = scores
+            .chunks_exact(choices.count - 1)
+            .zip(costs.chunks_exact(choices.count));
+        let chosen = rows.map(|(scores, costs)| costs[largest(scores) as usize]);
+        Judged {
+            candidate,
+            costs: chosen.collect(),
+            shifts,
+            scores,
+        }
+    }
+
+    /// Fits the candidate that judged best to all examples. `None` where its numbers overflow.
+    fn fit_to_all(&mut self, choices: &Choices, judged: &Judged) -> Option<Fitted> {
+        let inputs = judged.candidate.inputs;
+        let weights = self.fit(choices, judged.candidate, None);
+        let scores = weights.into_iter().zip(&judged.shifts).enumerate();
+        let scores = scores.map(|(index, (Weights { bias, weights }, shift))| Score {
+            to: Successor(index),
+            bias: bias + shift,
+            weights,
+        });
+        let width = self.problem.examples().feature_width(choices.node);
+        let linear = Linear::try_new(inputs, width, scores.collect()).ok()?;
+        let function = Function::Linear(linear);
+        let mut decided = self.decide(choices.node, &function);
+        let rows = judged.scores.chunks_exact(choices.count - 1);
+        for (&place, scores) in self.judged.iter().zip(rows) {
+            decided[place as usize] = largest(scores);
+        }
+        Some(Fitted {
+            function,
+            choices: decided,
+        })
+    }
+
+    /// Fits a candidate to all examples, or to those outside a part.
+    fn fit(
         &mut self,
         choices: &Choices,
         candidate: Candidate,
-        inputs: Inputs,
-        places: &[u32],
-    ) -> Function {
-        let columns = self.problem.examples().inputs(choices.node, inputs);
+        without: Option<usize>,
+    ) -> Vec<Weights> {
+        let places = match without {
+            Some(part) => &self.parts[part].0,
+            None => &self.places,
+        };
+        let columns = self
+            .problem
+            .examples()
+            .inputs(choices.node, candidate.inputs);
         let on: Vec<u32> = places
             .iter()
             .map(|&place| self.on[place as usize])
@@ -395,44 +518,44 @@ impl Learner<'_> {
             l2: self.settings.l2[candidate.l2],
             iterations: self.settings.iterations,
         };
-        let kind = usize::from(inputs == Inputs::Features);
-        let start = &mut self.starts[choices.node][2 * candidate.l2 + kind];
-        let weights = fit.run(start);
-        let mut scores = Vec::with_capacity(on.len() * weights.len());
-        for &example in &on {
-            scores.extend(
-                weights
-                    .iter()
-                    .map(|weights| score(weights, &columns, example)),
-            );
-        }
-        let shifts = bias::tune(&mut scores, &costs, choices.count);
-        let scores = weights.into_iter().zip(shifts).enumerate();
-        let scores = scores.map(|(index, (Weights { bias, weights }, shift))| Score {
-            to: Successor(index),
-            bias: bias + shift,
-            weights,
-        });
-        let width: usize = columns.iter().skip(1).map(|matrix| matrix.width()).sum();
-        debug_assert_eq!(columns[0].width(), CONFIDENCE_INPUTS.len());
-        match Linear::try_new(inputs, width, scores.collect()) {
-            Ok(linear) => Function::Linear(linear),
-            // Numbers so large that they overflow separate nothing.
-            Err(_) => constant(choices, places),
-        }
+        let kind = usize::from(candidate.inputs == Inputs::Features);
+        fit.run(&mut self.starts[choices.node][2 * candidate.l2 + kind])
+    }
+
+    fn scores(&self, node: usize, inputs: Inputs, weights: &[Weights], places: &[u32]) -> Vec<f32> {
+        let columns = self.problem.examples().inputs(node, inputs);
+        let examples = places.iter().map(|&place| self.on[place as usize]);
+        examples
+            .flat_map(|example| weights.iter().map(move |w| (w, example)))
+            .map(|(weights, example)| score(weights, &columns, example))
+            .collect()
     }
 }
 
-/// The column of a decision in a table of costs.
-fn choice(decision: Decision) -> usize {
-    match decision {
-        Decision::Exit => 0,
-        Decision::GoTo(Successor(index)) => 1 + index,
-    }
+/// Whether the mean of `new` lies below that of `old` by more than the standard error of the
+/// difference: the rule of Breiman, Friedman, Olshen and Stone, "Classification and Regression Trees"
+/// (1984), which keeps the simpler of two that are hard to tell apart.
+fn is_cheaper(new: &[f64], old: &[f64]) -> bool {
+    let count = new.len() as f64;
+    let saved = || old.iter().zip(new).map(|(old, new)| old - new);
+    let mean = saved().sum::<f64>() / count;
+    let variance = saved().map(|saved| (saved - mean).powi(2)).sum::<f64>() / count;
+    mean > (variance / count).sqrt().max(1e-12)
 }
 
-/// The cheapest constant.
-fn constant(choices: &Choices, places: &[u32]) -> Function {
+/// The choice of the largest score, the first choice's being 0.
+fn largest(scores: &[f32]) -> u32 {
+    let mut best = (0.0, 0);
+    for (index, &score) in scores.iter().enumerate() {
+        if score > best.0 {
+            best = (score, 1 + index as u32);
+        }
+    }
+    best.1
+}
+
+/// The choice that costs least as a constant.
+fn cheapest(choices: &Choices, places: &[u32]) -> u32 {
     let mut sums = vec![0.0; choices.count];
     for &place in places {
         for (sum, cost) in sums.iter_mut().zip(choices.of(place)) {
@@ -440,10 +563,23 @@ fn constant(choices: &Choices, places: &[u32]) -> Function {
         }
     }
     let least = (0..sums.len()).min_by(|&a, &b| sums[a].total_cmp(&sums[b]));
-    match least {
-        None | Some(0) => Function::EXIT,
-        Some(index) => Function::go_to(Successor(index - 1)),
+    least.unwrap_or(0) as u32
+}
+
+/// A choice as a constant.
+fn as_function(choice: u32) -> Function {
+    match choice.checked_sub(1) {
+        None => Function::EXIT,
+        Some(index) => Function::go_to(Successor(index as usize)),
     }
+}
+
+/// What it is worth to get all examples to the entry.
+fn price_of_entry(problem: &Problem<'_>, on: &[u32], price: Price) -> f64 {
+    let bytes = |&example: &u32| problem.examples().payload_bytes(example as usize);
+    on.iter()
+        .map(|example| price.of_step(&problem.costs().entry, bytes(example)))
+        .sum()
 }
 
 #[cfg(test)]

@@ -209,6 +209,11 @@ impl Labels {
         self.0.get(file).copied()
     }
 
+    /// All files with their classes, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, ClassId)> {
+        self.0.iter().map(|(file, class)| (file.as_str(), *class))
+    }
+
     pub(super) fn read(csv: impl io::Read, path: &Path) -> Result<Self, ReadError> {
         let path = || path.to_owned();
         let broken = |source: csv::Error| ReadError::Csv {

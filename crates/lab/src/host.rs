@@ -5,20 +5,20 @@ use std::fs;
 
 /// Resident memory of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     /// Now.
-    pub(super) resident_bytes: u64,
+    pub(crate) resident_bytes: u64,
     /// At most so far.
-    pub(super) peak_bytes: u64,
+    pub(crate) peak_bytes: u64,
 }
 
 /// Resident memory of this process, where the system tells.
-pub(super) fn memory() -> Option<Memory> {
+pub(crate) fn memory() -> Option<Memory> {
     memory_in(&fs::read_to_string("/proc/self/status").ok()?)
 }
 
 /// Name of the processor, or of the board where the processor has none, where the system tells.
-pub(super) fn cpu_model() -> Option<String> {
+pub(crate) fn cpu_model() -> Option<String> {
     let listed = fs::read_to_string("/proc/cpuinfo").ok();
     listed.as_deref().and_then(cpu_model_in).or_else(|| {
         let board = fs::read_to_string("/proc/device-tree/model").ok()?;
