@@ -8,7 +8,7 @@ use std::{
 };
 
 use outpost_cascade::{Action, Answer, Cascade, CascadeError, Mode, NoAnswer, NodeId, Site, Walk};
-use outpost_exit_policy::Evidence;
+use outpost_exit_policy::{DecisionFunction, Evidence};
 use outpost_runtime::{
     ClassifyError, Features, ImageLimits, Labels, LocalNetworks, ModelFolder, OpenError, Place,
     Probabilities, Progress, TractRuntime,
@@ -18,6 +18,7 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 use crate::{
     cloud::{Cloud, CloudError, Offload, RemoteNetwork, error_chain},
     config::{Config, ConfigError},
+    learned::{LearnedPolicy, PolicyError},
     picture::{Picture, PictureError},
     record::{Answered, Candidate, Record, milliseconds},
 };
@@ -26,6 +27,8 @@ use crate::{
 pub struct Agent {
     cascade: Cascade,
     local: Arc<LocalNetworks>,
+    /// By node; 1 where no learned policy says otherwise.
+    temperatures: Vec<f32>,
     /// Where in `local` the nodes on the device are.
     places: HashMap<NodeId, usize>,
     remote: HashMap<NodeId, Arc<RemoteNetwork>>,
@@ -85,6 +88,14 @@ pub enum StartError {
         /// The node.
         node: String,
     },
+    /// The learned policy is at fault.
+    #[error("cannot use the policy {}", path.display())]
+    Policy {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: PolicyError,
+    },
     /// The device alone was asked for, and the cascade begins elsewhere.
     #[error(
         "device-only needs a cascade that begins on the device; this one begins with {network:?}"
@@ -127,12 +138,29 @@ impl Agent {
     /// A [`StartError`] that names the file or field at fault.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         config.check()?;
-        let cascade = Cascade::load(&config.cascade)
-            .map_err(|source| StartError::Cascade {
-                path: config.cascade.clone(),
-                source,
-            })?
-            .with_mode(config.mode);
+        let mut cascade = Cascade::load(&config.cascade).map_err(|source| StartError::Cascade {
+            path: config.cascade.clone(),
+            source,
+        })?;
+        let folder = ModelFolder::new(&config.models);
+        let mut features = Features::Omit;
+        let mut temperatures = vec![1.0; cascade.nodes().count()];
+        if let Some(path) = &config.policy {
+            let learned = LearnedPolicy::load(path, &cascade, &folder, &config.operating_point)
+                .map_err(|source| StartError::Policy {
+                    path: path.clone(),
+                    source,
+                })?;
+            tracing::info!(operating_point = learned.operating_point, "learned policy");
+            if learned.needs_features() {
+                features = Features::Give;
+            }
+            temperatures = learned.temperatures;
+            let functions = learned.functions.into_iter();
+            cascade =
+                cascade.with_policies(functions.map(|f| Box::new(f) as Box<dyn DecisionFunction>));
+        }
+        let cascade = cascade.with_mode(config.mode);
         if let Some(node) = cascade.undecided() {
             return Err(StartError::Undecided {
                 node: node.name().to_owned(),
@@ -144,7 +172,6 @@ impl Agent {
                 network: entry.network().to_owned(),
             });
         }
-        let folder = ModelFolder::new(&config.models);
         let mut remote = HashMap::new();
         for (id, node) in cascade.nodes() {
             match node.site() {
@@ -188,11 +215,12 @@ impl Agent {
                 exit: node.exit(),
             })
             .collect();
-        let local = LocalNetworks::open(&folder, &places, Features::Omit, &TractRuntime)?;
+        let local = LocalNetworks::open(&folder, &places, features, &TractRuntime)?;
         let places = here().enumerate().map(|(place, (id, _))| (id, place));
         Ok(Self {
             places: places.collect(),
             cascade,
+            temperatures,
             local: Arc::new(local),
             remote,
             cloud,
@@ -243,7 +271,11 @@ impl Agent {
                     });
                     match outcome {
                         Ok(output) => {
-                            let action = walk.said(node, &evidence(&output.probabilities), device);
+                            let mut evidence = evidence(&output.probabilities);
+                            if let Some(features) = &output.features {
+                                evidence = evidence.with_features(features);
+                            }
+                            let action = walk.said(node, &evidence, device);
                             said.insert(node, output.probabilities);
                             action
                         }
@@ -279,9 +311,12 @@ impl Agent {
             };
         };
         let total = taken.elapsed();
-        let probabilities = &said[&answer.node];
+        let probabilities = said
+            .remove(&answer.node)
+            .expect("a node that answers has spoken");
+        let probabilities = probabilities.at_temperature(self.temperatures[answer.node.index()]);
         let node = self.cascade.node(answer.node);
-        let top5 = Candidate::top5(probabilities, self.labels(answer.node));
+        let top5 = Candidate::top5(&probabilities, self.labels(answer.node));
         Ok(Answered {
             image: image.to_owned(),
             class_id: top5[0].class_id,

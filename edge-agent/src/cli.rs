@@ -13,6 +13,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use outpost_cascade::Mode;
+use outpost_exit_policy::Goal;
 use outpost_transport::Transport;
 
 use crate::{
@@ -53,6 +54,13 @@ struct Classify {
     /// The cascade file.
     #[arg(long, env = "OUTPOST_CASCADE")]
     cascade: Option<PathBuf>,
+    /// A policy bundle of `lab learn`, in place of the cascade's policies.
+    #[arg(long, env = "OUTPOST_POLICY", value_name = "FILE.json")]
+    policy: Option<PathBuf>,
+    /// Which of its operating points: a name, `loss=POINTS`, `time=5ms` or `offload=20%`; else the
+    /// fastest that is expected to lose at most one point.
+    #[arg(long, env = "OUTPOST_OPERATING_POINT", value_name = "GOAL")]
+    operating_point: Option<Goal>,
     /// The model folder.
     #[arg(long, env = "OUTPOST_MODELS")]
     models: Option<PathBuf>,
@@ -178,6 +186,15 @@ fn config(arguments: &Classify) -> anyhow::Result<Config> {
     }
     if let Some(cascade) = &arguments.cascade {
         config.cascade.clone_from(cascade);
+    }
+    if let Some(policy) = &arguments.policy {
+        config.policy = Some(policy.clone());
+    }
+    if let Some(goal) = &arguments.operating_point {
+        config.operating_point.clone_from(goal);
+        if config.policy.is_none() {
+            anyhow::bail!("--operating-point needs a policy: give --policy FILE.json");
+        }
     }
     config.deadline_ms = arguments.deadline.unwrap_or(config.deadline_ms);
     config.mode = match arguments.mode {

@@ -7,9 +7,10 @@ use std::{
 };
 
 use outpost_cascade::{CircuitConfig, Mode};
+use outpost_exit_policy::Goal;
 use outpost_runtime::ImageLimits;
 use outpost_transport::Transport;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// The configuration. Relative paths are relative to the folder of the file.
 #[derive(Debug, Clone, Deserialize)]
@@ -19,6 +20,13 @@ pub struct Config {
     pub models: PathBuf,
     /// The cascade file. Default `models/cascades/squeezenet-lite2.toml`.
     pub cascade: PathBuf,
+    /// A policy bundle of `lab learn`, in place of the cascade's policies.
+    pub policy: Option<PathBuf>,
+    /// Which of its operating points: a name, `loss=POINTS` (the fastest that is expected to lose at
+    /// most so much against the largest network), `time=5ms` (the most accurate in that mean time) or
+    /// `offload=20%` (the most accurate that sends at most so many images). Default `loss=1`.
+    #[serde(deserialize_with = "goal")]
+    pub operating_point: Goal,
     /// Whose decisions count: `policy`, `device-only` or `cloud-only`. Default `policy`.
     pub mode: Mode,
     /// Milliseconds from taking up an image to its answer. Default 1000.
@@ -90,11 +98,19 @@ pub struct ImageBounds {
     pub max_pixels: u64,
 }
 
+fn goal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Goal, D::Error> {
+    String::deserialize(deserializer)?
+        .parse()
+        .map_err(D::Error::custom)
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             models: PathBuf::from("models"),
             cascade: PathBuf::from("models/cascades/squeezenet-lite2.toml"),
+            policy: None,
+            operating_point: Goal::MaxLoss(1.0),
             mode: Mode::Policy,
             deadline_ms: 1000,
             device_threads: 1,
@@ -196,6 +212,7 @@ impl Config {
         let folder = path.parent().unwrap_or(Path::new(""));
         config.models = folder.join(&config.models);
         config.cascade = folder.join(&config.cascade);
+        config.policy = config.policy.map(|policy| folder.join(policy));
         if let Some(cloud) = &mut config.cloud {
             let authority = cloud.certificate_authority.take();
             cloud.certificate_authority = authority.map(|path| folder.join(path));

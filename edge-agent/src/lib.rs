@@ -12,6 +12,7 @@ mod agent;
 pub mod cli;
 mod cloud;
 mod config;
+mod learned;
 pub mod paths;
 mod picture;
 mod record;
@@ -21,4 +22,5 @@ pub use agent::{Agent, StartError};
 pub use config::{
     CircuitSettings, Cloud as CloudConfig, Config, ConfigError, ImageBounds, Payload,
 };
+pub use learned::PolicyError;
 pub use record::{Answered, Candidate, Record};

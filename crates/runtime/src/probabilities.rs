@@ -56,6 +56,19 @@ impl Probabilities {
         &self.0
     }
 
+    /// The probabilities p^(1/T) / Σ p^(1/T): flatter for a temperature T above 1, sharper below, in the
+    /// same order. `temperature` must be positive.
+    #[must_use]
+    pub fn at_temperature(mut self, temperature: f32) -> Self {
+        if temperature != 1.0 {
+            for p in &mut self.0 {
+                *p = p.max(f32::MIN_POSITIVE).ln() / temperature;
+            }
+            softmax(&mut self.0);
+        }
+        self
+    }
+
     /// The most probable class; of equals the first, as `argmax` has it.
     pub fn top1(&self) -> ClassProbability {
         self.top(1)[0]
@@ -115,6 +128,15 @@ mod tests {
     fn softmax_survives_large_logits() {
         let said = Probabilities::from_output(vec![1e4, 1e4, -1e4], OutputKind::Logits).unwrap();
         assert_eq!(said.as_slice(), [0.5, 0.5, 0.0]);
+    }
+
+    #[test]
+    fn a_temperature_flattens_and_keeps_the_order() {
+        let said = Probabilities::from_output(vec![0.8, 0.2, 0.0], OutputKind::Probabilities);
+        let flat = said.clone().unwrap().at_temperature(2.0);
+        // sqrt(0.8) = 2 · sqrt(0.2).
+        assert!((flat.as_slice()[0] - 2.0 / 3.0).abs() < 1e-5, "{flat:?}");
+        assert_eq!(said.clone().unwrap().at_temperature(1.0), said.unwrap());
     }
 
     #[test]
