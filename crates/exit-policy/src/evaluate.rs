@@ -57,6 +57,8 @@ pub struct Outcomes {
     pub bytes: Vec<f32>,
     /// Share of the examples that each node answered.
     pub answered: Vec<f64>,
+    /// Mean seconds an example of the step to each node, its network and link included.
+    pub node_seconds: Vec<f64>,
     /// Share of the examples that travelled over a link.
     pub offload_rate: f64,
 }
@@ -141,10 +143,21 @@ impl<'a> Problem<'a> {
     /// # Panics
     /// When there are fewer functions than nodes, or no such example.
     pub fn walk(&self, policies: &[Function], example: usize) -> Outcome {
+        self.walk_noting(policies, example, |_, _| {})
+    }
+
+    /// The same; tells `note` every node that is reached with the seconds of the step to it.
+    fn walk_noting(
+        &self,
+        policies: &[Function],
+        example: usize,
+        mut note: impl FnMut(usize, f64),
+    ) -> Outcome {
         let payload = self.examples.payload_bytes(example);
         let mut spent = Spent::default();
         spent.add(&self.costs.entry, payload);
         let mut node = self.graph.entry();
+        note(node, spent.seconds);
         loop {
             let decision = policies[node].decide(&self.examples.evidence(node, example));
             let Some((to, step)) = self.next(node, decision) else {
@@ -154,7 +167,9 @@ impl<'a> Problem<'a> {
                     spent,
                 };
             };
+            let before = spent.seconds;
             spent.add(&self.costs.jumps[node][step], payload);
+            note(to, spent.seconds - before);
             node = to;
         }
     }
@@ -178,7 +193,11 @@ impl<'a> Problem<'a> {
     pub fn evaluate(&self, policies: &[Function], on: &[u32]) -> Outcomes {
         let mut outcomes = Outcomes::with_capacity(self.graph.nodes(), on.len());
         for &example in on {
-            outcomes.push(self.walk(policies, example as usize));
+            let mut node_seconds = std::mem::take(&mut outcomes.node_seconds);
+            let note = |node: usize, seconds| node_seconds[node] += seconds;
+            let outcome = self.walk_noting(policies, example as usize, note);
+            outcomes.node_seconds = node_seconds;
+            outcomes.push(outcome);
         }
         outcomes.finish()
     }
@@ -196,6 +215,7 @@ impl Outcomes {
             seconds: Vec::with_capacity(examples),
             bytes: Vec::with_capacity(examples),
             answered: vec![0.0; nodes],
+            node_seconds: vec![0.0; nodes],
             offload_rate: 0.0,
         }
     }
@@ -214,6 +234,9 @@ impl Outcomes {
         self.answered
             .iter_mut()
             .for_each(|answered| *answered /= count);
+        self.node_seconds
+            .iter_mut()
+            .for_each(|seconds| *seconds /= count);
         self.offload_rate /= count;
         self
     }
@@ -252,6 +275,9 @@ impl Outcomes {
             bytes: column(|o| &o.bytes),
             answered: (0..folds[0].0.answered.len())
                 .map(|n| mean(&|o| o.answered[n]))
+                .collect(),
+            node_seconds: (0..folds[0].0.node_seconds.len())
+                .map(|n| mean(&|o| o.node_seconds[n]))
                 .collect(),
             offload_rate: mean(&|o| o.offload_rate),
         }

@@ -129,6 +129,9 @@ pub enum LearnPolicyError {
     /// The trace is not of the cascade.
     #[error(transparent)]
     Topology(#[from] TopologyError),
+    /// A trace to judge on is of other nodes than the one to learn from.
+    #[error("the two traces are not of the same nodes, weights and features: trace both alike")]
+    OtherTrace,
     /// A cost is at fault.
     #[error(transparent)]
     Problem(#[from] ProblemError),

@@ -4,6 +4,7 @@
 //! - [`bench`] measures a network on this machine.
 //! - [`trace`] notes what every node of a cascade says about labelled images.
 //! - [`learn`] makes a policy bundle from a trace.
+//! - [`study`] compares learned policies with what they are measured against; [`evaluate`] prints it.
 //! - [`summarise`] turns the edge-agent's answers into accuracy, time and bytes.
 //!
 //! ```no_run
@@ -19,8 +20,11 @@
 //! that could not be measured is absent, never zero.
 
 pub mod bench;
+pub mod evaluate;
 pub mod fetch;
+pub mod frontier;
 pub mod learn;
+pub mod study;
 pub mod summarise;
 pub mod sweep;
 pub mod topology;

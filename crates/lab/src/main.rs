@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use outpost_lab::{bench, fetch, learn, summarise, trace};
+use outpost_lab::{bench, evaluate, fetch, learn, summarise, trace};
 
 /// Fetch published networks, measure networks, summarise answers.
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ enum Command {
     Trace(trace::TraceArgs),
     /// Learn a policy for a cascade from a trace.
     Learn(learn::LearnArgs),
+    /// Compare learned policies with thresholds, chance and the oracle, as tables.
+    Evaluate(evaluate::EvaluateArgs),
     /// Turn the edge-agent's answers into accuracy, time and bytes.
     Summarise(summarise::SummariseArgs),
 }
@@ -47,6 +49,7 @@ fn run(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(args, out)?,
         Command::Trace(args) => trace::run(args, out)?,
         Command::Learn(args) => learn::run(args, out)?,
+        Command::Evaluate(args) => evaluate::run(args, out)?,
         Command::Summarise(args) => summarise::run(args, out)?,
     }
     Ok(())

@@ -1,0 +1,483 @@
+//! A study of a cascade: what learned policies make of its networks, beside what they are compared
+//! with, on labelled images that no policy has seen.
+//!
+//! `lab evaluate` prints it, `lab report` draws it. This file reads the arguments and judges
+//! policies; `findings` is what is found, `compare` how policies are told apart.
+
+mod compare;
+mod findings;
+
+use std::path::PathBuf;
+
+use fastrand::Rng;
+use indicatif::ProgressBar;
+use outpost_cascade::{Cascade, Site};
+use outpost_exit_policy::{
+    Family, Function, Measure, Oracle, Outcomes, Price, Problem, Settings,
+    calibrate::{Bin, expected_calibration_error, reliability, temperature},
+    random_exits,
+};
+
+pub use compare::{AtBudget, Comparison};
+pub use findings::{Calibration, Curve, ExitTable, Judged, Kind, Overlap, Shares, SpeedUp, Study};
+
+use crate::{
+    frontier::Frontier,
+    learn::{LearnOptions, LearnPolicyError, load_cascade, progress},
+    sweep::sweep,
+    topology::{Topology, TopologyError},
+    trace::Trace,
+};
+
+/// Points of loss at which speed-ups are told, as the paper does for early exits.
+pub const LOSSES: [f64; 4] = [0.0, 1.0, 2.0, 5.0];
+/// Shares of the largest network's time at which time and examples are broken down.
+const BUDGETS: [f64; 3] = [0.2, 0.35, 0.6];
+/// Steps of the probability with which random exits go on.
+const RANDOM_STEPS: u32 = 50;
+/// Ranges of confidence in a calibration diagram.
+const BINS: usize = 15;
+
+/// What a study is made of.
+#[derive(Debug, Clone, clap::Args)]
+pub struct StudyArgs {
+    /// The cascade file: its networks and their sites.
+    #[arg(long, value_name = "FILE")]
+    pub cascade: PathBuf,
+    /// A trace to learn from, made by `lab trace`. Exits that it has are studied too.
+    #[arg(long, value_name = "FILE.parquet")]
+    pub trace: PathBuf,
+    /// A trace of other images to judge on; without it, parts of `--trace` take turns.
+    #[arg(long, value_name = "FILE.parquet")]
+    pub test: Option<PathBuf>,
+    /// Parts that take turns where there is no `--test`.
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u8).range(2..=50))]
+    pub folds: u8,
+    /// How to learn.
+    #[command(flatten)]
+    pub options: LearnOptions,
+}
+
+/// The traces of a study, and how policies are judged on them.
+struct Judge<'a> {
+    args: &'a StudyArgs,
+    trace: &'a Trace,
+    /// Images that nothing is learned from; `None` where parts take turns.
+    test: Option<&'a Trace>,
+    progress: ProgressBar,
+}
+
+impl Judge<'_> {
+    /// The trace whose images judge.
+    fn judged(&self) -> &Trace {
+        self.test.unwrap_or(self.trace)
+    }
+
+    /// Learns at every price and judges each policy on images that it has not seen.
+    fn learned(
+        &self,
+        topology: &Topology,
+        settings: &Settings,
+    ) -> Result<Vec<(Price, Outcomes)>, LearnPolicyError> {
+        let graph = topology.graph().map_err(TopologyError::from)?;
+        let model = self.args.options.cost_model();
+        let costs = topology.costs(self.trace, &model);
+        let examples = topology.examples(self.trace).map_err(TopologyError::from)?;
+        let problem = Problem::try_new(&graph, &costs, &examples)?;
+        let prices = self.args.options.sweep_prices(&problem);
+        let learn = |on: &[u32]| {
+            sweep(&problem, on, &prices, settings, |n| {
+                self.progress.inc(n as u64)
+            })
+        };
+        let outcomes: Vec<Outcomes> = match self.test {
+            Some(test) => {
+                let policies = learn(&problem.all())?;
+                let costs = topology.costs(test, &model);
+                let examples = topology.examples(test).map_err(TopologyError::from)?;
+                let problem = Problem::try_new(&graph, &costs, &examples)?;
+                let all = problem.all();
+                policies
+                    .iter()
+                    .map(|policy| problem.evaluate(policy, &all))
+                    .collect()
+            }
+            None => {
+                let mut folds: Vec<Vec<(Outcomes, Vec<u32>)>> = vec![Vec::new(); prices.len()];
+                for (rest, fold) in self.folds() {
+                    let policies = learn(&rest)?;
+                    for (outcomes, policy) in folds.iter_mut().zip(&policies) {
+                        outcomes.push((problem.evaluate(policy, &fold), fold.clone()));
+                    }
+                }
+                folds.iter().map(|folds| Outcomes::join(folds)).collect()
+            }
+        };
+        Ok(prices.into_iter().zip(outcomes).collect())
+    }
+
+    /// For every part, the other images and its own.
+    fn folds(&self) -> Vec<(Vec<u32>, Vec<u32>)> {
+        let mut order: Vec<u32> = (0..self.trace.len() as u32).collect();
+        Rng::with_seed(self.args.options.seed).shuffle(&mut order);
+        let folds = usize::from(self.args.folds);
+        (0..folds)
+            .map(|fold| {
+                let is_here = |place: &usize| place % folds == fold;
+                let pick = |here: bool| {
+                    let mut picked: Vec<u32> = (0..order.len())
+                        .filter(|place| is_here(place) == here)
+                        .map(|place| order[place])
+                        .collect();
+                    picked.sort_unstable();
+                    picked
+                };
+                (pick(false), pick(true))
+            })
+            .collect()
+    }
+
+    /// Judges without learning.
+    fn known(
+        &self,
+        topology: &Topology,
+        judge: impl FnOnce(&Problem<'_>, &[u32]) -> Vec<(Price, Outcomes)>,
+    ) -> Result<Vec<(Price, Outcomes)>, LearnPolicyError> {
+        let graph = topology.graph().map_err(TopologyError::from)?;
+        let costs = topology.costs(self.judged(), &self.args.options.cost_model());
+        let examples = topology
+            .examples(self.judged())
+            .map_err(TopologyError::from)?;
+        let problem = Problem::try_new(&graph, &costs, &examples)?;
+        Ok(judge(&problem, &problem.all()))
+    }
+
+    fn random(&self, topology: &Topology) -> Result<Vec<(Price, Outcomes)>, LearnPolicyError> {
+        self.known(topology, |problem, on| {
+            let steps = (0..=RANDOM_STEPS).map(|i| f64::from(i) / f64::from(RANDOM_STEPS));
+            steps
+                .map(|go_on| (Price::default(), random_exits(problem, on, go_on)))
+                .collect()
+        })
+    }
+
+    fn oracle(
+        &self,
+        topology: &Topology,
+        oracle: Oracle,
+    ) -> Result<Vec<(Price, Outcomes)>, LearnPolicyError> {
+        let options = &self.args.options;
+        self.known(topology, |problem, on| {
+            let prices = options.sweep_prices(problem).into_iter();
+            prices
+                .map(|price| (price, oracle.evaluate(problem, on, price)))
+                .collect()
+        })
+    }
+}
+
+/// Studies what the arguments say.
+///
+/// # Errors
+/// A [`LearnPolicyError`] that names what is at fault.
+pub fn study(args: &StudyArgs) -> Result<Study, LearnPolicyError> {
+    let cascade = load_cascade(&args.cascade)?;
+    let trace = Trace::load(&args.trace)?;
+    let test = args.test.as_deref().map(Trace::load).transpose()?;
+    if let Some(test) = &test {
+        same_nodes(&trace, test)?;
+    }
+    let networks = networks(&cascade, &trace)?;
+    let topologies = topologies(&networks);
+    let thresholds = Measure::ALL;
+    let exits: Vec<(usize, Topology)> = networks
+        .iter()
+        .enumerate()
+        .filter_map(|(index, network)| Some((index, exits(&trace, network)?)))
+        .collect();
+    let sweeps = topologies.len() * (1 + thresholds.len()) + exits.len();
+    let turns = if test.is_some() {
+        1
+    } else {
+        usize::from(args.folds)
+    };
+    let judge = Judge {
+        args,
+        trace: &trace,
+        test: test.as_ref(),
+        progress: progress(
+            "learning",
+            (sweeps * turns * usize::from(args.options.prices)) as u64,
+        ),
+    };
+
+    let settings = args.options.settings();
+    let mut curves = Vec::new();
+    let mut curve = |topology: &Topology, kind, points| {
+        curves.push(Curve::new(topology.name.clone(), kind, points));
+    };
+    for network in &networks {
+        let alone = Topology::chain(network.letter.clone(), &[(network.traced, network.site)]);
+        let points = judge.known(&alone, |problem, on| {
+            vec![(Price::default(), problem.evaluate(&[Function::EXIT], on))]
+        })?;
+        curve(&alone, Kind::Alone, points);
+    }
+    for topology in &topologies {
+        curve(topology, Kind::Learned, judge.learned(topology, &settings)?);
+        for measure in thresholds {
+            let settings = Settings {
+                families: vec![Family::Constant, Family::Threshold],
+                measures: vec![measure],
+                ..settings.clone()
+            };
+            curve(
+                topology,
+                Kind::Threshold(measure),
+                judge.learned(topology, &settings)?,
+            );
+        }
+        curve(topology, Kind::Random, judge.random(topology)?);
+        let reference = topology.traced().len() - 1;
+        curve(
+            topology,
+            Kind::SoftOracle,
+            judge.oracle(topology, Oracle::Soft { reference })?,
+        );
+        curve(
+            topology,
+            Kind::FreeOracle,
+            judge.oracle(topology, Oracle::Free)?,
+        );
+    }
+    let mut exit_tables = Vec::new();
+    for (index, topology) in &exits {
+        let whole = &curves[*index].frontier;
+        let learned = Frontier::new(judge.learned(topology, &settings)?.into_iter().map(|p| p.1));
+        let random = Frontier::new(judge.random(topology)?.into_iter().map(|p| p.1));
+        exit_tables.push(ExitTable::new(
+            &networks[*index].name,
+            whole,
+            learned,
+            random,
+        ));
+    }
+    judge.progress.finish_and_clear();
+    findings(args, &judge, &networks, &topologies, curves, exit_tables)
+}
+
+fn findings(
+    args: &StudyArgs,
+    judge: &Judge<'_>,
+    networks: &[Network],
+    topologies: &[Topology],
+    curves: Vec<Curve>,
+    exits: Vec<ExitTable>,
+) -> Result<Study, LearnPolicyError> {
+    let judged = judge.judged();
+    let largest = curves[networks.len() - 1].frontier.points[0].clone();
+    let full = topologies
+        .last()
+        .map_or(String::new(), |topology| topology.name.clone());
+    let comparisons = topologies
+        .iter()
+        .map(|topology| Comparison::new(&topology.name, &curves, &largest, args.options.seed))
+        .collect();
+    let speed_ups = topologies
+        .iter()
+        .map(|topology| SpeedUp::new(&topology.name, &curves, &largest, args.options.seed))
+        .collect();
+    let names: Vec<String> = networks
+        .iter()
+        .map(|network| network.name.clone())
+        .collect();
+    let letters: Vec<String> = networks
+        .iter()
+        .map(|network| network.letter.clone())
+        .collect();
+    let all: Vec<u32> = (0..judged.len() as u32).collect();
+    let known: Vec<u32> = (0..judge.trace.len() as u32).collect();
+    let calibrations = networks.iter().map(|network| {
+        let learned = temperature(&judge.trace.labelled(network.traced, &known));
+        let temperature = learned.map_err(|source| LearnPolicyError::Calibrate {
+            node: network.name.clone(),
+            source,
+        })?;
+        let labelled = judged.labelled(network.traced, &all);
+        let bins = |t: f64| -> Vec<Bin> { reliability(&labelled, t, BINS) };
+        let (before, after) = (bins(1.0), bins(temperature.into()));
+        Ok(Calibration {
+            network: network.name.clone(),
+            temperature,
+            error_before: expected_calibration_error(&before),
+            error_after: expected_calibration_error(&after),
+            before,
+            after,
+        })
+    });
+    let calibrations = calibrations.collect::<Result<Vec<_>, LearnPolicyError>>()?;
+    let shares = curves
+        .iter()
+        .find(|curve| curve.topology == full && curve.kind == Kind::Learned)
+        .map(|curve| {
+            let budgets = BUDGETS.iter();
+            budgets
+                .filter_map(|share| Shares::new(&curve.frontier, &largest, *share, networks.len()))
+                .collect()
+        });
+    Ok(Study {
+        cascade: judge.trace.spec.cascade.clone(),
+        processor: judged.spec.processor.clone(),
+        learned_from: judge.trace.len(),
+        judged_on: judged.len(),
+        folds: judge.test.is_none().then_some(args.folds),
+        link: args.options.link,
+        overlap: Overlap::new(
+            judged,
+            &networks.iter().map(|n| n.traced).collect::<Vec<_>>(),
+        ),
+        networks: names,
+        letters,
+        largest,
+        comparisons,
+        speed_ups,
+        shares: shares.unwrap_or_default(),
+        full_tree: full,
+        curves,
+        exits,
+        calibrations,
+    })
+}
+
+/// A whole network of the study.
+struct Network {
+    name: String,
+    /// A letter for reports.
+    letter: String,
+    traced: usize,
+    site: Site,
+}
+
+/// The whole networks of a cascade, the fastest first.
+fn networks(cascade: &Cascade, trace: &Trace) -> Result<Vec<Network>, LearnPolicyError> {
+    Topology::of_cascade(cascade, trace)?;
+    let whole = cascade.nodes().filter(|(_, node)| node.exit().is_none());
+    let mut networks: Vec<Network> = whole
+        .filter_map(|(_, node)| {
+            Some(Network {
+                name: node.name().to_owned(),
+                letter: String::new(),
+                traced: trace.node(node.name())?,
+                site: node.site(),
+            })
+        })
+        .collect();
+    let seconds = |network: &Network| {
+        let times = &trace.rows.nodes[network.traced].seconds;
+        times.iter().map(|&seconds| f64::from(seconds)).sum::<f64>()
+    };
+    networks.sort_by(|a, b| a.site.cmp(&b.site).then(seconds(a).total_cmp(&seconds(b))));
+    let names: Vec<String> = networks
+        .iter()
+        .map(|network| network.name.clone())
+        .collect();
+    for (network, letter) in networks.iter_mut().zip(letters(&names)) {
+        network.letter = letter;
+    }
+    Ok(networks)
+}
+
+/// The shortest words that tell networks apart: a letter, as the paper has it, or more.
+fn letters(names: &[String]) -> Vec<String> {
+    // What all names begin with says nothing.
+    let words: Vec<Vec<&str>> = names
+        .iter()
+        .map(|name| name.split('-').collect::<Vec<_>>())
+        .collect();
+    let shared = (0..)
+        .take_while(|&i| {
+            words.len() > 1 && words.iter().all(|w| w.len() > i + 1 && w[i] == words[0][i])
+        })
+        .count();
+    let short: Vec<String> = words
+        .iter()
+        .map(|words| words[shared..].join("-"))
+        .collect();
+    let initial = |word: &String| {
+        word.chars()
+            .next()
+            .unwrap_or('?')
+            .to_uppercase()
+            .to_string()
+    };
+    let initials: Vec<String> = short.iter().map(initial).collect();
+    let distinct = (1..initials.len()).all(|i| !initials[..i].contains(&initials[i]));
+    if distinct { initials } else { short }
+}
+
+/// All chains of two networks, the chain of all, and the full tree.
+fn topologies(networks: &[Network]) -> Vec<Topology> {
+    let node = |index: &usize| (networks[*index].traced, networks[*index].site);
+    let name = |chain: &[usize]| {
+        chain
+            .iter()
+            .map(|i| networks[*i].letter.clone())
+            .collect::<Vec<_>>()
+            .join("→")
+    };
+    let count = networks.len();
+    let pairs = (0..count).flat_map(|a| (a + 1..count).map(move |b| vec![a, b]));
+    let all: Vec<usize> = (0..count).collect();
+    let mut topologies: Vec<Topology> = pairs
+        .chain((count > 2).then(|| all.clone()))
+        .map(|chain| Topology::chain(name(&chain), &chain.iter().map(node).collect::<Vec<_>>()))
+        .collect();
+    if count > 2 {
+        let nodes: Vec<_> = all.iter().map(node).collect();
+        topologies.push(Topology::full_tree("full tree".to_owned(), &nodes));
+    }
+    topologies
+}
+
+/// The exits of a network as a chain; `None` where the trace has none.
+fn exits(trace: &Trace, network: &Network) -> Option<Topology> {
+    let mut nodes: Vec<usize> = (0..trace.spec.nodes.len())
+        .filter(|&node| trace.spec.nodes[node].network == network.name)
+        .collect();
+    nodes.sort_by_key(|&node| trace.spec.nodes[node].stage);
+    let chain: Vec<_> = nodes.into_iter().map(|node| (node, network.site)).collect();
+    (chain.len() > 1).then(|| Topology::chain(network.name.clone(), &chain))
+}
+
+/// Two traces must be of the same nodes and weights.
+fn same_nodes(trace: &Trace, test: &Trace) -> Result<(), LearnPolicyError> {
+    let pairs = trace.spec.nodes.iter().zip(&test.spec.nodes);
+    let same = trace.spec.nodes.len() == test.spec.nodes.len()
+        && pairs.into_iter().all(|(a, b)| {
+            (&a.name, &a.digest, a.feature_width) == (&b.name, &b.digest, b.feature_width)
+        });
+    if same {
+        Ok(())
+    } else {
+        Err(LearnPolicyError::OtherTrace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_get_the_shortest_words_that_tell_them_apart() {
+        let named =
+            |names: &[&str]| letters(&names.iter().map(|&n| n.to_owned()).collect::<Vec<_>>());
+        let cifar = ["cifar10-alexnet", "cifar10-googlenet", "cifar10-resnet"];
+        assert_eq!(named(&cifar), ["A", "G", "R"]);
+        assert_eq!(
+            named(&["efficientnet-lite0", "efficientnet-lite2"]),
+            ["lite0", "lite2"]
+        );
+        assert_eq!(named(&["squeezenet1.0", "efficientnet-lite2"]), ["S", "E"]);
+        assert_eq!(named(&["resnet50"]), ["R"]);
+    }
+}

@@ -1,0 +1,124 @@
+//! Whether learned policies are better than the best tuned threshold, and how far from the oracle.
+
+use outpost_exit_policy::{
+    Outcomes,
+    bootstrap::{Interval, mean_interval},
+};
+use serde::Serialize;
+
+use super::{Curve, Kind};
+use crate::frontier::Frontier;
+
+/// Budgets at which policies are compared.
+const BUDGETS: u32 = 16;
+/// Resamples of a bootstrap.
+pub(super) const RESAMPLES: usize = 1000;
+
+/// Learned policies of a topology beside the tuned thresholds and the oracle.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Comparison {
+    /// The topology.
+    pub topology: String,
+    /// From the fastest policy to the largest network's time.
+    pub budgets: Vec<AtBudget>,
+    /// Mean distance of the learned policies from the soft oracle over these times, in points of loss.
+    pub above_oracle: f64,
+    /// The same of the best tuned threshold.
+    pub threshold_above_oracle: f64,
+}
+
+/// A comparison at one mean time.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct AtBudget {
+    /// The mean time, in seconds.
+    pub seconds: f64,
+    /// Loss of the learned policy, 0 to 1.
+    pub learned: f64,
+    /// Loss of the best of the tuned thresholds at this time; picked where they are judged, in their
+    /// favour.
+    pub threshold: f64,
+    /// How much less the learned policy loses: the 95 % interval, paired by example.
+    pub gain: (f64, f64),
+}
+
+impl AtBudget {
+    /// 1 where the learned policy is better for sure, −1 where the threshold is, else 0.
+    pub fn verdict(&self) -> i8 {
+        match self.gain {
+            (low, _) if low > 0.0 => 1,
+            (_, high) if high < 0.0 => -1,
+            _ => 0,
+        }
+    }
+}
+
+impl Comparison {
+    /// Compares the curves of a topology up to the time of the largest network.
+    pub(super) fn new(topology: &str, curves: &[Curve], largest: &Outcomes, seed: u64) -> Self {
+        let of = |wanted: fn(Kind) -> bool| -> Vec<&Frontier> {
+            let here = curves.iter().filter(|curve| curve.topology == topology);
+            here.filter(|curve| wanted(curve.kind))
+                .map(|curve| &curve.frontier)
+                .collect()
+        };
+        let learned = of(|kind| kind == Kind::Learned)[0];
+        let thresholds = of(|kind| matches!(kind, Kind::Threshold(_)));
+        let oracle = of(|kind| kind == Kind::SoftOracle)[0];
+        let fastest = |frontier: &&Frontier| frontier.points[0].mean_seconds();
+        let from = thresholds
+            .iter()
+            .chain([&learned])
+            .map(fastest)
+            .fold(0.0, f64::max);
+        let to = largest.mean_seconds().max(from);
+        let (mut budgets, mut gaps) = (Vec::new(), [0.0; 2]);
+        for i in 0..BUDGETS {
+            let seconds =
+                from * (to / from).powf(f64::from(i) / f64::from(BUDGETS - 1)) * (1.0 + 1e-9);
+            let Some(learned) = learned.at_seconds(seconds) else {
+                continue;
+            };
+            let best = thresholds
+                .iter()
+                .filter_map(|frontier| frontier.at_seconds(seconds))
+                .min_by(|a, b| a.loss().total_cmp(&b.loss()));
+            let (Some(threshold), Some(oracle)) = (best, oracle.at_seconds(seconds)) else {
+                continue;
+            };
+            let differences: Vec<f64> = threshold
+                .losses()
+                .iter()
+                .zip(learned.losses())
+                .map(|(t, l)| t - l)
+                .collect();
+            let Interval { low, high } =
+                mean_interval(&differences, RESAMPLES, seed + u64::from(i));
+            gaps[0] += learned.loss() - oracle.loss();
+            gaps[1] += threshold.loss() - oracle.loss();
+            budgets.push(AtBudget {
+                seconds,
+                learned: learned.loss(),
+                threshold: threshold.loss(),
+                gain: (low, high),
+            });
+        }
+        let points = |gap: f64| 100.0 * gap / budgets.len().max(1) as f64;
+        Self {
+            topology: topology.to_owned(),
+            above_oracle: points(gaps[0]),
+            threshold_above_oracle: points(gaps[1]),
+            budgets,
+        }
+    }
+
+    /// Budgets at which the learned policy is better for sure, and those at which the threshold is.
+    pub fn verdicts(&self) -> (usize, usize) {
+        let count = |verdict| {
+            self.budgets
+                .iter()
+                .filter(|b| b.verdict() == verdict)
+                .count()
+        };
+        (count(1), count(-1))
+    }
+}

@@ -1,0 +1,310 @@
+//! What a study finds.
+
+use outpost_exit_policy::{
+    Measure, Outcomes, Price,
+    bootstrap::{Interval, interval},
+    calibrate::Bin,
+};
+
+use super::{Comparison, LOSSES, compare::RESAMPLES};
+use crate::{frontier::Frontier, topology::Link, trace::Trace};
+
+/// All findings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Study {
+    /// The traced cascade.
+    pub cascade: String,
+    /// The processor that the times are of.
+    pub processor: String,
+    /// Images learned from.
+    pub learned_from: usize,
+    /// Images judged on.
+    pub judged_on: usize,
+    /// Parts that took turns; `None` where the images judged on are others.
+    pub folds: Option<u8>,
+    /// The link between sites.
+    pub link: Option<Link>,
+    /// Names of the whole networks, the fastest first.
+    pub networks: Vec<String>,
+    /// Their letters.
+    pub letters: Vec<String>,
+    /// The largest network alone.
+    pub largest: Outcomes,
+    /// Every family of policies on every topology.
+    pub curves: Vec<Curve>,
+    /// Learned policies beside thresholds, a topology each.
+    pub comparisons: Vec<Comparison>,
+    /// Speed-ups, a topology each.
+    pub speed_ups: Vec<SpeedUp>,
+    /// Name of the topology with all networks and all jumps.
+    pub full_tree: String,
+    /// Where time and examples go at some budgets, on the full tree.
+    pub shares: Vec<Shares>,
+    /// Early exits, a network each.
+    pub exits: Vec<ExitTable>,
+    /// What the networks get right together and alone.
+    pub overlap: Overlap,
+    /// Calibration, a network each.
+    pub calibrations: Vec<Calibration>,
+}
+
+/// Who decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Nobody: one network answers all.
+    Alone,
+    /// Learned policies.
+    Learned,
+    /// A tuned threshold on a measure.
+    Threshold(Measure),
+    /// Chance.
+    Random,
+    /// The oracle that may not correct the largest network.
+    SoftOracle,
+    /// The oracle that may answer with any network.
+    FreeOracle,
+}
+
+impl Kind {
+    /// Its words in reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Alone => "alone",
+            Self::Learned => "learned",
+            Self::Threshold(Measure::MaxProbability) => "threshold on max probability",
+            Self::Threshold(Measure::Margin) => "threshold on margin",
+            Self::Threshold(Measure::Entropy) => "threshold on entropy",
+            Self::Random => "random exits",
+            Self::SoftOracle => "soft oracle",
+            Self::FreeOracle => "free oracle",
+        }
+    }
+}
+
+/// A policy at one price, judged.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judged {
+    /// The price; 0 where there is none.
+    pub price: Price,
+    /// Mean seconds.
+    pub seconds: f64,
+    /// Share of right answers.
+    pub accuracy: f64,
+    /// Mean bytes on links.
+    pub bytes: f64,
+    /// Share of the examples sent over a link.
+    pub offload_rate: f64,
+}
+
+/// A family of policies on a topology.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Curve {
+    /// The topology.
+    pub topology: String,
+    /// Who decides.
+    pub kind: Kind,
+    /// Every price, as judged.
+    pub judged: Vec<Judged>,
+    /// What no other of them beats.
+    pub frontier: Frontier,
+}
+
+impl Curve {
+    pub(super) fn new(topology: String, kind: Kind, points: Vec<(Price, Outcomes)>) -> Self {
+        let judged = points.iter().map(|(price, outcomes)| Judged {
+            price: *price,
+            seconds: outcomes.mean_seconds(),
+            accuracy: 1.0 - outcomes.mean_loss(),
+            bytes: outcomes.mean_bytes(),
+            offload_rate: outcomes.offload_rate,
+        });
+        Self {
+            topology,
+            kind,
+            judged: judged.collect(),
+            frontier: Frontier::new(points.into_iter().map(|(_, outcomes)| outcomes)),
+        }
+    }
+}
+
+/// How many times faster than the largest network a topology is at some losses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SpeedUp {
+    /// The topology.
+    pub topology: String,
+    /// For each of [`LOSSES`] the speed-up and its 95 % interval, by examples; `None` where no learned
+    /// policy loses so little.
+    pub learned: Vec<Option<(f64, Interval)>>,
+    /// The same of random exits.
+    pub random: Vec<Option<f64>>,
+    /// The least share offloaded at no loss; `None` where none reaches it.
+    pub zero_loss_offload: Option<f64>,
+    /// Accuracy of the most accurate learned policy less that of the largest network, and its 95 %
+    /// interval, in points; it was picked where it is judged.
+    pub best_gain: (f64, Interval),
+}
+
+impl SpeedUp {
+    pub(super) fn new(topology: &str, curves: &[Curve], largest: &Outcomes, seed: u64) -> Self {
+        let frontier = |kind: Kind| {
+            let mut here = curves.iter().filter(|curve| curve.topology == topology);
+            here.find(|curve| curve.kind == kind)
+                .map(|curve| &curve.frontier)
+        };
+        let learned = frontier(Kind::Learned).expect("every topology is learned");
+        let random = frontier(Kind::Random).expect("every topology has random exits");
+        let allowed = |points: f64| largest.mean_loss() + points / 100.0;
+        let ratio = |points: f64| {
+            let mixture = learned.at_loss(allowed(points))?;
+            let times = mixture.times();
+            let speed_up = |drawn: &[u32]| {
+                let sum = |of: &dyn Fn(usize) -> f64| -> f64 {
+                    drawn.iter().map(|&i| of(i as usize)).sum()
+                };
+                sum(&|i| f64::from(largest.seconds[i])) / sum(&|i| times[i])
+            };
+            let all: Vec<u32> = (0..times.len() as u32).collect();
+            Some((
+                speed_up(&all),
+                interval(times.len(), RESAMPLES, seed, speed_up),
+            ))
+        };
+        let best = learned.points.last().expect("a frontier has a point");
+        let gains: Vec<f64> = largest
+            .loss
+            .iter()
+            .zip(&best.loss)
+            .map(|(l, b)| 100.0 * f64::from(l - b))
+            .collect();
+        let mean = |drawn: &[u32]| {
+            drawn.iter().map(|&i| gains[i as usize]).sum::<f64>() / drawn.len() as f64
+        };
+        let all: Vec<u32> = (0..gains.len() as u32).collect();
+        Self {
+            topology: topology.to_owned(),
+            learned: LOSSES.into_iter().map(ratio).collect(),
+            random: LOSSES
+                .into_iter()
+                .map(|points| {
+                    let mixture = random.at_loss(allowed(points))?;
+                    Some(largest.mean_seconds() / mixture.seconds())
+                })
+                .collect(),
+            zero_loss_offload: learned
+                .at_loss(allowed(0.0))
+                .map(|mixture| mixture.offload_rate()),
+            best_gain: (mean(&all), interval(gains.len(), RESAMPLES, seed, mean)),
+        }
+    }
+}
+
+/// Where time and examples go at a budget.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shares {
+    /// The mean time, as a share of the largest network's.
+    pub budget: f64,
+    /// Share of right answers.
+    pub accuracy: f64,
+    /// Share of the examples that each network answers.
+    pub answered: Vec<f64>,
+    /// Share of the time that each network takes.
+    pub time: Vec<f64>,
+}
+
+impl Shares {
+    /// `None` where no policy is as fast.
+    pub(super) fn new(
+        frontier: &Frontier,
+        largest: &Outcomes,
+        budget: f64,
+        networks: usize,
+    ) -> Option<Self> {
+        let mixture = frontier.at_seconds(budget * largest.mean_seconds())?;
+        let total: f64 = (0..networks).map(|node| mixture.node_seconds(node)).sum();
+        Some(Self {
+            budget,
+            accuracy: 1.0 - mixture.loss(),
+            answered: (0..networks).map(|node| mixture.answered(node)).collect(),
+            time: (0..networks)
+                .map(|node| mixture.node_seconds(node) / total)
+                .collect(),
+        })
+    }
+}
+
+/// What early exits make of a network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExitTable {
+    /// The network.
+    pub network: String,
+    /// For each of [`LOSSES`] how many times faster than the whole network, learned and by chance;
+    /// `None` where not reached.
+    pub rows: Vec<(Option<f64>, Option<f64>)>,
+    /// Time and loss of the learned policies.
+    pub learned: Frontier,
+    /// Those of random exits.
+    pub random: Frontier,
+    /// The whole network.
+    pub whole: Outcomes,
+}
+
+impl ExitTable {
+    pub(super) fn new(
+        network: &str,
+        whole: &Frontier,
+        learned: Frontier,
+        random: Frontier,
+    ) -> Self {
+        let whole = whole.points[0].clone();
+        let speed_up = |frontier: &Frontier, points: f64| {
+            let mixture = frontier.at_loss(whole.mean_loss() + points / 100.0)?;
+            Some(whole.mean_seconds() / mixture.seconds())
+        };
+        let row = |points: f64| (speed_up(&learned, points), speed_up(&random, points));
+        Self {
+            network: network.to_owned(),
+            rows: LOSSES.into_iter().map(row).collect(),
+            learned,
+            random,
+            whole,
+        }
+    }
+}
+
+/// Which networks are right about the same images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlap {
+    /// For every set of networks, as bits, the images that exactly these are right about.
+    pub right: Vec<usize>,
+}
+
+impl Overlap {
+    pub(super) fn new(trace: &Trace, networks: &[usize]) -> Self {
+        let mut right = vec![0; 1 << networks.len()];
+        for image in 0..trace.len() {
+            let bits = networks.iter().enumerate();
+            let set: usize = bits
+                .map(|(bit, &node)| usize::from(trace.is_right(node, image)) << bit)
+                .sum();
+            right[set] += 1;
+        }
+        Self { right }
+    }
+}
+
+/// How far a network's probabilities mean what they say.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Calibration {
+    /// The network.
+    pub network: String,
+    /// The temperature, found on the images that policies are learned from.
+    pub temperature: f32,
+    /// Expected calibration error on the judged images before scaling.
+    pub error_before: f64,
+    /// The same after scaling.
+    pub error_after: f64,
+    /// Ranges of confidence before scaling.
+    pub before: Vec<Bin>,
+    /// The same after scaling.
+    pub after: Vec<Bin>,
+}
