@@ -98,16 +98,16 @@ class PooledLinear(nn.Module):
 def alexnet():
     """Five convolutions and two fully connected layers, as AlexNet has them, for 32×32 pixels."""
     pool = lambda: nn.MaxPool2d(3, stride=2, padding=1)  # overlapping, as in the original
-    widths = [16, 32, 48, 48, 48]
+    widths = [12, 24, 32, 32, 32]
     stages = {
-        "conv1": convolution(3, 16, 3, pool()),
-        "conv2": convolution(16, 32, 3, pool()),
-        "conv3": convolution(32, 48, 3),
-        "conv4": convolution(48, 48, 3),
-        "conv5": convolution(48, 48, 3, pool()),
+        "conv1": convolution(3, 12, 3, pool()),
+        "conv2": convolution(12, 24, 3, pool()),
+        "conv3": convolution(24, 32, 3),
+        "conv4": convolution(32, 32, 3),
+        "conv5": convolution(32, 32, 3, pool()),
     }
     head = nn.Sequential(
-        nn.Flatten(), nn.Linear(48 * 4 * 4, 96), nn.ReLU(inplace=True), nn.Linear(96, CLASSES)
+        nn.Flatten(), nn.Linear(32 * 4 * 4, 64), nn.ReLU(inplace=True), nn.Linear(64, CLASSES)
     )
     return Staged("cifar10-alexnet", "AlexNet-style: five convolutions", stages, widths, head)
 

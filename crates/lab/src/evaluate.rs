@@ -117,7 +117,15 @@ fn print(study: &Study, out: &mut dyn Write) -> io::Result<()> {
             });
         let (gain, interval) = speed_up.best_gain;
         let last = [
-            speed_up.zero_loss_offload.map_or("–".to_owned(), percent),
+            match speed_up.zero_loss_offload {
+                Some((rate, interval)) => format!(
+                    "{} ({} to {})",
+                    percent(rate),
+                    percent(interval.low),
+                    percent(interval.high)
+                ),
+                None => "–".to_owned(),
+            },
             format!("{gain:+.2} ({:+.2} to {:+.2})", interval.low, interval.high),
         ];
         speed_ups.add_row(row(&speed_up.topology, cells.chain(last)));
@@ -134,8 +142,9 @@ fn print(study: &Study, out: &mut dyn Write) -> io::Result<()> {
         "learned better for sure",
         "threshold better for sure",
         "largest sure gain, points",
-        "learned above oracle, points",
-        "threshold above oracle",
+        "learned above soft oracle, points",
+        "above free oracle",
+        "threshold above free oracle",
     ]);
     for comparison in &study.comparisons {
         let (better, worse) = comparison.verdicts();
@@ -155,8 +164,9 @@ fn print(study: &Study, out: &mut dyn Write) -> io::Result<()> {
                 } else {
                     "–".to_owned()
                 },
-                format!("{:.2}", comparison.above_oracle),
-                format!("{:.2}", comparison.threshold_above_oracle),
+                format!("{:+.2}", comparison.above_soft_oracle),
+                format!("{:+.2}", comparison.above_free_oracle),
+                format!("{:+.2}", comparison.threshold_above_free_oracle),
             ],
         ));
     }

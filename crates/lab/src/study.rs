@@ -389,30 +389,26 @@ fn networks(cascade: &Cascade, trace: &Trace) -> Result<Vec<Network>, LearnPolic
 
 /// The shortest words that tell networks apart: a letter, as the paper has it, or more.
 fn letters(names: &[String]) -> Vec<String> {
+    let words: Vec<Vec<&str>> = names.iter().map(|name| name.split('-').collect()).collect();
     // What all names begin with says nothing.
-    let words: Vec<Vec<&str>> = names
-        .iter()
-        .map(|name| name.split('-').collect::<Vec<_>>())
-        .collect();
     let shared = (0..)
         .take_while(|&i| {
-            words.len() > 1 && words.iter().all(|w| w.len() > i + 1 && w[i] == words[0][i])
+            names.len() > 1 && words.iter().all(|w| w.len() > i + 1 && w[i] == words[0][i])
         })
         .count();
-    let short: Vec<String> = words
+    let initials = words
         .iter()
-        .map(|words| words[shared..].join("-"))
+        .map(|words| words[shared].chars().take(1).collect::<String>());
+    let initials: Vec<String> = initials.map(|initial| initial.to_uppercase()).collect();
+    let last: Vec<String> = words
+        .iter()
+        .map(|words| words[words.len() - 1].to_owned())
         .collect();
-    let initial = |word: &String| {
-        word.chars()
-            .next()
-            .unwrap_or('?')
-            .to_uppercase()
-            .to_string()
-    };
-    let initials: Vec<String> = short.iter().map(initial).collect();
-    let distinct = (1..initials.len()).all(|i| !initials[..i].contains(&initials[i]));
-    if distinct { initials } else { short }
+    let distinct = |words: &Vec<String>| (1..words.len()).all(|i| !words[..i].contains(&words[i]));
+    [initials, last]
+        .into_iter()
+        .find(distinct)
+        .unwrap_or_else(|| names.to_vec())
 }
 
 /// All chains of two networks, the chain of all, and the full tree.
@@ -478,6 +474,8 @@ mod tests {
             ["lite0", "lite2"]
         );
         assert_eq!(named(&["squeezenet1.0", "efficientnet-lite2"]), ["S", "E"]);
+        let photos = ["squeezenet1.0", "efficientnet-lite0", "efficientnet-lite2"];
+        assert_eq!(named(&photos), ["squeezenet1.0", "lite0", "lite2"]);
         assert_eq!(named(&["resnet50"]), ["R"]);
     }
 }
