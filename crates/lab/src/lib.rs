@@ -4,7 +4,8 @@
 //! - [`bench`] measures a network on this machine.
 //! - [`trace`] notes what every node of a cascade says about labelled images.
 //! - [`learn`] makes a policy bundle from a trace.
-//! - [`study`] compares learned policies with what they are measured against; [`evaluate`] prints it.
+//! - [`study`] compares learned policies with what they are measured against; [`evaluate`] prints
+//!   it, [`report`] draws it.
 //! - [`summarise`] turns the edge-agent's answers into accuracy, time and bytes.
 //!
 //! ```no_run
@@ -24,6 +25,7 @@ pub mod evaluate;
 pub mod fetch;
 pub mod frontier;
 pub mod learn;
+pub mod report;
 pub mod study;
 pub mod summarise;
 pub mod sweep;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use outpost_lab::{bench, evaluate, fetch, learn, summarise, trace};
+use outpost_lab::{bench, evaluate, fetch, learn, report, summarise, trace};
 
 /// Fetch published networks, measure networks, summarise answers.
 #[derive(Debug, Parser)]
@@ -28,6 +28,8 @@ enum Command {
     Learn(learn::LearnArgs),
     /// Compare learned policies with thresholds, chance and the oracle, as tables.
     Evaluate(evaluate::EvaluateArgs),
+    /// The same comparison as a page with plots.
+    Report(report::ReportArgs),
     /// Turn the edge-agent's answers into accuracy, time and bytes.
     Summarise(summarise::SummariseArgs),
 }
@@ -50,6 +52,7 @@ fn run(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Trace(args) => trace::run(args, out)?,
         Command::Learn(args) => learn::run(args, out)?,
         Command::Evaluate(args) => evaluate::run(args, out)?,
+        Command::Report(args) => report::run(args, out)?,
         Command::Summarise(args) => summarise::run(args, out)?,
     }
     Ok(())

@@ -138,7 +138,7 @@ pub struct SpeedUp {
     /// The same of random exits.
     pub random: Vec<Option<f64>>,
     /// The least share of the examples that leaves the site of the first network at no loss, and its
-    /// 95 % interval; `None` where no learned policy loses nothing.
+    /// 95 % interval; `None` where no learned policy loses nothing, or none sends anything.
     pub zero_loss_offload: Option<(f64, Interval)>,
     /// Accuracy of the most accurate learned policy less that of the largest network, and its 95 %
     /// interval, in points; it was picked where it is judged.
@@ -229,7 +229,8 @@ fn zero_loss_offload(
     let all: Vec<u32> = (0..largest.loss.len() as u32).collect();
     let found = least(&all);
     let resampled = interval(all.len(), RESAMPLES, seed, |drawn| least(drawn).min(1.0));
-    found.is_finite().then_some((found, resampled))
+    let sends = frontier.points.iter().any(|point| point.offload_rate > 0.0);
+    (sends && found.is_finite()).then_some((found, resampled))
 }
 
 /// Where time and examples go at a budget.

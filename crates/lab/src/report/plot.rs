@@ -1,0 +1,259 @@
+//! Plots as SVG that takes its ink from the page around it.
+
+use plotters::{
+    coord::{Shift, ranged1d::ValueFormatter, types::RangedCoordf64},
+    prelude::*,
+};
+
+/// Stands for the page's ink until [`themed`] puts that in its place.
+const INK: RGBColor = RGBColor(1, 2, 3);
+/// The same for faint lines.
+const FAINT: RGBColor = RGBColor(4, 5, 6);
+
+/// Colours of series, told apart on light and dark pages and by people who see few colours.
+pub(super) const PALETTE: [(u8, u8, u8); 8] = [
+    (0x22, 0x8b, 0xe6),
+    (0xe8, 0x59, 0x0c),
+    (0x2b, 0x9a, 0x66),
+    (0xc2, 0x55, 0x9d),
+    (0xd9, 0x9a, 0x06),
+    (0x6c, 0x5c, 0xe7),
+    (0x0c, 0x9f, 0xae),
+    (0x8d, 0x8d, 0x8d),
+];
+
+/// How a series is drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Mark {
+    /// A line.
+    Line,
+    /// A thin line.
+    Thin,
+    /// Dots.
+    Dots,
+}
+
+/// A named row of points.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Series {
+    pub(super) name: String,
+    pub(super) colour: usize,
+    pub(super) mark: Mark,
+    pub(super) points: Vec<(f64, f64)>,
+}
+
+/// A plot of two axes.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Plot {
+    pub(super) x: &'static str,
+    pub(super) y: &'static str,
+    pub(super) log_x: bool,
+    pub(super) series: Vec<Series>,
+    /// A range of y at every x, drawn behind the series.
+    pub(super) band: Vec<(f64, f64, f64)>,
+    /// Width and height in pixels.
+    pub(super) size: (u32, u32),
+}
+
+impl Plot {
+    /// The plot as an SVG element; in its place the reason where it cannot be drawn.
+    pub(super) fn svg(&self) -> String {
+        let mut svg = String::new();
+        let drawn = {
+            let root = SVGBackend::with_string(&mut svg, self.size).into_drawing_area();
+            self.draw(&root)
+        };
+        match drawn {
+            Ok(()) => themed(&svg),
+            Err(error) => format!("<p>This plot cannot be drawn: {error}</p>"),
+        }
+    }
+
+    fn ranges(&self) -> ((f64, f64), (f64, f64)) {
+        let points = || {
+            let of_series = self
+                .series
+                .iter()
+                .flat_map(|series| series.points.iter().copied());
+            let of_band = self
+                .band
+                .iter()
+                .flat_map(|&(x, low, high)| [(x, low), (x, high)]);
+            of_series.chain(of_band)
+        };
+        let range = |values: &mut dyn Iterator<Item = f64>, pad: f64| {
+            let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| {
+                (l.min(v), h.max(v))
+            });
+            match low < high {
+                true => (low - pad * (high - low), high + pad * (high - low)),
+                false if low.is_finite() => (low - 0.5, low + 0.5),
+                false => (0.0, 1.0),
+            }
+        };
+        let mut x = match self.log_x {
+            true => {
+                let (low, high) = range(&mut points().map(|p| p.0.max(1e-12).ln()), 0.04);
+                (low.exp(), high.exp())
+            }
+            false => range(&mut points().map(|p| p.0), 0.03),
+        };
+        if !self.log_x {
+            x.0 = x.0.max(if points().all(|p| p.0 >= 0.0) {
+                0.0
+            } else {
+                x.0
+            });
+        }
+        (x, range(&mut points().map(|p| p.1), 0.06))
+    }
+
+    fn draw(&self, root: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), String> {
+        let ((x0, x1), (y0, y1)) = self.ranges();
+        let mut builder = ChartBuilder::on(root);
+        builder
+            .margin(10)
+            .x_label_area_size(44)
+            .y_label_area_size(58);
+        let failed = |error: &dyn std::fmt::Display| error.to_string();
+        if self.log_x {
+            let chart = builder
+                .build_cartesian_2d((x0..x1).log_scale(), y0..y1)
+                .map_err(|e| failed(&e))?;
+            self.fill(chart).map_err(|e| failed(&e))
+        } else {
+            let chart = builder
+                .build_cartesian_2d(x0..x1, y0..y1)
+                .map_err(|e| failed(&e))?;
+            self.fill(chart).map_err(|e| failed(&e))
+        }
+    }
+
+    fn fill<X>(
+        &self,
+        mut chart: ChartContext<'_, SVGBackend<'_>, Cartesian2d<X, RangedCoordf64>>,
+    ) -> Result<(), String>
+    where
+        X: Ranged<ValueType = f64> + ValueFormatter<f64>,
+    {
+        let failed = |error: &dyn std::fmt::Display| error.to_string();
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .bold_line_style(FAINT)
+            .light_line_style(TRANSPARENT)
+            .axis_style(FAINT)
+            .label_style(("sans-serif", 13, &INK))
+            .axis_desc_style(("sans-serif", 14, &INK))
+            .x_desc(self.x)
+            .y_desc(self.y)
+            .x_labels(8)
+            .y_labels(7)
+            .x_label_formatter(&|value| short(*value))
+            .y_label_formatter(&|value| short(*value))
+            .draw()
+            .map_err(|e| failed(&e))?;
+        if !self.band.is_empty() {
+            let upper = self.band.iter().map(|&(x, _, high)| (x, high));
+            let lower = self.band.iter().rev().map(|&(x, low, _)| (x, low));
+            let outline: Vec<(f64, f64)> = upper.chain(lower).collect();
+            let (r, g, b) = PALETTE[0];
+            let colour = RGBColor(r, g, b).mix(0.18);
+            chart
+                .draw_series([Polygon::new(outline, colour)])
+                .map_err(|e| failed(&e))?;
+        }
+        for series in &self.series {
+            let (r, g, b) = PALETTE[series.colour % PALETTE.len()];
+            let colour = RGBColor(r, g, b);
+            match series.mark {
+                Mark::Dots => {
+                    let dots = series.points.iter();
+                    chart
+                        .draw_series(dots.map(|&point| Circle::new(point, 5, colour.filled())))
+                        .map_err(|e| failed(&e))?;
+                }
+                Mark::Line | Mark::Thin => {
+                    let width = if series.mark == Mark::Line { 3 } else { 1 };
+                    let line =
+                        LineSeries::new(series.points.iter().copied(), colour.stroke_width(width));
+                    chart.draw_series(line).map_err(|e| failed(&e))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A number as short as an axis needs it.
+fn short(value: f64) -> String {
+    let digits = match value.abs() {
+        v if v >= 100.0 || v == 0.0 => 0,
+        v if v >= 10.0 => 1,
+        v if v >= 0.1 => 2,
+        _ => 3,
+    };
+    let text = format!("{value:.digits$}");
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
+}
+
+/// Puts the page's ink in place of what stands for it, and lets the page set the size.
+fn themed(svg: &str) -> String {
+    svg.replace("#010203", "var(--ink)")
+        .replace("#040506", "var(--faint)")
+        .replacen(
+            "<svg width",
+            "<svg preserveAspectRatio=\"xMidYMid meet\" data-width",
+            1,
+        )
+        .replacen(" height", " data-height", 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plot(points: Vec<(f64, f64)>, log_x: bool) -> String {
+        Plot {
+            x: "time",
+            y: "top-1",
+            log_x,
+            series: vec![Series {
+                name: "learned".to_owned(),
+                colour: 0,
+                mark: Mark::Line,
+                points,
+            }],
+            band: vec![],
+            size: (400, 300),
+        }
+        .svg()
+    }
+
+    #[test]
+    fn a_plot_has_its_line_and_the_pages_ink() {
+        for log_x in [false, true] {
+            let svg = plot(vec![(0.1, 0.5), (10.0, 0.9)], log_x);
+            assert!(
+                svg.contains("<polyline") && svg.contains("var(--ink)"),
+                "{svg}"
+            );
+            assert!(!svg.contains("#010203"));
+        }
+    }
+
+    #[test]
+    fn plots_of_one_point_or_none_are_drawn() {
+        assert!(plot(vec![(1.0, 1.0)], false).contains("<svg"));
+        assert!(plot(vec![], true).contains("<svg"));
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        let shown = [0.0, 0.05, 0.5, 2.0, 12.5, 250.0].map(short);
+        assert_eq!(shown, ["0", "0.05", "0.5", "2", "12.5", "250"]);
+    }
+}
