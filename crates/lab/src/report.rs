@@ -208,7 +208,6 @@ fn trade_off(study: &Study) -> Markup {
     let plot = Plot {
         x: "mean time an image, ms",
         y: "top-1, %",
-        log_x: true,
         series: series.chain([alone(study)]).collect(),
         band: vec![],
         size: WIDE,
@@ -252,7 +251,6 @@ fn topologies(study: &Study) -> Markup {
     let plot = Plot {
         x: "mean time an image, ms",
         y: "top-1, %",
-        log_x: true,
         series: series.chain([alone(study)]).collect(),
         band: vec![],
         size: WIDE,
@@ -312,7 +310,6 @@ fn against_thresholds(study: &Study) -> Markup {
     let plot = Plot {
         x: "mean time an image, ms",
         y: "points gained over the threshold",
-        log_x: true,
         series: vec![
             Series {
                 name: String::new(),
@@ -403,7 +400,6 @@ fn exit_plot(table: &ExitTable) -> Plot {
     Plot {
         x: "mean time an image, ms",
         y: "top-1, %",
-        log_x: false,
         series: vec![
             series("random exits", 7, &table.random),
             series("learned", 0, &table.learned),
@@ -477,7 +473,6 @@ fn calibration_plot(network: &Calibration) -> Plot {
     Plot {
         x: "confidence, %",
         y: "right, %",
-        log_x: false,
         series: vec![
             series("", 7, Mark::Thin, vec![(0.0, 0.0), (100.0, 100.0)]),
             series("before", 1, Mark::Line, points(&network.before)),

@@ -217,7 +217,11 @@ pub fn study(args: &StudyArgs) -> Result<Study, LearnPolicyError> {
         curves.push(Curve::new(topology.name.clone(), kind, points));
     };
     for network in &networks {
-        let alone = Topology::chain(network.letter.clone(), &[(network.traced, network.site)]);
+        let alone = Topology::chain(
+            network.letter.clone(),
+            networks[0].site,
+            &[(network.traced, network.site)],
+        );
         let points = judge.known(&alone, |problem, on| {
             vec![(Price::default(), problem.evaluate(&[Function::EXIT], on))]
         })?;
@@ -263,17 +267,25 @@ pub fn study(args: &StudyArgs) -> Result<Study, LearnPolicyError> {
         ));
     }
     judge.progress.finish_and_clear();
-    findings(args, &judge, &networks, &topologies, curves, exit_tables)
+    findings(
+        &cascade,
+        &judge,
+        &networks,
+        &topologies,
+        curves,
+        exit_tables,
+    )
 }
 
 fn findings(
-    args: &StudyArgs,
+    cascade: &Cascade,
     judge: &Judge<'_>,
     networks: &[Network],
     topologies: &[Topology],
     curves: Vec<Curve>,
     exits: Vec<ExitTable>,
 ) -> Result<Study, LearnPolicyError> {
+    let args = judge.args;
     let judged = judge.judged();
     let largest = curves[networks.len() - 1].frontier.points[0].clone();
     let full = topologies
@@ -326,7 +338,7 @@ fn findings(
                 .collect()
         });
     Ok(Study {
-        cascade: judge.trace.spec.cascade.clone(),
+        cascade: cascade.name().to_owned(),
         processor: judged.spec.processor.clone(),
         learned_from: judge.trace.len(),
         judged_on: judged.len(),
@@ -413,6 +425,7 @@ fn letters(names: &[String]) -> Vec<String> {
 
 /// All chains of two networks, the chain of all, and the full tree.
 fn topologies(networks: &[Network]) -> Vec<Topology> {
+    let origin = networks[0].site;
     let node = |index: &usize| (networks[*index].traced, networks[*index].site);
     let name = |chain: &[usize]| {
         chain
@@ -426,11 +439,17 @@ fn topologies(networks: &[Network]) -> Vec<Topology> {
     let all: Vec<usize> = (0..count).collect();
     let mut topologies: Vec<Topology> = pairs
         .chain((count > 2).then(|| all.clone()))
-        .map(|chain| Topology::chain(name(&chain), &chain.iter().map(node).collect::<Vec<_>>()))
+        .map(|chain| {
+            Topology::chain(
+                name(&chain),
+                origin,
+                &chain.iter().map(node).collect::<Vec<_>>(),
+            )
+        })
         .collect();
     if count > 2 {
         let nodes: Vec<_> = all.iter().map(node).collect();
-        topologies.push(Topology::full_tree("full tree".to_owned(), &nodes));
+        topologies.push(Topology::full_tree("full tree".to_owned(), origin, &nodes));
     }
     topologies
 }
@@ -442,7 +461,7 @@ fn exits(trace: &Trace, network: &Network) -> Option<Topology> {
         .collect();
     nodes.sort_by_key(|&node| trace.spec.nodes[node].stage);
     let chain: Vec<_> = nodes.into_iter().map(|node| (node, network.site)).collect();
-    (chain.len() > 1).then(|| Topology::chain(network.name.clone(), &chain))
+    (chain.len() > 1).then(|| Topology::chain(network.name.clone(), network.site, &chain))
 }
 
 /// Two traces must be of the same nodes and weights.

@@ -12,6 +12,8 @@ use crate::trace::Trace;
 pub struct Topology {
     /// Its name in reports, such as `A→R`.
     pub name: String,
+    /// Where the images are.
+    origin: Site,
     entry: usize,
     nodes: Vec<TopologyNode>,
 }
@@ -126,6 +128,31 @@ impl CostModel {
         let of_site = self.scales.iter().rev().find(|(scaled, _)| *scaled == site);
         of_site.map_or(1.0, |(_, factor)| *factor)
     }
+
+    /// A network from its first stage to a node, for an image at `from` that is decoded there.
+    fn whole_after_decoding(&self, trace: &Trace, from: Site, node: &TopologyNode) -> Step {
+        if from != node.site {
+            return self.whole(trace, from, node);
+        }
+        Step {
+            seconds: self.scale(node.site) * median(&trace.rows.nodes[node.traced].seconds),
+            ..Step::default()
+        }
+    }
+
+    /// The same with decoding; over the link where the node is elsewhere.
+    fn whole(&self, trace: &Trace, from: Site, node: &TopologyNode) -> Step {
+        let decode = median(&trace.rows.decode_seconds);
+        let network = median(&trace.rows.nodes[node.traced].seconds);
+        let sends = from != node.site;
+        let link = self.link.filter(|_| sends);
+        Step {
+            seconds: self.scale(node.site) * (decode + network)
+                + link.map_or(0.0, |link| link.round_trip.as_secs_f64()),
+            seconds_per_byte: link.map_or(0.0, |link| 8.0 / link.uplink_bits_per_sec),
+            sends,
+        }
+    }
 }
 
 impl Topology {
@@ -150,25 +177,30 @@ impl Topology {
         });
         Ok(Self {
             name: cascade.name().to_owned(),
+            origin: cascade.node(cascade.entry()).site(),
             entry: cascade.entry().index(),
             nodes: nodes.collect::<Result<_, TopologyError>>()?,
         })
     }
 
-    /// A chain of traced nodes with their sites: each may go on to the next.
-    pub fn chain(name: String, nodes: &[(usize, Site)]) -> Self {
-        Self::from_jumps(name, nodes, |node| {
+    /// A chain of traced nodes with their sites, for images at `origin`: each may go on to the next.
+    pub fn chain(name: String, origin: Site, nodes: &[(usize, Site)]) -> Self {
+        Self::from_jumps(name, origin, nodes, |node| {
             (node + 1..nodes.len()).take(1).collect()
         })
     }
 
-    /// A full tree of traced nodes with their sites: each may go on to any after it.
-    pub fn full_tree(name: String, nodes: &[(usize, Site)]) -> Self {
-        Self::from_jumps(name, nodes, |node| (node + 1..nodes.len()).collect())
+    /// A full tree of traced nodes with their sites, for images at `origin`: each may go on to any after
+    /// it.
+    pub fn full_tree(name: String, origin: Site, nodes: &[(usize, Site)]) -> Self {
+        Self::from_jumps(name, origin, nodes, |node| {
+            (node + 1..nodes.len()).collect()
+        })
     }
 
     fn from_jumps(
         name: String,
+        origin: Site,
         nodes: &[(usize, Site)],
         successors: impl Fn(usize) -> Vec<usize>,
     ) -> Self {
@@ -182,6 +214,7 @@ impl Topology {
             });
         Self {
             name,
+            origin,
             entry: 0,
             nodes: nodes.collect(),
         }
@@ -213,8 +246,7 @@ impl Topology {
         trace.examples(&self.traced())
     }
 
-    /// Seconds of one of its nodes alone, without those before it: for an example of `payload_bytes`,
-    /// as it is at the entry's site.
+    /// Seconds of one of its nodes alone, without those before it, for an image of `payload_bytes`.
     pub fn seconds_alone(
         &self,
         node: usize,
@@ -222,48 +254,27 @@ impl Topology {
         model: &CostModel,
         payload_bytes: f64,
     ) -> f64 {
-        let (entry, node) = (&self.nodes[self.entry], &self.nodes[node]);
-        let decode = median(&trace.rows.decode_seconds);
-        let network = median(&trace.rows.nodes[node.traced].seconds);
-        let link = model.link.filter(|_| entry.site != node.site);
-        let sent = |link: Link| {
-            link.round_trip.as_secs_f64() + 8.0 * payload_bytes / link.uplink_bits_per_sec
-        };
-        model.scale(node.site) * (decode + network) + link.map_or(0.0, sent)
+        let node = &self.nodes[node];
+        let step = model.whole(trace, self.origin, node);
+        step.seconds + step.seconds_per_byte * payload_bytes
     }
 
     /// What its steps cost: medians over the images of a trace. A step within a network takes what
     /// lies between its exits; one to another network that network up to its exit, and over a link also
     /// the round trip, the bytes and decoding again.
     pub fn costs(&self, trace: &Trace, model: &CostModel) -> Costs {
-        let seconds: Vec<f64> = self
-            .nodes
-            .iter()
-            .map(|node| median(&trace.rows.nodes[node.traced].seconds))
-            .collect();
-        let decode = median(&trace.rows.decode_seconds);
         let step = |from: usize, to: usize| {
             let (here, there) = (&self.nodes[from], &self.nodes[to]);
             let (a, b) = (
                 &trace.spec.nodes[here.traced],
                 &trace.spec.nodes[there.traced],
             );
-            let scale = model.scale(there.site);
-            if here.site != there.site {
-                let link = model.link;
-                return Step {
-                    seconds: scale * (decode + seconds[to])
-                        + link.map_or(0.0, |link| link.round_trip.as_secs_f64()),
-                    seconds_per_byte: link.map_or(0.0, |link| 8.0 / link.uplink_bits_per_sec),
-                    sends: true,
-                };
+            if here.site != there.site || a.network != b.network || a.stage >= b.stage {
+                return model.whole_after_decoding(trace, here.site, there);
             }
-            let before = match a.network == b.network && a.stage < b.stage {
-                true => seconds[from],
-                false => 0.0,
-            };
+            let seconds = |node: &TopologyNode| median(&trace.rows.nodes[node.traced].seconds);
             Step {
-                seconds: scale * (seconds[to] - before).max(0.0),
+                seconds: model.scale(there.site) * (seconds(there) - seconds(here)).max(0.0),
                 ..Step::default()
             }
         };
@@ -272,12 +283,8 @@ impl Topology {
             .iter()
             .enumerate()
             .map(|(from, node)| node.successors.iter().map(|&to| step(from, to)).collect());
-        let entry = &self.nodes[self.entry];
         Costs {
-            entry: Step {
-                seconds: model.scale(entry.site) * (decode + seconds[self.entry]),
-                ..Step::default()
-            },
+            entry: model.whole(trace, self.origin, &self.nodes[self.entry]),
             jumps: jumps.collect(),
         }
     }

@@ -1,9 +1,6 @@
 //! Plots as SVG that takes its ink from the page around it.
 
-use plotters::{
-    coord::{Shift, ranged1d::ValueFormatter, types::RangedCoordf64},
-    prelude::*,
-};
+use plotters::{coord::Shift, prelude::*};
 
 /// Stands for the page's ink until [`themed`] puts that in its place.
 const INK: RGBColor = RGBColor(1, 2, 3);
@@ -47,7 +44,6 @@ pub(super) struct Series {
 pub(super) struct Plot {
     pub(super) x: &'static str,
     pub(super) y: &'static str,
-    pub(super) log_x: bool,
     pub(super) series: Vec<Series>,
     /// A range of y at every x, drawn behind the series.
     pub(super) band: Vec<(f64, f64, f64)>,
@@ -91,52 +87,22 @@ impl Plot {
                 false => (0.0, 1.0),
             }
         };
-        let mut x = match self.log_x {
-            true => {
-                let (low, high) = range(&mut points().map(|p| p.0.max(1e-12).ln()), 0.04);
-                (low.exp(), high.exp())
-            }
-            false => range(&mut points().map(|p| p.0), 0.03),
-        };
-        if !self.log_x {
-            x.0 = x.0.max(if points().all(|p| p.0 >= 0.0) {
-                0.0
-            } else {
-                x.0
-            });
+        let mut x = range(&mut points().map(|p| p.0), 0.03);
+        if points().all(|p| p.0 >= 0.0) {
+            x.0 = x.0.max(0.0);
         }
         (x, range(&mut points().map(|p| p.1), 0.06))
     }
 
     fn draw(&self, root: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), String> {
         let ((x0, x1), (y0, y1)) = self.ranges();
-        let mut builder = ChartBuilder::on(root);
-        builder
+        let failed = |error: &dyn std::fmt::Display| error.to_string();
+        let mut chart = ChartBuilder::on(root)
             .margin(10)
             .x_label_area_size(44)
-            .y_label_area_size(58);
-        let failed = |error: &dyn std::fmt::Display| error.to_string();
-        if self.log_x {
-            let chart = builder
-                .build_cartesian_2d((x0..x1).log_scale(), y0..y1)
-                .map_err(|e| failed(&e))?;
-            self.fill(chart).map_err(|e| failed(&e))
-        } else {
-            let chart = builder
-                .build_cartesian_2d(x0..x1, y0..y1)
-                .map_err(|e| failed(&e))?;
-            self.fill(chart).map_err(|e| failed(&e))
-        }
-    }
-
-    fn fill<X>(
-        &self,
-        mut chart: ChartContext<'_, SVGBackend<'_>, Cartesian2d<X, RangedCoordf64>>,
-    ) -> Result<(), String>
-    where
-        X: Ranged<ValueType = f64> + ValueFormatter<f64>,
-    {
-        let failed = |error: &dyn std::fmt::Display| error.to_string();
+            .y_label_area_size(58)
+            .build_cartesian_2d(x0..x1, y0..y1)
+            .map_err(|e| failed(&e))?;
         chart
             .configure_mesh()
             .disable_x_mesh()
@@ -216,11 +182,10 @@ fn themed(svg: &str) -> String {
 mod tests {
     use super::*;
 
-    fn plot(points: Vec<(f64, f64)>, log_x: bool) -> String {
+    fn plot(points: Vec<(f64, f64)>) -> String {
         Plot {
             x: "time",
             y: "top-1",
-            log_x,
             series: vec![Series {
                 name: "learned".to_owned(),
                 colour: 0,
@@ -235,20 +200,18 @@ mod tests {
 
     #[test]
     fn a_plot_has_its_line_and_the_pages_ink() {
-        for log_x in [false, true] {
-            let svg = plot(vec![(0.1, 0.5), (10.0, 0.9)], log_x);
-            assert!(
-                svg.contains("<polyline") && svg.contains("var(--ink)"),
-                "{svg}"
-            );
-            assert!(!svg.contains("#010203"));
-        }
+        let svg = plot(vec![(0.1, 0.5), (10.0, 0.9)]);
+        assert!(svg.contains("<polyline"), "{svg}");
+        assert!(
+            svg.contains("var(--ink)") && !svg.contains("#010203"),
+            "{svg}"
+        );
     }
 
     #[test]
     fn plots_of_one_point_or_none_are_drawn() {
-        assert!(plot(vec![(1.0, 1.0)], false).contains("<svg"));
-        assert!(plot(vec![], true).contains("<svg"));
+        assert!(plot(vec![(1.0, 1.0)]).contains("<svg"));
+        assert!(plot(vec![]).contains("<svg"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::{frontier::Frontier, topology::Link, trace::Trace};
 /// All findings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Study {
-    /// The traced cascade.
+    /// The cascade.
     pub cascade: String,
     /// The processor that the times are of.
     pub processor: String,
