@@ -6,6 +6,7 @@
 //! - [`learn`] makes a policy bundle from a trace.
 //! - [`study`] compares learned policies with what they are measured against; [`evaluate`] prints
 //!   it, [`report`] draws it.
+//! - [`replay`] takes images through the engine with a learned policy and measures.
 //! - [`summarise`] turns the edge-agent's answers into accuracy, time and bytes.
 //!
 //! ```no_run
@@ -25,6 +26,7 @@ pub mod evaluate;
 pub mod fetch;
 pub mod frontier;
 pub mod learn;
+pub mod replay;
 pub mod report;
 pub mod study;
 pub mod summarise;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use outpost_lab::{bench, evaluate, fetch, learn, report, summarise, trace};
+use outpost_lab::{bench, evaluate, fetch, learn, replay, report, summarise, trace};
 
 /// Fetch published networks, measure networks, summarise answers.
 #[derive(Debug, Parser)]
@@ -30,6 +30,8 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     /// The same comparison as a page with plots.
     Report(report::ReportArgs),
+    /// Take images through the engine with a learned policy, beside the largest network alone.
+    Replay(replay::ReplayArgs),
     /// Turn the edge-agent's answers into accuracy, time and bytes.
     Summarise(summarise::SummariseArgs),
 }
@@ -53,6 +55,7 @@ fn run(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Learn(args) => learn::run(args, out)?,
         Command::Evaluate(args) => evaluate::run(args, out)?,
         Command::Report(args) => report::run(args, out)?,
+        Command::Replay(args) => replay::run(args, out)?,
         Command::Summarise(args) => summarise::run(args, out)?,
     }
     Ok(())

@@ -1,0 +1,413 @@
+//! `lab replay`: a learned policy through the engine, image by image, beside the largest network alone.
+//!
+//! What `lab evaluate` adds up from a trace is measured here: the walk that the edge-agent takes, its
+//! networks and its decisions, on this machine, from the encoded image to the answer. Networks that the
+//! cascade places elsewhere run here too; there is no link.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    io::Write,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use comfy_table::{Cell, CellAlignment, Row, Table, presets::UTF8_FULL_CONDENSED};
+use outpost_cascade::{Action, Cascade, NodeId, Walk};
+use outpost_exit_policy::{
+    Bundle, BundleError, DecisionFunction, Evidence, Function, Goal, GoalError, Problem,
+    ProblemError,
+};
+use outpost_runtime::{
+    ClassId, ClassifyError, Features, ImageLimits, LocalNetworks, ModelFolder, OpenError, Place,
+    Progress, TractRuntime, decode,
+};
+
+use crate::{
+    learn::{LearnPolicyError, load_cascade, progress},
+    summarise::{Labels, ReadError},
+    topology::{CostModel, Topology, TopologyError},
+    trace::{CollectError, Trace, TraceError},
+};
+
+/// Images that go through the cascade before the same go through the largest network: few enough that
+/// the machine does not change in between, enough that each finds its weights in the cache as it would
+/// alone.
+const BLOCK: usize = 50;
+
+/// What `lab replay` is asked.
+#[derive(Debug, clap::Args)]
+pub struct ReplayArgs {
+    /// The cascade file.
+    #[arg(long, value_name = "FILE")]
+    pub cascade: PathBuf,
+    /// A policy bundle learned for it.
+    #[arg(long, value_name = "FILE.json")]
+    pub policy: PathBuf,
+    /// Operating points to replay: names, `loss=POINTS`, `time=5ms` or `offload=20%`; may be repeated.
+    #[arg(long, value_name = "GOAL", default_values = ["loss=0", "loss=1"])]
+    pub operating_point: Vec<Goal>,
+    /// The folder of the images.
+    #[arg(long, value_name = "DIR")]
+    pub images: PathBuf,
+    /// True classes: a CSV file with the columns `file` and `label`.
+    #[arg(long, value_name = "FILE.csv")]
+    pub labels: PathBuf,
+    /// A trace of the same images: also tells how often the engine answers where the evaluation of the
+    /// trace does.
+    #[arg(long, value_name = "FILE.parquet")]
+    pub trace: Option<PathBuf>,
+    /// The model folder.
+    #[arg(long, default_value = "models", env = "OUTPOST_MODELS")]
+    pub models: PathBuf,
+    /// Times that every image is taken through; the median of its times counts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+    pub rounds: u8,
+}
+
+/// Why nothing was replayed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// The cascade or a cost is at fault.
+    #[error(transparent)]
+    Learn(#[from] LearnPolicyError),
+    /// The bundle cannot be read.
+    #[error("cannot read the policy {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The bundle is at fault.
+    #[error("cannot use the policy {}", path.display())]
+    Bundle {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: BundleError,
+    },
+    /// The bundle has no such operating point.
+    #[error(transparent)]
+    Goal(#[from] GoalError),
+    /// The labels are at fault.
+    #[error(transparent)]
+    Labels(#[from] ReadError),
+    /// A network cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// An image is at fault.
+    #[error(transparent)]
+    Image(#[from] CollectError),
+    /// A network failed.
+    #[error("a network failed on {file}")]
+    Classify {
+        /// The image.
+        file: String,
+        /// Why.
+        source: ClassifyError,
+    },
+    /// The trace is at fault.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// The trace is of another cascade.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// The trace's costs are at fault.
+    #[error(transparent)]
+    Problem(#[from] ProblemError),
+    /// The table cannot be printed.
+    #[error("cannot print")]
+    Print(#[from] io::Error),
+}
+
+/// What an operating point came to.
+struct Replayed {
+    name: String,
+    expected: f64,
+    right: usize,
+    seconds: f64,
+    /// Of the largest network alone on the same images, block by block in turn with it.
+    alone_seconds: f64,
+    /// Images that were answered where the trace says, of those in the trace.
+    agreed: Option<(usize, usize)>,
+}
+
+/// Runs `lab replay`.
+///
+/// # Errors
+/// A [`ReplayError`] that names what is at fault.
+pub fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), ReplayError> {
+    let json = fs::read(&args.policy).map_err(|source| ReplayError::Read {
+        path: args.policy.clone(),
+        source,
+    })?;
+    let refused = |source| ReplayError::Bundle {
+        path: args.policy.clone(),
+        source,
+    };
+    let bundle = Bundle::parse(&json).map_err(refused)?;
+    let cascade = load_cascade(&args.cascade)?;
+    let models = ModelFolder::new(&args.models);
+    let mut digests = HashMap::new();
+    for (_, node) in cascade.nodes() {
+        digests.insert(
+            node.network().to_owned(),
+            models.manifest(node.network())?.sha256,
+        );
+    }
+    let fingerprint = cascade.fingerprint(|network| digests[network].clone());
+    bundle
+        .check_fits(cascade.name(), &fingerprint)
+        .map_err(refused)?;
+    let reference = cascade
+        .nodes()
+        .find(|(_, node)| node.name() == bundle.reference().node);
+    let (reference, _) = reference.expect("a fitting bundle's nodes are the cascade's");
+    let labels = Labels::load(&args.labels)?;
+    let mut images: Vec<(&str, ClassId)> = labels.iter().collect();
+    images.sort();
+    let trace = args.trace.as_deref().map(Trace::load).transpose()?;
+
+    let alone = Engine::open(&models, &cascade, &[reference], Features::Omit)?;
+    let total = args.operating_point.len() * images.len();
+    let progress = progress("replaying", total as u64);
+    let mut replayed = Vec::new();
+    let mut alone_right = 0;
+    for goal in &args.operating_point {
+        let point = bundle.choose(goal)?;
+        let needs = point.functions.iter().any(Function::needs_features);
+        let features = if needs {
+            Features::Give
+        } else {
+            Features::Omit
+        };
+        let functions = point.functions.iter().cloned();
+        let cascade = load_cascade(&args.cascade)?
+            .with_policies(functions.map(|f| Box::new(f) as Box<dyn DecisionFunction>));
+        let nodes: Vec<NodeId> = cascade.nodes().map(|(id, _)| id).collect();
+        let engine = Engine::open(&models, &cascade, &nodes, features)?;
+        let offline = trace
+            .as_ref()
+            .map(|trace| offline(&cascade, trace, &point.functions));
+        let offline = offline.transpose()?;
+        let mut result = Replayed {
+            name: point.name.clone(),
+            expected: point.expected.seconds,
+            right: 0,
+            seconds: 0.0,
+            alone_seconds: 0.0,
+            agreed: offline.as_ref().map(|_| (0, 0)),
+        };
+        alone_right = 0;
+        for block in images.chunks(BLOCK) {
+            let read = |file: &str| {
+                let path = args.images.join(file);
+                let encoded = fs::read(&path);
+                encoded.map_err(|source| CollectError::Read { path, source })
+            };
+            let encoded = block
+                .iter()
+                .map(|(file, _)| read(file))
+                .collect::<Result<Vec<_>, _>>()?;
+            let mut times = vec![[Vec::new(), Vec::new()]; block.len()];
+            for round in 0..args.rounds {
+                for (place, &(file, label)) in block.iter().enumerate() {
+                    let started = Instant::now();
+                    let answer =
+                        engine.answer(&cascade, &encoded[place], &args.images.join(file))?;
+                    times[place][0].push(started.elapsed());
+                    let (node, class) = answer.map_err(|source| failed(file, source))?;
+                    if round > 0 {
+                        continue;
+                    }
+                    result.right += usize::from(class == label);
+                    let traced = offline.as_ref().and_then(|offline| offline.get(file));
+                    if let (Some((agreed, of)), Some(traced)) = (&mut result.agreed, traced) {
+                        *of += 1;
+                        *agreed += usize::from(node.index() == *traced);
+                    }
+                }
+                for (place, &(file, label)) in block.iter().enumerate() {
+                    let started = Instant::now();
+                    let answer = alone.run_alone(&encoded[place], &args.images.join(file))?;
+                    times[place][1].push(started.elapsed());
+                    let class = answer.map_err(|source| failed(file, source))?;
+                    alone_right += usize::from(round == 0 && class == label);
+                }
+            }
+            for [cascade, alone] in times {
+                result.seconds += median(cascade).as_secs_f64();
+                result.alone_seconds += median(alone).as_secs_f64();
+            }
+            progress.inc(block.len() as u64);
+        }
+        replayed.push(result);
+    }
+    progress.finish_and_clear();
+    writeln!(out, "{}", table(&replayed, images.len()))?;
+    writeln!(
+        out,
+        "{} alone is right about {:.2} % of the same {} images",
+        bundle.reference().node,
+        100.0 * alone_right as f64 / images.len() as f64,
+        images.len()
+    )?;
+    Ok(())
+}
+
+/// Networks of a cascade that run here, whatever its sites.
+struct Engine {
+    networks: LocalNetworks,
+    places: HashMap<NodeId, usize>,
+}
+
+impl Engine {
+    fn open(
+        models: &ModelFolder,
+        cascade: &Cascade,
+        nodes: &[NodeId],
+        features: Features,
+    ) -> Result<Self, OpenError> {
+        let places: Vec<Place<'_>> = nodes
+            .iter()
+            .map(|&id| Place {
+                network: cascade.node(id).network(),
+                exit: cascade.node(id).exit(),
+            })
+            .collect();
+        Ok(Self {
+            networks: LocalNetworks::open(models, &places, features, &TractRuntime)?,
+            places: nodes
+                .iter()
+                .enumerate()
+                .map(|(place, &id)| (id, place))
+                .collect(),
+        })
+    }
+
+    /// Decodes an image and takes it through the cascade.
+    #[expect(
+        clippy::type_complexity,
+        reason = "two kinds of failure: the image's and a network's"
+    )]
+    fn answer(
+        &self,
+        cascade: &Cascade,
+        encoded: &[u8],
+        path: &Path,
+    ) -> Result<Result<(NodeId, ClassId), ClassifyError>, ReplayError> {
+        let image = decoded(encoded, path)?;
+        let here = cascade.node(cascade.entry()).site();
+        let mut progress = Progress::default();
+        let (mut walk, mut action) = Walk::start(cascade, here, Duration::MAX);
+        let mut said = Vec::new();
+        loop {
+            action = match action {
+                Action::Run(node) | Action::Offload { node, .. } => {
+                    let output = match self.networks.run(self.places[&node], &image, &mut progress)
+                    {
+                        Ok(output) => output,
+                        Err(error) => return Ok(Err(error)),
+                    };
+                    let evidence = Evidence::new(output.probabilities.as_slice());
+                    let mut evidence = evidence.expect("a network has two classes at least");
+                    if let Some(features) = &output.features {
+                        evidence = evidence.with_features(features);
+                    }
+                    let action = walk.said(node, &evidence, Duration::ZERO);
+                    said.push((node, output.probabilities.top1().class_id));
+                    action
+                }
+                Action::Answer(answer) => {
+                    let of_answer = said.into_iter().find(|(node, _)| *node == answer.node);
+                    return Ok(Ok(of_answer.expect("a node that answers has spoken")));
+                }
+                Action::NoAnswer(_) => unreachable!("no node is reported to have failed"),
+            };
+        }
+    }
+
+    /// Decodes an image and runs the only network.
+    fn run_alone(
+        &self,
+        encoded: &[u8],
+        path: &Path,
+    ) -> Result<Result<ClassId, ClassifyError>, ReplayError> {
+        let image = decoded(encoded, path)?;
+        let said = self.networks.run(0, &image, &mut Progress::default());
+        Ok(said.map(|said| said.probabilities.top1().class_id))
+    }
+}
+
+fn failed(file: &str, source: ClassifyError) -> ReplayError {
+    ReplayError::Classify {
+        file: file.to_owned(),
+        source,
+    }
+}
+
+fn decoded(encoded: &[u8], path: &Path) -> Result<outpost_runtime::RgbImage, CollectError> {
+    decode(encoded, &ImageLimits::default()).map_err(|source| CollectError::Decode {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The node that answers every image by the evaluation of a trace, by file.
+///
+/// # Errors
+/// [`ReplayError`] where the trace is of another cascade.
+pub fn offline(
+    cascade: &Cascade,
+    trace: &Trace,
+    functions: &[Function],
+) -> Result<HashMap<String, usize>, ReplayError> {
+    let topology = Topology::of_cascade(cascade, trace)?;
+    let graph = topology.graph().map_err(TopologyError::from)?;
+    let examples = topology.examples(trace).map_err(TopologyError::from)?;
+    let costs = topology.costs(trace, &CostModel::default());
+    let problem = Problem::try_new(&graph, &costs, &examples)?;
+    let files = trace.rows.files.iter().enumerate();
+    Ok(files
+        .map(|(image, file)| (file.clone(), problem.walk(functions, image).node))
+        .collect())
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn table(replayed: &[Replayed], images: usize) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_header([
+        "operating point",
+        "top-1",
+        "mean ms",
+        "expected",
+        "largest alone",
+        "speed-up",
+        "answered where the trace says",
+    ]);
+    for point in replayed {
+        let mean = |seconds: f64| 1e3 * seconds / images as f64;
+        let mut row = Row::new();
+        row.add_cell(Cell::new(&point.name));
+        for figure in [
+            format!("{:.2} %", 100.0 * point.right as f64 / images as f64),
+            format!("{:.3}", mean(point.seconds)),
+            format!("{:.3}", 1e3 * point.expected),
+            format!("{:.3}", mean(point.alone_seconds)),
+            format!("{:.2}×", point.alone_seconds / point.seconds),
+            point
+                .agreed
+                .map_or("–".to_owned(), |(agreed, of)| format!("{agreed} of {of}")),
+        ] {
+            row.add_cell(Cell::new(figure).set_alignment(CellAlignment::Right));
+        }
+        table.add_row(row);
+    }
+    table
+}
