@@ -13,10 +13,13 @@ use crate::{
     learn::LearnPolicyError,
     study::{Calibration, Curve, ExitTable, Kind, LOSSES, Study, StudyArgs, study},
 };
-use plot::{Mark, PALETTE, Plot, Series};
+use plot::PALETTE;
+pub(crate) use plot::{Mark, Plot, Series};
 
+/// How pages look.
+pub(crate) const CSS: &str = include_str!("report/page.css");
 /// Size of a wide plot.
-const WIDE: (u32, u32) = (860, 420);
+pub(crate) const WIDE: (u32, u32) = (860, 420);
 /// Size of one of several plots in a row.
 const NARROW: (u32, u32) = (420, 320);
 
@@ -54,7 +57,7 @@ fn page(study: &Study) -> Markup {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 title { (title) }
-                style { (PreEscaped(include_str!("report/page.css"))) }
+                style { (PreEscaped(CSS)) }
             }
             body {
                 header {
@@ -125,7 +128,8 @@ fn headlines(study: &Study) -> Markup {
     }
 }
 
-fn figure(plot: &Plot, caption: &str) -> Markup {
+/// A plot with its legend.
+pub(crate) fn figure(plot: &Plot, caption: &str) -> Markup {
     html! {
         figure {
             (PreEscaped(plot.svg()))

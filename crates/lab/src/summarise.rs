@@ -1,11 +1,14 @@
 //! `lab summarise`: turns the edge-agent's answers into accuracy, time and bytes.
 //!
-//! This file reads the arguments and writes the result; `answers` reads the files, `summary` counts.
+//! This file reads the arguments and writes the result; `answers` reads the files, `summary` counts,
+//! `page` shows what `summary.json` holds.
 
 mod answers;
+mod page;
 mod summary;
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     io::Write,
     path::{Path, PathBuf},
@@ -15,7 +18,8 @@ use comfy_table::{Attribute, Cell, CellAlignment, Row, Table, presets::UTF8_FULL
 use indicatif::HumanBytes;
 
 pub use answers::{Answer, Given, Labels, ReadError, Site};
-pub use summary::{Summary, Tally};
+use outpost_exit_policy::{Bundle, BundleError, Goal, GoalError};
+pub use summary::{FrontierPoint, Policy, Summary, Tally};
 
 /// What `lab summarise` is asked.
 #[derive(Debug, clap::Args)]
@@ -32,9 +36,21 @@ pub struct SummariseArgs {
     /// Answers to the same images by the cloud alone.
     #[arg(long, value_name = "FILE.jsonl")]
     pub cloud_only: Option<PathBuf>,
-    /// Where the summary goes, as JSON.
+    /// Name of the cascade, under which its summary goes.
+    #[arg(long, value_name = "NAME")]
+    pub cascade: String,
+    /// The policy bundle that ran.
+    #[arg(long, value_name = "FILE.json", requires = "operating_point")]
+    pub policy: Option<PathBuf>,
+    /// The operating point of it that ran, as the edge-agent was told.
+    #[arg(long, value_name = "GOAL", requires = "policy")]
+    pub operating_point: Option<Goal>,
+    /// Where the summary goes, as JSON with an entry a cascade. Entries of others stay.
     #[arg(long, value_name = "FILE.json")]
     pub out: PathBuf,
+    /// Also write a page that shows all entries.
+    #[arg(long, value_name = "FILE.html")]
+    pub page: Option<PathBuf>,
 }
 
 /// Why there is no summary.
@@ -52,6 +68,25 @@ pub enum SummariseError {
         /// Why.
         source: io::Error,
     },
+    /// The policy bundle is at fault.
+    #[error("cannot use the policy {}", path.display())]
+    Bundle {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: BundleError,
+    },
+    /// The bundle has no such operating point.
+    #[error(transparent)]
+    Goal(#[from] GoalError),
+    /// What is there already is no summary.
+    #[error("{} holds no summaries of cascades: remove it or give another --out", path.display())]
+    Summaries {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
     /// The table cannot be printed.
     #[error("cannot print the summary")]
     Print(#[from] io::Error),
@@ -67,8 +102,19 @@ pub fn run(args: &SummariseArgs, out: &mut dyn Write) -> Result<(), SummariseErr
     let outpost = tally(&args.answers)?;
     let device_only = args.device_only.as_deref().map(tally).transpose()?;
     let cloud_only = args.cloud_only.as_deref().map(tally).transpose()?;
-    let summary = Summary::new(&outpost, device_only.as_ref(), cloud_only.as_ref());
-    write_json(&args.out, &summary)?;
+    let mut summary = Summary::new(&outpost, device_only.as_ref(), cloud_only.as_ref());
+    if let (Some(path), Some(goal)) = (&args.policy, &args.operating_point) {
+        let bundle = read_bundle(path)?;
+        summary.policy = Some(Policy::new(&bundle, bundle.choose(goal)?));
+    }
+    let mut summaries = read_summaries(&args.out)?;
+    summaries.insert(args.cascade.clone(), summary);
+    let mut json = serde_json::to_vec_pretty(&summaries).map_err(io::Error::from)?;
+    json.push(b'\n');
+    write(&args.out, &json)?;
+    if let Some(path) = &args.page {
+        write(path, page::page(&summaries).into_string().as_bytes())?;
+    }
 
     let rows = [
         ("device only", device_only.as_ref()),
@@ -89,10 +135,38 @@ pub fn run(args: &SummariseArgs, out: &mut dyn Write) -> Result<(), SummariseErr
     Ok(())
 }
 
-fn write_json(path: &Path, summary: &Summary) -> Result<(), SummariseError> {
-    let mut json = serde_json::to_vec_pretty(summary).map_err(io::Error::from)?;
-    json.push(b'\n');
-    fs::write(path, json).map_err(|source| SummariseError::Write {
+fn write(path: &Path, bytes: &[u8]) -> Result<(), SummariseError> {
+    fs::write(path, bytes).map_err(|source| SummariseError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn read_bundle(path: &Path) -> Result<Bundle, SummariseError> {
+    let json = fs::read(path).map_err(|source| ReadError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    Bundle::parse(&json).map_err(|source| SummariseError::Bundle {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The entries of an earlier run; none where there is no file.
+fn read_summaries(path: &Path) -> Result<BTreeMap<String, Summary>, SummariseError> {
+    let json = match fs::read(path) {
+        Ok(json) => json,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(source) => {
+            return Err(ReadError::Read {
+                path: path.to_owned(),
+                source,
+            }
+            .into());
+        }
+    };
+    serde_json::from_slice(&json).map_err(|source| SummariseError::Summaries {
         path: path.to_owned(),
         source,
     })

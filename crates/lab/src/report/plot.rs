@@ -8,7 +8,7 @@ const INK: RGBColor = RGBColor(1, 2, 3);
 const FAINT: RGBColor = RGBColor(4, 5, 6);
 
 /// Colours of series, told apart on light and dark pages and by people who see few colours.
-pub(super) const PALETTE: [(u8, u8, u8); 8] = [
+pub(crate) const PALETTE: [(u8, u8, u8); 8] = [
     (0x22, 0x8b, 0xe6),
     (0xe8, 0x59, 0x0c),
     (0x2b, 0x9a, 0x66),
@@ -21,7 +21,7 @@ pub(super) const PALETTE: [(u8, u8, u8); 8] = [
 
 /// How a series is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Mark {
+pub(crate) enum Mark {
     /// A line.
     Line,
     /// A thin line.
@@ -32,28 +32,28 @@ pub(super) enum Mark {
 
 /// A named row of points.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Series {
-    pub(super) name: String,
-    pub(super) colour: usize,
-    pub(super) mark: Mark,
-    pub(super) points: Vec<(f64, f64)>,
+pub(crate) struct Series {
+    pub(crate) name: String,
+    pub(crate) colour: usize,
+    pub(crate) mark: Mark,
+    pub(crate) points: Vec<(f64, f64)>,
 }
 
 /// A plot of two axes.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Plot {
-    pub(super) x: &'static str,
-    pub(super) y: &'static str,
-    pub(super) series: Vec<Series>,
+pub(crate) struct Plot {
+    pub(crate) x: &'static str,
+    pub(crate) y: &'static str,
+    pub(crate) series: Vec<Series>,
     /// A range of y at every x, drawn behind the series.
-    pub(super) band: Vec<(f64, f64, f64)>,
+    pub(crate) band: Vec<(f64, f64, f64)>,
     /// Width and height in pixels.
-    pub(super) size: (u32, u32),
+    pub(crate) size: (u32, u32),
 }
 
 impl Plot {
     /// The plot as an SVG element; in its place the reason where it cannot be drawn.
-    pub(super) fn svg(&self) -> String {
+    pub(crate) fn svg(&self) -> String {
         let mut svg = String::new();
         let drawn = {
             let root = SVGBackend::with_string(&mut svg, self.size).into_drawing_area();

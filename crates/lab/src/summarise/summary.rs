@@ -1,6 +1,7 @@
 //! Counts answers. Pure: answers and labels go in, figures come out.
 
-use serde::Serialize;
+use outpost_exit_policy::{Bundle, OperatingPoint};
+use serde::{Deserialize, Serialize};
 
 use super::answers::{Answer, Labels, Site};
 use crate::percentile::nearest_rank;
@@ -27,8 +28,8 @@ pub struct Tally {
     total_ms: Vec<f64>,
 }
 
-/// What `summary.json` holds.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// What `summary.json` holds of a cascade.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Images asked, unreadable ones included.
     pub images: usize,
@@ -50,6 +51,49 @@ pub struct Summary {
     pub p95_total_ms: Option<f64>,
     /// Bytes that went over the link, of all images.
     pub bytes_sent: u64,
+    /// The learned policy that ran; absent where it was the cascade's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
+}
+
+/// A learned policy and where on its frontier it ran.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Name of the operating point that ran.
+    pub operating_point: String,
+    /// All its operating points, as they were expected to do.
+    pub frontier: Vec<FrontierPoint>,
+}
+
+/// An operating point as it was expected to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FrontierPoint {
+    /// Its name.
+    pub name: String,
+    /// Share of right answers.
+    pub top1: f64,
+    /// Share of the images offloaded.
+    pub offload_rate: f64,
+    /// Mean milliseconds.
+    pub mean_ms: f64,
+}
+
+impl Policy {
+    /// The frontier of a bundle, and the point of it that ran.
+    pub fn new(bundle: &Bundle, ran: &OperatingPoint) -> Self {
+        let points = bundle.operating_points().iter();
+        Self {
+            operating_point: ran.name.clone(),
+            frontier: points
+                .map(|point| FrontierPoint {
+                    name: point.name.clone(),
+                    top1: point.expected.accuracy,
+                    offload_rate: point.expected.offload_rate,
+                    mean_ms: 1e3 * point.expected.seconds,
+                })
+                .collect(),
+        }
+    }
 }
 
 impl Tally {
@@ -132,6 +176,12 @@ impl Summary {
             mean_total_ms: outpost.mean_total_ms(),
             p95_total_ms: outpost.p95_total_ms(),
             bytes_sent: outpost.bytes_sent,
+            policy: None,
         }
+    }
+
+    /// Share of the images that the cloud answered.
+    pub fn offload_rate(&self) -> Option<f64> {
+        (self.images > 0).then(|| self.answered_by_cloud as f64 / self.images as f64)
     }
 }

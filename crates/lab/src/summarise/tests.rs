@@ -46,6 +46,7 @@ fn figures_are_those_counted_by_hand() {
             mean_total_ms: Some(50.0),
             p95_total_ms: Some(100.0),
             bytes_sent: 1600,
+            policy: None,
         }
     );
     assert_eq!(outpost.bytes_per_image(), Some(320.0));
@@ -146,7 +147,11 @@ fn the_table_has_a_row_for_each_file_given_and_the_json_is_written() {
         labels: path("labels.csv"),
         device_only: Some(path("answers.jsonl")),
         cloud_only: None,
+        cascade: "small".to_owned(),
+        policy: None,
+        operating_point: None,
         out: path("summary.json"),
+        page: Some(path("index.html")),
     };
     let mut out = Vec::new();
     run(&args, &mut out).unwrap();
@@ -158,6 +163,21 @@ fn the_table_has_a_row_for_each_file_given_and_the_json_is_written() {
     assert!(!text.contains("cloud only"), "{text}");
     assert!(text.contains("The device answered 3 of 5 images (1 as fallback); 50.0 % are right"));
     assert!(text.contains("Outpost: 1 unreadable, counted as wrong; 1 without a label"));
-    let json = fs::read_to_string(path("summary.json")).unwrap();
-    assert!(json.contains("\"device_only_top1\": 0.5"), "{json}");
+    // An entry a cascade; that of another one stays.
+    let other = SummariseArgs {
+        cascade: "other".to_owned(),
+        device_only: None,
+        ..args
+    };
+    run(&other, &mut Vec::new()).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_slice(&fs::read(path("summary.json")).unwrap()).unwrap();
+    assert_eq!(json["small"]["device_only_top1"], 0.5);
+    assert_eq!(json["other"]["device_only_top1"], serde_json::Value::Null);
+    let page = fs::read_to_string(path("index.html")).unwrap();
+    assert!(page.contains("small") && page.contains("other"), "{page}");
+
+    fs::write(path("summary.json"), "[]").unwrap();
+    let refused = run(&other, &mut Vec::new()).unwrap_err().to_string();
+    assert!(refused.contains("holds no summaries"), "{refused}");
 }
