@@ -3,6 +3,7 @@
 
 mod cloud;
 mod input;
+mod learned;
 mod link;
 mod peers;
 mod stages;
