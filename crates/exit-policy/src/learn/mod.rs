@@ -26,8 +26,11 @@ use crate::{
     policy::{Decision, DecisionFunction, Function, Inputs, Linear, Score, Successor, Threshold},
 };
 
-/// From this many examples on, one part to judge on is as good as several.
+/// From this many examples on, one part to judge on is as good as several, and the weakest penalty as
+/// good as stronger ones.
 const MANY: usize = 20_000;
+/// As many examples as a fit that is only to be judged looks at.
+const MOST_JUDGED_FITS: usize = 200_000;
 /// Parts of which each in turn judges what the others fitted.
 const PARTS: usize = 4;
 /// Fewer examples than this teach nothing.
@@ -42,7 +45,7 @@ pub struct Settings {
     pub families: Vec<Family>,
     /// Measures of confidence that thresholds may look at.
     pub measures: Vec<Measure>,
-    /// Strengths of the penalty on squared weights to choose from.
+    /// Strengths of the penalty on squared weights to choose from, the weakest first.
     pub l2: Vec<f64>,
     /// Most iterations of a fit.
     pub iterations: usize,
@@ -194,6 +197,7 @@ fn parts(on: &[u32], seed: u64) -> Vec<(Vec<u32>, Vec<u32>)> {
                 };
                 part.push(place);
             }
+            fit.truncate(MOST_JUDGED_FITS);
             fit.sort_unstable();
             check.sort_unstable();
             (fit, check)
@@ -344,7 +348,12 @@ impl Learner<'_> {
         }
         let mut linear: Option<Judged> = None;
         for inputs in self.linear_inputs(choices.node) {
-            let candidates = (0..self.settings.l2.len()).map(|l2| Candidate { inputs, l2 });
+            let penalties = if self.on.len() < MANY {
+                self.settings.l2.len()
+            } else {
+                1
+            };
+            let candidates = (0..penalties).map(|l2| Candidate { inputs, l2 });
             let judged = candidates.map(|candidate| self.judge(choices, candidate));
             let total = |judged: &Judged| judged.costs.iter().sum::<f64>();
             let Some(judged) = judged.min_by(|a, b| total(a).total_cmp(&total(b))) else {
