@@ -7,9 +7,11 @@ use super::*;
 use crate::{
     baseline::{Oracle, random_exits},
     costs::{Costs, Step},
+    evaluate::Outcomes,
     evidence::Summary,
     examples::{Examples, Matrix, NodeExamples},
     graph::Graph,
+    risk::{Differences, Promise},
 };
 
 fn seconds(seconds: f64) -> Step {
@@ -209,6 +211,74 @@ fn what_cannot_be_learned_from_is_refused() {
         .filter(|&example| (0..3).all(|node| examples.loss(node, example as usize) == 0.0))
         .collect();
     assert_eq!(learn(&alike, 0.1, families), LearnError::NothingToDecide);
+}
+
+#[test]
+fn a_promise_holds_over_repeated_random_splits() {
+    let (graph, costs) = tree();
+    let (known, all) = (examples(1500, 7), examples(20_000, 8));
+    let problem = Problem::try_new(&graph, &costs, &known).unwrap();
+    let population = Problem::try_new(&graph, &costs, &all).unwrap();
+    let prices = Price::sweep(12, problem.dearest_seconds());
+    let settings = Settings {
+        families: vec![Family::Constant, Family::Threshold],
+        ..Settings::default()
+    };
+    let largest = vec![
+        Function::go_to(Successor(1)),
+        Function::EXIT,
+        Function::EXIT,
+    ];
+    let learned = learn(&problem, &problem.all(), &prices, &settings).unwrap();
+    let policies: Vec<_> = [largest.clone()].into_iter().chain(learned).collect();
+    let losses = |policy: &Vec<Function>| population.evaluate(policy, &population.all()).loss;
+    let reference = losses(&largest);
+    let losses: Vec<Vec<f32>> = policies.iter().map(losses).collect();
+    let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
+    let excess: Vec<f32> = losses.iter().map(|l| mean(l) - mean(&reference)).collect();
+    let promise = Promise::try_new(0.02, 0.95).unwrap();
+    let mut rng = Rng::with_seed(9);
+    let (mut broken, mut useful) = (0, 0);
+    let splits = 400;
+    for _ in 0..splits {
+        let drawn: Vec<usize> = (0..1000).map(|_| rng.usize(..reference.len())).collect();
+        let pick = |losses: &[f32]| drawn.iter().map(|&i| losses[i]).collect::<Vec<_>>();
+        let differences: Vec<Differences> = losses
+            .iter()
+            .map(|l| Differences::count(&pick(l), &pick(&reference)))
+            .collect();
+        if let Some(chosen) = promise.choose(&differences) {
+            broken += usize::from(excess[..=chosen].iter().any(|excess| *excess > 0.02));
+            useful += usize::from(chosen > 0);
+        }
+    }
+    assert!(broken * 20 <= splits, "{broken} of {splits}");
+    assert!(
+        useful * 2 > splits,
+        "only {useful} of {splits} found more than the largest network"
+    );
+}
+
+#[test]
+fn folds_join_to_every_example_once() {
+    let (graph, costs) = tree();
+    let examples = examples(90, 10);
+    let problem = Problem::try_new(&graph, &costs, &examples).unwrap();
+    let policy = vec![
+        Function::go_to(Successor(0)),
+        Function::EXIT,
+        Function::EXIT,
+    ];
+    let fold = |rest: u32| {
+        let on: Vec<u32> = (0..90).filter(|example| example % 3 == rest).collect();
+        (problem.evaluate(&policy, &on), on)
+    };
+    let joined = Outcomes::join(&[fold(2), fold(0), fold(1)]);
+    let whole = problem.evaluate(&policy, &problem.all());
+    assert_eq!(joined.loss, whole.loss);
+    assert_eq!(joined.answered, [0.0, 1.0, 0.0]);
+    let lost = std::panic::catch_unwind(|| Outcomes::join(&[fold(0), fold(0), fold(1)]));
+    assert!(lost.is_err());
 }
 
 proptest! {
