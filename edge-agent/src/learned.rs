@@ -69,8 +69,7 @@ impl LearnedPolicy {
             let manifest = folder.manifest(node.network())?;
             digests.insert(node.network().to_owned(), manifest.sha256);
         }
-        let fingerprint = cascade.fingerprint(|network| digests[network].clone());
-        bundle.check_fits(cascade.name(), &fingerprint)?;
+        cascade.check_fits(&bundle, |network| digests[network].clone())?;
         let point = bundle.choose(goal)?;
         Ok(Self {
             operating_point: point.name.clone(),

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use outpost_exit_policy::{Constant, Decision, DecisionFunction, Evidence, Successor};
+use outpost_exit_policy::{
+    Bundle, BundleError, Constant, Decision, DecisionFunction, Evidence, Successor,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -188,6 +190,25 @@ impl Cascade {
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect()
+    }
+
+    /// Checks that a policy bundle was learned for this cascade and for the weights with these digests.
+    ///
+    /// # Errors
+    /// A [`BundleError`] that says what differs.
+    pub fn check_fits(
+        &self,
+        bundle: &Bundle,
+        digest: impl Fn(&str) -> String,
+    ) -> Result<(), BundleError> {
+        let nodes = self.nodes.iter().map(|node| {
+            let successors = node
+                .jumps
+                .iter()
+                .map(|jump| self.nodes[jump.0].name.as_str());
+            (node.name.as_str(), successors.collect())
+        });
+        bundle.check_fits(&self.name, &self.fingerprint(digest), nodes)
     }
 
     /// Where an example goes from `node`, given what the node said; `None` to exit.

@@ -71,16 +71,22 @@ pub fn random_exits(problem: &Problem<'_>, on: &[u32], go_on: f64) -> Outcomes {
     let mut outcomes = Outcomes::with_capacity(graph.nodes(), on.len());
     let mut reach = vec![0.0_f64; graph.nodes()];
     reach[graph.entry()] = 1.0;
+    // Of these, what has travelled over a link.
+    let mut sent = vec![0.0_f64; graph.nodes()];
+    sent[graph.entry()] = f64::from(u8::from(problem.costs().entry.sends));
     let mut exit = vec![0.0_f64; graph.nodes()];
+    let mut exit_sent = 0.0;
     let mut jumps = Vec::new();
     for &node in graph.bottom_up().iter().rev() {
         let successors = graph.successors(node);
         let leaves = if successors.is_empty() { 0.0 } else { go_on };
         exit[node] = reach[node] * (1.0 - leaves);
+        exit_sent += sent[node] * (1.0 - leaves);
         for (&to, step) in successors.iter().zip(&problem.costs().jumps[node]) {
-            let share = reach[node] * leaves / successors.len() as f64;
-            reach[to] += share;
-            jumps.push((share, step));
+            let share = leaves / successors.len() as f64;
+            reach[to] += share * reach[node];
+            sent[to] += share * if step.sends { reach[node] } else { sent[node] };
+            jumps.push((to, share * reach[node], step));
         }
     }
     for &example in on {
@@ -88,11 +94,13 @@ pub fn random_exits(problem: &Problem<'_>, on: &[u32], go_on: f64) -> Outcomes {
         let payload = problem.examples().payload_bytes(example);
         let mut spent = Spent::default();
         spent.add(&problem.costs().entry, payload);
-        for (share, step) in &jumps {
+        outcomes.node_seconds[graph.entry()] += spent.seconds / on.len() as f64;
+        for (to, share, step) in &jumps {
             let mut of_step = Spent::default();
             of_step.add(step, payload);
             spent.seconds += share * of_step.seconds;
             spent.bytes += share * of_step.bytes;
+            outcomes.node_seconds[*to] += share * of_step.seconds / on.len() as f64;
         }
         let loss = (0..graph.nodes())
             .map(|node| exit[node] * f64::from(problem.examples().loss(node, example)));
@@ -101,10 +109,6 @@ pub fn random_exits(problem: &Problem<'_>, on: &[u32], go_on: f64) -> Outcomes {
         outcomes.bytes.push(spent.bytes as f32);
     }
     outcomes.answered = exit;
-    outcomes.offload_rate = jumps
-        .iter()
-        .filter(|(_, step)| step.sends)
-        .map(|(s, _)| s)
-        .sum();
+    outcomes.offload_rate = exit_sent;
     outcomes
 }

@@ -11,18 +11,6 @@ pub struct Interval {
     pub high: f64,
 }
 
-impl Interval {
-    /// Whether all of it lies above `value`.
-    pub fn is_above(&self, value: f64) -> bool {
-        self.low > value
-    }
-
-    /// Whether all of it lies below `value`.
-    pub fn is_below(&self, value: f64) -> bool {
-        self.high < value
-    }
-}
-
 /// The 95 % percentile interval of a statistic of `count` examples: `statistic` is given the numbers
 /// of as many examples, drawn with replacement, `resamples` times.
 ///
@@ -51,16 +39,6 @@ pub fn interval(
         low: at(0.025),
         high: at(0.975),
     }
-}
-
-/// The 95 % interval of the mean of `values`.
-///
-/// # Panics
-/// Without values.
-pub fn mean_interval(values: &[f64], resamples: usize, seed: u64) -> Interval {
-    interval(values.len(), resamples, seed, |drawn| {
-        drawn.iter().map(|&i| values[i as usize]).sum::<f64>() / drawn.len() as f64
-    })
 }
 
 /// Intervals of the means of several columns over the same examples that all hold at once with 95 %
@@ -140,7 +118,9 @@ mod tests {
                 let values: Vec<f64> = (0..200)
                     .map(|_| f64::from(u8::from(rng.f64() < 0.3)))
                     .collect();
-                let interval = mean_interval(&values, 300, seed);
+                let interval = interval(values.len(), 300, seed, |drawn| {
+                    drawn.iter().map(|&i| values[i as usize]).sum::<f64>() / drawn.len() as f64
+                });
                 (interval.low..=interval.high).contains(&0.3)
             })
             .count();

@@ -37,7 +37,7 @@ pub struct Reference {
     pub node: String,
     /// Share of the calibration examples that it gets right.
     pub accuracy: f64,
-    /// Seconds that it takes, the way to it included.
+    /// Seconds that it takes alone, without the nodes before it.
     pub seconds: f64,
 }
 
@@ -180,23 +180,44 @@ impl Bundle {
         &self.reference
     }
 
-    /// The operating points, the slowest first.
+    /// The operating points, the slowest first by the examples they were learned from; after them the
+    /// promised one, where there is one.
     pub fn operating_points(&self) -> &[OperatingPoint] {
         &self.operating_points
     }
 
-    /// Checks that the bundle was learned for the cascade with this name and fingerprint.
+    /// Checks that the bundle was learned for the cascade with this name and fingerprint, and that it has
+    /// its nodes: their names and the names of their successors, in the cascade's order.
     ///
     /// # Errors
-    /// [`BundleError::Fingerprint`] where it was not.
-    pub fn check_fits(&self, cascade: &str, fingerprint: &str) -> Result<(), BundleError> {
-        if self.fingerprint == fingerprint {
-            return Ok(());
+    /// [`BundleError::Fingerprint`] where it was not, [`BundleError::Content`] where it was changed since.
+    pub fn check_fits<'a>(
+        &self,
+        cascade: &str,
+        fingerprint: &str,
+        nodes: impl IntoIterator<Item = (&'a str, Vec<&'a str>)>,
+    ) -> Result<(), BundleError> {
+        if self.fingerprint != fingerprint {
+            return Err(BundleError::Fingerprint {
+                learned: self.cascade.clone(),
+                cascade: cascade.to_owned(),
+            });
         }
-        Err(BundleError::Fingerprint {
-            learned: self.cascade.clone(),
-            cascade: cascade.to_owned(),
-        })
+        let nodes: Vec<(&str, Vec<&str>)> = nodes.into_iter().collect();
+        let same = nodes.len() == self.nodes.len()
+            && self
+                .nodes
+                .iter()
+                .zip(&nodes)
+                .all(|(own, (name, successors))| {
+                    own.name == *name && own.successors == *successors
+                });
+        match same {
+            true => Ok(()),
+            false => Err(BundleError::Content(
+                "has the fingerprint of the cascade and other nodes: learn it again".to_owned(),
+            )),
+        }
     }
 
     fn check(&self) -> Result<(), BundleError> {
@@ -224,11 +245,29 @@ impl Bundle {
         }
         for point in &self.operating_points {
             if point.functions.len() != self.nodes.len() {
-                return content(format!(
-                    "has {} functions at {:?} for {} nodes",
+                return Err(functions_of_other_nodes(
+                    &point.name,
                     point.functions.len(),
-                    point.name,
-                    self.nodes.len()
+                    self.nodes.len(),
+                ));
+            }
+            for (function, node) in point.functions.iter().zip(&self.nodes) {
+                if function
+                    .successors()
+                    .any(|to| to.0 >= node.successors.len())
+                {
+                    return content(format!(
+                        "goes on from {:?} at {:?} to a successor that it lacks",
+                        node.name, point.name
+                    ));
+                }
+            }
+        }
+        for node in &self.nodes {
+            if let Some(stranger) = node.successors.iter().find(|to| !names().any(|n| n == *to)) {
+                return content(format!(
+                    "leads from {:?} to {stranger:?}, no node",
+                    node.name
                 ));
             }
         }
@@ -289,6 +328,12 @@ impl Bundle {
         }
         Ok(())
     }
+}
+
+fn functions_of_other_nodes(point: &str, functions: usize, nodes: usize) -> BundleError {
+    BundleError::Content(format!(
+        "has {functions} functions at {point:?} for {nodes} nodes"
+    ))
 }
 
 /// A name that comes up a second time.

@@ -71,7 +71,7 @@ impl Price {
 
     /// Prices of time from 0 upwards: the cost of `dearest_seconds`, the longest way, is worth from a
     /// fifth of a point up to the whole of a loss, in equal factors. Less than that and no policy
-    /// differs from that of price 0; more and all exit at once.
+    /// differs from that of price 0; more and all exit at once. `count` is 3 or more.
     pub fn sweep(count: usize, dearest_seconds: f64) -> Vec<Self> {
         let (least, most) = (0.002_f64, 1.0_f64);
         (0..count)
@@ -79,7 +79,7 @@ impl Price {
                 0 => Self::default(),
                 _ => {
                     let share = (i - 1) as f64 / (count.max(3) - 2) as f64;
-                    Self::of_time(least * (most / least).powf(share) / dearest_seconds)
+                    Self::of_time(least * (most / least).powf(share) / dearest_seconds.max(1e-12))
                 }
             })
             .collect()

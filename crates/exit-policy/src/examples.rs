@@ -1,7 +1,5 @@
 //! A labelled set as learning sees it: what every node said about every example, column by column.
 
-use std::sync::Arc;
-
 use crate::{
     evidence::{CONFIDENCE_INPUTS, Evidence, Summary},
     policy::Inputs,
@@ -56,12 +54,11 @@ pub struct NodeExamples {
 /// What every node said about every example.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Examples {
-    /// Shared by the views that [`Examples::of_nodes`] gives.
-    nodes: Vec<Arc<Columns>>,
-    payload_bytes: Arc<[u32]>,
+    nodes: Vec<Columns>,
+    payload_bytes: Vec<u32>,
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 struct Columns {
     said: NodeExamples,
     /// [`Summary::confidence_inputs`] of every example.
@@ -138,11 +135,11 @@ impl Examples {
                     .flat_map(Summary::confidence_inputs)
                     .collect(),
             };
-            Arc::new(Columns { said, confidence })
+            Columns { said, confidence }
         });
         Ok(Self {
             nodes: columns.collect(),
-            payload_bytes: payload_bytes.into(),
+            payload_bytes,
         })
     }
 
@@ -201,15 +198,6 @@ impl Examples {
         std::iter::once(&self.nodes[node].confidence)
             .chain(features)
             .collect()
-    }
-
-    /// The same examples as seen by some of the nodes, in the order of `nodes`.
-    #[must_use]
-    pub fn of_nodes(&self, nodes: &[usize]) -> Self {
-        Self {
-            nodes: nodes.iter().map(|&node| self.nodes[node].clone()).collect(),
-            payload_bytes: self.payload_bytes.clone(),
-        }
     }
 }
 

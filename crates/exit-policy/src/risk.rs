@@ -5,15 +5,15 @@
 //! and tested one after the other until one is not shown to hold. The chance that any that is let
 //! through breaks the promise is at most `1 − confidence`.
 //!
-//! The test is exact for losses of 0 and 1. Of n calibration examples the policy gets some wrong that
+//! The test is for losses of 0 and 1 and needs no normal approximation. Of n calibration examples the policy gets some wrong that
 //! the reference gets right, and the reverse; D is the probability that the two differ. Where the
 //! promise is broken, by any margin, the balance of the two counts falls as low as observed with a
 //! probability of at most p, for the D least in favour of a rejection among those up to an upper
 //! confidence bound; the chance that this bound fails is added (Berger and Boos, "P values maximized
 //! over a confidence set for the nuisance parameter", 1994).
 
-/// The chance that the bound on D fails. A small part of the usual 5 %.
-const BOUND_FAILS: f64 = 0.004;
+/// The chance that the bound on D fails, as a part of the chance that the promise may be broken.
+const BOUND_SHARE: f64 = 0.08;
 
 /// How often a policy and the reference differ on the calibration examples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,10 +94,11 @@ impl Promise {
             better,
         } = differences;
         let logs = LogFactorials::up_to(examples);
-        let most = logs.upper_bound(examples, worse + better, BOUND_FAILS);
+        let bound_fails = BOUND_SHARE * (1.0 - self.confidence);
+        let most = logs.upper_bound(examples, worse + better, bound_fails);
         if most <= self.tolerance {
             // They differ so rarely that the promise cannot break.
-            return BOUND_FAILS;
+            return bound_fails;
         }
         // The more they differ, the likelier is a balance far from its mean; the points between make
         // sure of it.
@@ -107,7 +108,7 @@ impl Promise {
             .map(|differ| logs.balance_at_most(examples, balance, differ, self.tolerance))
             .into_iter()
             .fold(0.0, f64::max);
-        (likeliest + BOUND_FAILS).min(1.0)
+        (likeliest + bound_fails).min(1.0)
     }
 
     /// The last of `policies` for which the promise holds, and all before it; `None` where it is not

@@ -112,11 +112,6 @@ impl<'a> Mixture<'a> {
         self.mix(Outcomes::mean_loss)
     }
 
-    /// Share of the examples that travel over a link.
-    pub fn offload_rate(&self) -> f64 {
-        self.mix(|outcomes| outcomes.offload_rate)
-    }
-
     /// Share of the examples that a node answers.
     pub fn answered(&self, node: usize) -> f64 {
         self.mix(|outcomes| outcomes.answered[node])
@@ -129,16 +124,7 @@ impl<'a> Mixture<'a> {
 
     /// Expected loss of every example.
     pub fn losses(&self) -> Vec<f64> {
-        self.each(|outcomes| &outcomes.loss)
-    }
-
-    /// Expected seconds of every example.
-    pub fn times(&self) -> Vec<f64> {
-        self.each(|outcomes| &outcomes.seconds)
-    }
-
-    fn each(&self, of: impl Fn(&Outcomes) -> &Vec<f32>) -> Vec<f64> {
-        let pairs = of(self.first).iter().zip(of(self.second));
+        let pairs = self.first.loss.iter().zip(&self.second.loss);
         pairs
             .map(|(&a, &b)| (1.0 - self.share) * f64::from(a) + self.share * f64::from(b))
             .collect()

@@ -38,10 +38,10 @@ pub struct LearnOptions {
     #[arg(long, value_name = "SITE=FACTOR", value_parser = parse_scale)]
     pub scale: Vec<(Site, f64)>,
     /// How many prices of time to learn for.
-    #[arg(long, value_name = "COUNT", default_value_t = 30, value_parser = clap::value_parser!(u16).range(2..=1000))]
+    #[arg(long, value_name = "COUNT", default_value_t = 30, value_parser = clap::value_parser!(u16).range(3..=1000))]
     pub prices: u16,
     /// What saving a megabyte on a link is worth, in points of loss.
-    #[arg(long, value_name = "POINTS", default_value_t = 0.0)]
+    #[arg(long, value_name = "POINTS", default_value_t = 0.0, value_parser = parse_amount)]
     pub points_per_megabyte: f64,
     /// Draws the examples apart. Equal seeds give equal policies.
     #[arg(long, default_value_t = 1)]
@@ -104,7 +104,12 @@ pub struct LearnArgs {
     #[arg(long, value_name = "POINTS")]
     pub promise_loss: Option<f64>,
     /// The least probability that the promised bound holds.
-    #[arg(long, value_name = "PROBABILITY", default_value_t = 0.95)]
+    #[arg(
+        long,
+        value_name = "PROBABILITY",
+        default_value_t = 0.95,
+        requires = "promise_loss"
+    )]
     pub promise_confidence: f64,
     /// How to learn.
     #[command(flatten)]
@@ -145,6 +150,20 @@ pub enum LearnPolicyError {
         node: String,
         /// Why.
         source: CalibrationError,
+    },
+    /// No examples are left to judge on.
+    #[error("of {0} examples none is left to judge on: give more, or a larger --calibration-share")]
+    NoCalibration(usize),
+    /// The images to judge on are those to learn from.
+    #[error("--trace and --test are of the same images: judge on others, or leave --test out")]
+    SameImages,
+    /// The cascade has no network to study, or more than a study takes.
+    #[error("a study takes 1 to {most} whole networks, the cascade has {found}")]
+    Networks {
+        /// Most that it takes.
+        most: usize,
+        /// Whole networks of the cascade.
+        found: usize,
     },
     /// The promise is none.
     #[error(transparent)]
@@ -200,13 +219,9 @@ pub fn run(args: &LearnArgs, out: &mut dyn Write) -> Result<(), LearnPolicyError
         .transpose()?;
 
     let (on, calibration) = split(trace.len(), args.calibration_share, args.options.seed);
-    let prices = args.options.sweep_prices(&problem);
-    let progress = progress("learning", prices.len() as u64);
-    let learned = sweep(&problem, &on, &prices, &args.options.settings(), |n| {
-        progress.inc(n as u64);
-    })?;
-    progress.finish_and_clear();
-
+    if calibration.is_empty() {
+        return Err(LearnPolicyError::NoCalibration(trace.len()));
+    }
     let names: Vec<&str> = cascade.nodes().map(|(_, node)| node.name()).collect();
     let traced = topology.traced();
     let nodes = cascade.nodes().enumerate().map(|(place, (_, node))| {
@@ -227,9 +242,16 @@ pub fn run(args: &LearnArgs, out: &mut dyn Write) -> Result<(), LearnPolicyError
     });
     let nodes = nodes.collect::<Result<Vec<_>, LearnPolicyError>>()?;
 
+    let prices = args.options.sweep_prices(&problem);
+    let progress = progress("learning", prices.len() as u64);
+    let learned = sweep(&problem, &on, &prices, &args.options.settings(), |n| {
+        progress.inc(n as u64);
+    })?;
+    progress.finish_and_clear();
+
     let reference = reference(&problem, &on);
     let of_reference = problem.evaluate(&reference.policy, &calibration);
-    // The largest network alone comes first: nothing is safer.
+    // The largest network for every image comes first: nothing is safer. It pays for the way to it.
     let learned = frontier(&problem, &on, learned, &prices);
     let largest = (reference.policy, Price::default());
     let mut points = Vec::new();
@@ -349,33 +371,35 @@ pub(crate) fn reference(problem: &Problem<'_>, on: &[u32]) -> ReferencePolicy {
     ReferencePolicy { node, policy }
 }
 
-/// Of learned policies those that no other beats in both accuracy and time on the examples that all were
-/// learned from; the slowest first.
+/// Of learned policies those that no other beats in accuracy, time and bytes on the examples that all
+/// were learned from; the slowest first.
 fn frontier(
     problem: &Problem<'_>,
     on: &[u32],
     learned: Vec<Vec<Function>>,
     prices: &[Price],
 ) -> Vec<(Vec<Function>, Price)> {
-    let mut all: Vec<(f64, f64, Vec<Function>, Price)> = learned
-        .into_iter()
-        .zip(prices)
-        .map(|(policy, &price)| {
-            let outcomes = problem.evaluate(&policy, on);
-            (outcomes.mean_seconds(), outcomes.mean_loss(), policy, price)
-        })
-        .collect();
-    // The fastest first, so that what comes later must lose less.
-    all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
-    let mut least = f64::INFINITY;
-    all.retain(|(_, loss, _, _)| {
-        let better = *loss < least;
-        least = least.min(*loss);
-        better
+    let judged = learned.into_iter().zip(prices).map(|(policy, &price)| {
+        let outcomes = problem.evaluate(&policy, on);
+        let figures = [
+            outcomes.mean_loss(),
+            outcomes.mean_seconds(),
+            outcomes.mean_bytes(),
+        ];
+        (figures, policy, price)
     });
-    all.into_iter()
-        .rev()
-        .map(|(_, _, policy, price)| (policy, price))
+    let mut kept: Vec<([f64; 3], Vec<Function>, Price)> = Vec::new();
+    for (figures, policy, price) in judged {
+        let beats = |a: &[f64; 3], b: &[f64; 3]| a.iter().zip(b).all(|(a, b)| a <= b);
+        if kept.iter().any(|(others, _, _)| beats(others, &figures)) {
+            continue;
+        }
+        kept.retain(|(others, _, _)| !beats(&figures, others));
+        kept.push((figures, policy, price));
+    }
+    kept.sort_by(|a, b| b.0[1].total_cmp(&a.0[1]));
+    kept.into_iter()
+        .map(|(_, policy, price)| (policy, price))
         .collect()
 }
 
@@ -479,6 +503,14 @@ fn table(bundle: &Bundle) -> Table {
         table.add_row(row);
     }
     table
+}
+
+fn parse_amount(words: &str) -> Result<f64, String> {
+    let amount = words
+        .parse()
+        .ok()
+        .filter(|amount: &f64| amount.is_finite() && *amount >= 0.0);
+    amount.ok_or_else(|| format!("{words:?} is no amount: give 0 or more"))
 }
 
 fn parse_share(words: &str) -> Result<f64, String> {

@@ -8,7 +8,7 @@ use std::{
 use clap::{Parser, Subcommand};
 use outpost_lab::{bench, evaluate, fetch, learn, replay, report, summarise, trace};
 
-/// Fetch published networks, measure networks, summarise answers.
+/// Fetch and measure networks; trace, learn and judge exit policies; summarise answers.
 #[derive(Debug, Parser)]
 #[command(name = "lab", version)]
 struct Cli {

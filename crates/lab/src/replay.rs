@@ -111,6 +111,15 @@ pub enum ReplayError {
     /// The trace is at fault.
     #[error(transparent)]
     Trace(#[from] TraceError),
+    /// The labels name no image.
+    #[error("{} labels no image", .0.display())]
+    Empty(PathBuf),
+    /// The trace is of other weights, or lacks the features.
+    #[error(
+        "the trace is of other weights than the model folder's, or lacks the features that the policy \
+         looks at: trace again, with --features"
+    )]
+    OtherTrace,
     /// The trace is of another cascade.
     #[error(transparent)]
     Topology(#[from] TopologyError),
@@ -157,9 +166,8 @@ pub fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), ReplayError> {
             models.manifest(node.network())?.sha256,
         );
     }
-    let fingerprint = cascade.fingerprint(|network| digests[network].clone());
-    bundle
-        .check_fits(cascade.name(), &fingerprint)
+    cascade
+        .check_fits(&bundle, |network| digests[network].clone())
         .map_err(refused)?;
     let reference = cascade
         .nodes()
@@ -168,7 +176,25 @@ pub fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), ReplayError> {
     let labels = Labels::load(&args.labels)?;
     let mut images: Vec<(&str, ClassId)> = labels.iter().collect();
     images.sort();
+    if images.is_empty() {
+        return Err(ReplayError::Empty(args.labels.clone()));
+    }
     let trace = args.trace.as_deref().map(Trace::load).transpose()?;
+    for node in bundle.nodes() {
+        let traced = trace.as_ref().and_then(|trace| {
+            trace
+                .spec
+                .nodes
+                .iter()
+                .find(|traced| traced.name == node.name)
+        });
+        if let Some(traced) = traced
+            && (digests.get(&traced.network) != Some(&traced.digest)
+                || traced.feature_width != node.feature_width)
+        {
+            return Err(ReplayError::OtherTrace);
+        }
+    }
 
     let alone = Engine::open(&models, &cascade, &[reference], Features::Omit)?;
     let total = args.operating_point.len() * images.len();
@@ -288,10 +314,6 @@ impl Engine {
     }
 
     /// Decodes an image and takes it through the cascade.
-    #[expect(
-        clippy::type_complexity,
-        reason = "two kinds of failure: the image's and a network's"
-    )]
     fn answer(
         &self,
         cascade: &Cascade,
@@ -386,7 +408,7 @@ fn table(replayed: &[Replayed], images: usize) -> Table {
         "operating point",
         "top-1",
         "mean ms",
-        "expected",
+        "expected, with links",
         "largest alone",
         "speed-up",
         "answered where the trace says",

@@ -161,10 +161,10 @@ fn line(frontier: &Frontier, until: f64) -> Vec<(f64, f64)> {
             )
         })
         .collect();
-    if let Some(&(milliseconds, accuracy)) = points.last() {
-        if milliseconds < 1e3 * until {
-            points.push((1e3 * until, accuracy));
-        }
+    if let Some(&(milliseconds, accuracy)) = points.last()
+        && milliseconds < 1e3 * until
+    {
+        points.push((1e3 * until, accuracy));
     }
     points
 }
@@ -494,7 +494,7 @@ fn calibration(study: &Study) -> Markup {
             div.row { @for network in &study.calibrations { div {
                 h3 { (network.network) }
                 (figure(&calibration_plot(network), &format!(
-                    "Temperature {:.2}: the calibration error falls from {} to {}.",
+                    "Temperature {:.2}: the calibration error goes from {} to {}.",
                     network.temperature, percent(network.error_before), percent(network.error_after)
                 )))
             } } }

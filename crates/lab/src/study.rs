@@ -35,6 +35,8 @@ pub const LOSSES: [f64; 4] = [0.0, 1.0, 2.0, 5.0];
 const BUDGETS: [f64; 3] = [0.2, 0.35, 0.6];
 /// Steps of the probability with which random exits go on.
 const RANDOM_STEPS: u32 = 50;
+/// Networks that a study takes; what they get right together is told for each set of them.
+const MOST_NETWORKS: usize = 6;
 /// Ranges of confidence in a calibration diagram.
 const BINS: usize = 15;
 
@@ -186,14 +188,23 @@ pub fn study(args: &StudyArgs) -> Result<Study, LearnPolicyError> {
     let test = args.test.as_deref().map(Trace::load).transpose()?;
     if let Some(test) = &test {
         same_nodes(&trace, test)?;
+        if trace.spec.images == test.spec.images {
+            return Err(LearnPolicyError::SameImages);
+        }
     }
     let networks = networks(&cascade, &trace)?;
+    if !(1..=MOST_NETWORKS).contains(&networks.len()) {
+        return Err(LearnPolicyError::Networks {
+            most: MOST_NETWORKS,
+            found: networks.len(),
+        });
+    }
     let topologies = topologies(&networks);
     let thresholds = Measure::ALL;
     let exits: Vec<(usize, Topology)> = networks
         .iter()
         .enumerate()
-        .filter_map(|(index, network)| Some((index, exits(&trace, network)?)))
+        .filter_map(|(index, network)| Some((index, exits(&trace, network, networks[0].site)?)))
         .collect();
     let sweeps = topologies.len() * (1 + thresholds.len()) + exits.len();
     let turns = if test.is_some() {
@@ -370,7 +381,7 @@ struct Network {
     site: Site,
 }
 
-/// The whole networks of a cascade, the fastest first.
+/// The whole networks of a cascade, the device's first, the fastest first at each site.
 fn networks(cascade: &Cascade, trace: &Trace) -> Result<Vec<Network>, LearnPolicyError> {
     Topology::of_cascade(cascade, trace)?;
     let whole = cascade.nodes().filter(|(_, node)| node.exit().is_none());
@@ -455,13 +466,13 @@ fn topologies(networks: &[Network]) -> Vec<Topology> {
 }
 
 /// The exits of a network as a chain; `None` where the trace has none.
-fn exits(trace: &Trace, network: &Network) -> Option<Topology> {
+fn exits(trace: &Trace, network: &Network, origin: Site) -> Option<Topology> {
     let mut nodes: Vec<usize> = (0..trace.spec.nodes.len())
         .filter(|&node| trace.spec.nodes[node].network == network.name)
         .collect();
     nodes.sort_by_key(|&node| trace.spec.nodes[node].stage);
     let chain: Vec<_> = nodes.into_iter().map(|node| (node, network.site)).collect();
-    (chain.len() > 1).then(|| Topology::chain(network.name.clone(), network.site, &chain))
+    (chain.len() > 1).then(|| Topology::chain(network.name.clone(), origin, &chain))
 }
 
 /// Two traces must be of the same nodes and weights.

@@ -14,6 +14,7 @@ mod table;
 use std::{
     fs, io,
     io::Write,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
 };
 
@@ -39,8 +40,8 @@ pub struct TraceArgs {
     /// The folder of the images.
     #[arg(long, value_name = "DIR")]
     pub images: PathBuf,
-    /// True classes: a CSV file with the columns `file` and `label`. All its images are traced, in
-    /// the order of their names.
+    /// True classes: a CSV file with the columns `file`, a name in that folder, and `label`. All its
+    /// images are traced, in the order of their names.
     #[arg(long, value_name = "FILE.csv")]
     pub labels: PathBuf,
     /// Where the trace goes.
@@ -57,7 +58,7 @@ pub struct TraceArgs {
     pub top: u16,
     /// Trace only the first images.
     #[arg(long, value_name = "COUNT")]
-    pub limit: Option<usize>,
+    pub limit: Option<NonZeroUsize>,
 }
 
 /// Why there is no trace.
@@ -121,7 +122,7 @@ pub enum CollectError {
     Open(#[from] OpenError),
     /// The parts of an earlier run are of another trace.
     #[error(
-        "{} holds the parts of another trace (cascade, weights, labels or flags differ): remove it \
+        "{} holds the parts of another trace (cascade, weights, labels, flags or processor differ): remove it \
          or give another --out",
         .0.display()
     )]
@@ -154,7 +155,7 @@ pub fn run(args: &TraceArgs, out: &mut dyn Write) -> Result<(), CollectError> {
     let labels = Labels::load(&args.labels)?;
     let mut images: Vec<(String, u32)> = labels.iter().map(|(f, l)| (f.to_owned(), l.0)).collect();
     images.sort();
-    images.truncate(args.limit.unwrap_or(usize::MAX));
+    images.truncate(args.limit.map_or(usize::MAX, NonZeroUsize::get));
     if images.is_empty() {
         return Err(CollectError::Empty(args.labels.clone()));
     }

@@ -4,7 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bundle, BundleError, BundleNode, Expected, FunctionError, OperatingPoint, Reference};
+use super::{
+    Bundle, BundleError, BundleNode, Expected, FunctionError, OperatingPoint, Reference,
+    functions_of_other_nodes,
+};
 use crate::{
     confidence::{Confidence, Measure},
     evidence::CONFIDENCE_INPUTS,
@@ -188,6 +191,13 @@ impl Bundle {
 }
 
 fn read_point(point: PointFile, nodes: &[BundleNode]) -> Result<OperatingPoint, BundleError> {
+    if point.functions.len() != nodes.len() {
+        return Err(functions_of_other_nodes(
+            &point.name,
+            point.functions.len(),
+            nodes.len(),
+        ));
+    }
     let functions = point
         .functions
         .into_iter()

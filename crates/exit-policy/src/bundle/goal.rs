@@ -101,8 +101,8 @@ impl Bundle {
     /// [`GoalError`] where none does, with the one that comes nearest.
     pub fn choose(&self, goal: &Goal) -> Result<&OperatingPoint, GoalError> {
         let points = self.operating_points();
-        // A hair of slack, so that a figure as it was printed picks its own point.
-        let slack = 1e-9;
+        // Half of the last digit that is printed, so that a figure as it was printed picks its point.
+        let (loss_slack, seconds_slack, rate_slack) = (0.005, 0.5e-6, 0.0005);
         match goal {
             Goal::Name(name) => points
                 .iter()
@@ -117,18 +117,18 @@ impl Bundle {
                 };
                 let has = |point: &OperatingPoint| format!("a loss of {:.2}", loss(point));
                 let seconds = |point: &OperatingPoint| point.expected.seconds;
-                self.pick(goal, |p| loss(p) <= most + slack, seconds, loss, has)
+                self.pick(goal, |p| loss(p) <= most + loss_slack, seconds, loss, has)
             }
             Goal::Time(most) => {
                 let seconds = |point: &OperatingPoint| point.expected.seconds;
                 let has = |point: &OperatingPoint| format!("{:.3} ms", 1e3 * seconds(point));
-                let met = |p: &OperatingPoint| seconds(p) <= most.as_secs_f64() + slack;
+                let met = |p: &OperatingPoint| seconds(p) <= most.as_secs_f64() + seconds_slack;
                 self.pick(goal, met, |p| -p.expected.accuracy, seconds, has)
             }
             Goal::OffloadRate(most) => {
                 let rate = |point: &OperatingPoint| point.expected.offload_rate;
                 let has = |point: &OperatingPoint| format!("{:.1} %", 100.0 * rate(point));
-                let met = |p: &OperatingPoint| rate(p) <= most + slack;
+                let met = |p: &OperatingPoint| rate(p) <= most + rate_slack;
                 self.pick(goal, met, |p| -p.expected.accuracy, rate, has)
             }
         }

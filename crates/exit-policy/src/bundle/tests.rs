@@ -89,6 +89,9 @@ fn goals_pick_the_best_point_that_meets_them() {
     assert_eq!(chosen("time=0.02s"), Ok("p0"));
     assert_eq!(chosen("offload=30%"), Ok("p1"));
     assert_eq!(chosen("offload=0"), Ok("p2"));
+    // A figure as it is printed picks its own point.
+    assert_eq!(chosen("loss=0.90"), Ok("p1"));
+    assert_eq!(chosen("time=4.000ms"), Ok("p1"));
     let unmet = chosen("time=500us").unwrap_err().to_string();
     assert!(
         unmet.contains("time=0.5ms") && unmet.contains("\"p2\" with 1.000 ms"),
@@ -117,8 +120,21 @@ fn words_that_are_no_goal_are_refused() {
 #[test]
 fn another_cascade_is_refused() {
     let bundle = bundle();
-    bundle.check_fits("tree", "abc").unwrap();
-    let refused = bundle.check_fits("other", "abd").unwrap_err().to_string();
+    let nodes = [("a", vec!["g", "r"]), ("g", vec!["r"]), ("r", vec![])];
+    bundle.check_fits("tree", "abc", nodes.clone()).unwrap();
+    for others in [
+        &nodes[..2],
+        &[nodes[0].clone(), nodes[2].clone(), nodes[1].clone()],
+    ] {
+        let refused = bundle
+            .check_fits("tree", "abc", others.to_vec())
+            .unwrap_err();
+        assert!(refused.to_string().contains("other nodes"), "{refused}");
+    }
+    let refused = bundle
+        .check_fits("other", "abd", nodes)
+        .unwrap_err()
+        .to_string();
     assert!(
         refused.contains("\"tree\"") && refused.contains("\"other\""),
         "{refused}"
@@ -142,7 +158,26 @@ fn what_does_not_fit_is_refused_with_the_reason() {
         ("\"accuracy\":0.925", "\"accuracy\":9.25", "accuracy"),
         ("\"bias\":0.1", "\"bias\":1e39", "not finite"),
         ("\"at_least\":0.7", "\"at_least\":7", "0 to 1"),
-        ("{\"kind\":\"exit\"}", "", "functions"),
+        (
+            "{\"kind\":\"exit\"}",
+            "",
+            "2 functions at \"p0\" for 3 nodes",
+        ),
+        (
+            "{\"kind\":\"exit\"}",
+            "{\"kind\":\"exit\"},{\"kind\":\"exit\"}",
+            "4 functions",
+        ),
+        (
+            "\"successors\":[\"r\"]",
+            "\"successors\":[\"r\",\"q\"]",
+            "to \"q\", no node",
+        ),
+        (
+            "\"feature_width\":2",
+            "\"feature_width\":18446744073709551615",
+            "weights stand",
+        ),
         ("\"cascade\"", "\"cascades\"", "unknown field"),
     ] {
         let damaged = json.replacen(from, to, 1).replace(",]", "]");

@@ -2,7 +2,8 @@
 //!
 //! Logistic regression finds a direction; where along it to cut is a search in one dimension, done
 //! exactly: between two neighbouring examples every cut is alike. Its ends are the constants, so that
-//! a tuned function never costs more than the best constant on the examples that it is tuned on.
+//! with two choices a tuned function never costs more than the best constant on the examples that it is
+//! tuned on.
 
 /// Sets each of the biases in turn so that the total cost of the choices is least. `scores` are, row by
 /// row, those of choices 1 and up; choice 0 has the score 0. `costs` are those of all choices, row by

@@ -65,7 +65,7 @@ impl Linear {
     ) -> Result<Self, LinearError> {
         let expected = match inputs {
             Inputs::Confidence => CONFIDENCE_INPUTS.len(),
-            Inputs::Features => CONFIDENCE_INPUTS.len() + feature_width,
+            Inputs::Features => CONFIDENCE_INPUTS.len().saturating_add(feature_width),
         };
         for score in &scores {
             let found = score.weights.len();

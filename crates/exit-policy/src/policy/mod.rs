@@ -52,6 +52,17 @@ impl Function {
         Self::Constant(Constant(Decision::GoTo(successor)))
     }
 
+    /// Where it may go on to.
+    pub(crate) fn successors(&self) -> impl Iterator<Item = Successor> {
+        let (one, scores) = match self {
+            Self::Constant(Constant(Decision::Exit)) => (None, &[][..]),
+            Self::Constant(Constant(Decision::GoTo(to))) => (Some(*to), &[][..]),
+            Self::Threshold(threshold) => (Some(threshold.otherwise), &[][..]),
+            Self::Linear(linear) => (None, linear.scores()),
+        };
+        one.into_iter().chain(scores.iter().map(|score| score.to))
+    }
+
     /// Whether it looks at the pooled features.
     pub fn needs_features(&self) -> bool {
         matches!(self, Self::Linear(linear) if linear.inputs() == Inputs::Features)

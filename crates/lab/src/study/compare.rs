@@ -1,10 +1,8 @@
 //! Whether learned policies are better than the best tuned threshold, and how far from the oracle.
 
-use outpost_exit_policy::{Outcomes, bootstrap::simultaneous_intervals};
-use serde::Serialize;
-
 use super::{Curve, Kind};
 use crate::frontier::Frontier;
+use outpost_exit_policy::{Outcomes, bootstrap::simultaneous_intervals};
 
 /// Budgets at which policies are compared.
 const BUDGETS: u32 = 16;
@@ -12,7 +10,7 @@ const BUDGETS: u32 = 16;
 pub(super) const RESAMPLES: usize = 1000;
 
 /// Learned policies of a topology beside the tuned thresholds and the oracle.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
     /// The topology.
     pub topology: String,
@@ -29,7 +27,7 @@ pub struct Comparison {
 }
 
 /// A comparison at one mean time.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AtBudget {
     /// The mean time, in seconds.
     pub seconds: f64,

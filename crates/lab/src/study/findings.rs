@@ -24,11 +24,11 @@ pub struct Study {
     pub folds: Option<u8>,
     /// The link between sites.
     pub link: Option<Link>,
-    /// Names of the whole networks, the fastest first.
+    /// Names of the whole networks, the device's first, the fastest first at each site.
     pub networks: Vec<String>,
     /// Their letters.
     pub letters: Vec<String>,
-    /// The largest network alone.
+    /// The last of them alone.
     pub largest: Outcomes,
     /// Every family of policies on every topology.
     pub curves: Vec<Curve>,
@@ -132,12 +132,13 @@ impl Curve {
 pub struct SpeedUp {
     /// The topology.
     pub topology: String,
-    /// For each of [`LOSSES`] the speed-up and its 95 % interval, by examples; `None` where no learned
-    /// policy loses so little.
+    /// For each of [`LOSSES`] the speed-up of the fastest learned policy that loses no more, picked where
+    /// it is judged, and its 95 % interval, over resamples that pick anew; `None` where none loses so
+    /// little.
     pub learned: Vec<Option<(f64, Interval)>>,
     /// The same of random exits.
     pub random: Vec<Option<f64>>,
-    /// The least share of the examples that leaves the site of the first network at no loss, and its
+    /// Share of the examples that the fastest learned policy without loss sends over a link, and its
     /// 95 % interval; `None` where no learned policy loses nothing, or none sends anything.
     pub zero_loss_offload: Option<(f64, Interval)>,
     /// Accuracy of the most accurate learned policy less that of the largest network, and its 95 %
@@ -155,19 +156,18 @@ impl SpeedUp {
         let learned = frontier(Kind::Learned).expect("every topology is learned");
         let random = frontier(Kind::Random).expect("every topology has random exits");
         let allowed = |points: f64| largest.mean_loss() + points / 100.0;
+        let all: Vec<u32> = (0..largest.loss.len() as u32).collect();
         let ratio = |points: f64| {
-            let mixture = learned.at_loss(allowed(points))?;
-            let times = mixture.times();
             let speed_up = |drawn: &[u32]| {
-                let sum = |of: &dyn Fn(usize) -> f64| -> f64 {
-                    drawn.iter().map(|&i| of(i as usize)).sum()
-                };
-                sum(&|i| f64::from(largest.seconds[i])) / sum(&|i| times[i])
+                let seconds = |outcomes: &Outcomes| mean_of(&outcomes.seconds, drawn);
+                let fastest = crossing(learned, largest, points / 100.0, drawn, seconds)?;
+                Some(seconds(largest) / fastest)
             };
-            let all: Vec<u32> = (0..times.len() as u32).collect();
+            // Where a resample has no such policy, the largest network answers.
+            let resampled = |drawn: &[u32]| speed_up(drawn).unwrap_or(1.0);
             Some((
-                speed_up(&all),
-                interval(times.len(), RESAMPLES, seed, speed_up),
+                speed_up(&all)?,
+                interval(all.len(), RESAMPLES, seed, resampled),
             ))
         };
         let best = learned.points.last().expect("a frontier has a point");
@@ -180,7 +180,6 @@ impl SpeedUp {
         let mean = |drawn: &[u32]| {
             drawn.iter().map(|&i| gains[i as usize]).sum::<f64>() / drawn.len() as f64
         };
-        let all: Vec<u32> = (0..gains.len() as u32).collect();
         Self {
             topology: topology.to_owned(),
             learned: LOSSES.into_iter().map(ratio).collect(),
@@ -197,40 +196,59 @@ impl SpeedUp {
     }
 }
 
-/// Of the policies of a frontier the least share that is offloaded without loss. In a resample where
-/// none is without loss all is offloaded, as the largest network alone does.
+/// Mean of some examples of a column.
+fn mean_of(values: &[f32], drawn: &[u32]) -> f64 {
+    drawn
+        .iter()
+        .map(|&i| f64::from(values[i as usize]))
+        .sum::<f64>()
+        / drawn.len() as f64
+}
+
+/// A figure of the fastest policy of a frontier that loses at most so much against the largest network, by
+/// the examples `drawn`. Between two policies a coin lands where the loss is just allowed.
+fn crossing(
+    frontier: &Frontier,
+    largest: &Outcomes,
+    tolerance: f64,
+    drawn: &[u32],
+    figure: impl Fn(&Outcomes) -> f64,
+) -> Option<f64> {
+    let allowed = mean_of(&largest.loss, drawn) + tolerance + 1e-9;
+    let loss = |outcomes: &Outcomes| mean_of(&outcomes.loss, drawn);
+    let losses: Vec<f64> = frontier.points.iter().map(loss).collect();
+    let met = losses.iter().position(|loss| *loss <= allowed)?;
+    let at = figure(&frontier.points[met]);
+    let Some(before) = met.checked_sub(1) else {
+        return Some(at);
+    };
+    let share = (losses[before] - allowed) / (losses[before] - losses[met]);
+    let from = figure(&frontier.points[before]);
+    Some(from + share * (at - from))
+}
+
+/// Share of the examples that the fastest policy without loss offloads. In a resample where none is
+/// without loss all is offloaded, as the largest network alone does.
 fn zero_loss_offload(
     frontier: &Frontier,
     largest: &Outcomes,
     seed: u64,
 ) -> Option<(f64, Interval)> {
-    let least = |drawn: &[u32]| {
-        let mean = |values: &[f32], of: fn(f32) -> f64| -> f64 {
-            drawn.iter().map(|&i| of(values[i as usize])).sum::<f64>() / drawn.len() as f64
+    let rate = |drawn: &[u32]| {
+        let sent = |outcomes: &Outcomes| {
+            let sent = drawn
+                .iter()
+                .filter(|&&i| outcomes.bytes[i as usize] > 0.0)
+                .count();
+            sent as f64 / drawn.len() as f64
         };
-        let loss = |outcomes: &Outcomes| mean(&outcomes.loss, f64::from);
-        let sent =
-            |outcomes: &Outcomes| mean(&outcomes.bytes, |bytes| f64::from(u8::from(bytes > 0.0)));
-        let allowed = loss(largest) + 1e-9;
-        // The frontier begins with the fastest; the coin of a mixture lands where loss is just allowed.
-        let points = frontier.points.iter();
-        let points: Vec<(f64, f64)> = points.map(|point| (loss(point), sent(point))).collect();
-        let Some(met) = points.iter().position(|(loss, _)| *loss <= allowed) else {
-            return f64::INFINITY;
-        };
-        match met.checked_sub(1) {
-            None => points[met].1,
-            Some(before) => {
-                let (a, b) = (points[before], points[met]);
-                a.1 + (a.0 - allowed) / (a.0 - b.0) * (b.1 - a.1)
-            }
-        }
+        crossing(frontier, largest, 0.0, drawn, sent)
     };
-    let all: Vec<u32> = (0..largest.loss.len() as u32).collect();
-    let found = least(&all);
-    let resampled = interval(all.len(), RESAMPLES, seed, |drawn| least(drawn).min(1.0));
     let sends = frontier.points.iter().any(|point| point.offload_rate > 0.0);
-    (sends && found.is_finite()).then_some((found, resampled))
+    let all: Vec<u32> = (0..largest.loss.len() as u32).collect();
+    let found = rate(&all).filter(|_| sends)?;
+    let resampled = |drawn: &[u32]| rate(drawn).unwrap_or(1.0);
+    Some((found, interval(all.len(), RESAMPLES, seed, resampled)))
 }
 
 /// Where time and examples go at a budget.
@@ -332,7 +350,8 @@ impl Overlap {
 pub struct Calibration {
     /// The network.
     pub network: String,
-    /// The temperature, found on the images that policies are learned from.
+    /// The temperature, found on the images that policies are learned from; without others to judge on,
+    /// these are the judged ones.
     pub temperature: f32,
     /// Expected calibration error on the judged images before scaling.
     pub error_before: f64,
