@@ -381,12 +381,16 @@ struct Network {
     site: Site,
 }
 
-/// The whole networks of a cascade, the device's first, the fastest first at each site.
+/// The whole networks of a cascade, each before those that it may go on to.
 fn networks(cascade: &Cascade, trace: &Trace) -> Result<Vec<Network>, LearnPolicyError> {
-    Topology::of_cascade(cascade, trace)?;
-    let whole = cascade.nodes().filter(|(_, node)| node.exit().is_none());
+    let graph = Topology::of_cascade(cascade, trace)?
+        .graph()
+        .map_err(TopologyError::from)?;
+    let nodes: Vec<_> = cascade.nodes().map(|(_, node)| node).collect();
+    let order = graph.bottom_up().iter().rev().map(|&node| nodes[node]);
+    let whole = order.filter(|node| node.exit().is_none());
     let mut networks: Vec<Network> = whole
-        .filter_map(|(_, node)| {
+        .filter_map(|node| {
             Some(Network {
                 name: node.name().to_owned(),
                 letter: String::new(),
@@ -395,11 +399,6 @@ fn networks(cascade: &Cascade, trace: &Trace) -> Result<Vec<Network>, LearnPolic
             })
         })
         .collect();
-    let seconds = |network: &Network| {
-        let times = &trace.rows.nodes[network.traced].seconds;
-        times.iter().map(|&seconds| f64::from(seconds)).sum::<f64>()
-    };
-    networks.sort_by(|a, b| a.site.cmp(&b.site).then(seconds(a).total_cmp(&seconds(b))));
     let names: Vec<String> = networks
         .iter()
         .map(|network| network.name.clone())

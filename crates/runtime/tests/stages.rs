@@ -27,8 +27,8 @@ struct Network {
 const NETWORKS: [Network; 3] = [
     Network {
         name: "cifar10-alexnet",
-        exits: &[("conv1", 16), ("conv2", 32), ("conv3", 48), ("conv4", 48)],
-        at_end: 96,
+        exits: &[("conv1", 12), ("conv2", 24), ("conv3", 32), ("conv4", 32)],
+        at_end: 64,
     },
     Network {
         name: "cifar10-googlenet",

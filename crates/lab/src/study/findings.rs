@@ -24,7 +24,7 @@ pub struct Study {
     pub folds: Option<u8>,
     /// The link between sites.
     pub link: Option<Link>,
-    /// Names of the whole networks, the device's first, the fastest first at each site.
+    /// Names of the whole networks, each before those that it may go on to.
     pub networks: Vec<String>,
     /// Their letters.
     pub letters: Vec<String>,
