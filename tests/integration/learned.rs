@@ -273,3 +273,66 @@ fn labels_outside_the_networks_classes_are_refused() {
         "{said}"
     );
 }
+
+#[test]
+fn an_evaluation_is_told_in_tables_csv_and_a_page() {
+    let learned = Learned::new();
+    let folder = learned.images.path();
+    let (csv, page) = (folder.join("csv"), folder.join("report.html"));
+    let study = [
+        "--cascade",
+        "models/cascades/cifar10-tree.toml",
+        "--trace",
+        text(&learned.trace),
+        "--prices",
+        "3",
+        "--folds",
+        "2",
+        "--no-features",
+    ];
+    let evaluated = lab(&[&["evaluate", "--csv", text(&csv)], &study[..]].concat());
+    assert!(evaluated.status.success(), "{evaluated:?}");
+    let said = String::from_utf8(evaluated.stdout).unwrap();
+    for words in [
+        "1000 images, 2 parts in turn",
+        "full tree",
+        "Early exits",
+        "Calibration",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let curves = fs::read_to_string(csv.join("curves.csv")).unwrap();
+    for policy in [
+        "alone",
+        "learned",
+        "threshold on margin",
+        "random exits",
+        "soft oracle",
+    ] {
+        assert!(curves.contains(policy), "{policy}");
+    }
+    // Every image is in exactly one set of networks that are right about it.
+    let overlap = fs::read_to_string(csv.join("overlap.csv")).unwrap();
+    let counts = overlap
+        .lines()
+        .skip(1)
+        .map(|line| line.rsplit(',').next().unwrap());
+    assert_eq!(
+        counts
+            .map(|count| count.parse::<usize>().unwrap())
+            .sum::<usize>(),
+        1000
+    );
+
+    let reported = lab(&[&["report", "--out", text(&page)], &study[..]].concat());
+    assert!(reported.status.success(), "{reported:?}");
+    let html = fs::read_to_string(&page).unwrap();
+    assert!(html.matches("<svg").count() >= 8, "a plot is missing");
+    assert!(!html.contains("cannot be drawn"));
+
+    // Policies judged on what they were learned from say nothing.
+    let test = ["--test", text(&learned.trace)];
+    let refused = lab(&[&["evaluate"], &study[..], &test[..]].concat());
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("of the same images"), "{said}");
+}
