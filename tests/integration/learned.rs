@@ -2,14 +2,14 @@
 //! evaluation does.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
 
 use outpost_cascade::Cascade;
-use outpost_exit_policy::Bundle;
+use outpost_exit_policy::{Bundle, OperatingPoint};
 use outpost_lab::{replay::offline, trace::Trace};
 use outpost_tests::{Answers, EdgeAgent, program, repository};
 use tempfile::TempDir;
@@ -109,10 +109,20 @@ fn the_live_agent_decides_as_the_evaluation_does() {
     let trace = Trace::load(&learned.trace).unwrap();
     let cascade = Cascade::load(&repository().join(CASCADE)).unwrap();
     let nodes: Vec<&str> = cascade.nodes().map(|(_, node)| node.name()).collect();
-    // One in the middle of the frontier, where many nodes answer.
-    let points = bundle.operating_points();
-    let point = &points[points.len() / 2];
-    let evaluated = offline(&cascade, &trace, &point.functions).unwrap();
+    // The one where the most nodes answer: it compares the most.
+    let evaluate = |point: &OperatingPoint| offline(&cascade, &trace, &point.functions).unwrap();
+    let answering = |point: &&OperatingPoint| {
+        evaluate(point)
+            .into_values()
+            .collect::<HashSet<usize>>()
+            .len()
+    };
+    let point = bundle
+        .operating_points()
+        .iter()
+        .max_by_key(answering)
+        .unwrap();
+    let evaluated = evaluate(point);
     let live = learned.classify(CASCADE, &point.name);
     assert_eq!((live.code, live.records.len()), (0, 1000), "{}", live.log);
     let mut answered: HashMap<String, usize> = HashMap::new();
