@@ -271,10 +271,8 @@ impl Agent {
                     });
                     match outcome {
                         Ok(output) => {
-                            let mut evidence = evidence(&output.probabilities);
-                            if let Some(features) = &output.features {
-                                evidence = evidence.with_features(features);
-                            }
+                            let evidence = evidence(&output.probabilities)
+                                .with_features(output.features.as_deref());
                             let action = walk.said(node, &evidence, device);
                             said.insert(node, output.probabilities);
                             action

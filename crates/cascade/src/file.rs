@@ -6,7 +6,8 @@ use std::{
 };
 
 use outpost_exit_policy::{
-    Confidence, Constant, Decision, DecisionFunction, Measure, Successor, Threshold,
+    Confidence, Constant, Decision, DecisionFunction, Graph, GraphError, Measure, Successor,
+    Threshold,
 };
 use serde::Deserialize;
 
@@ -244,26 +245,16 @@ fn check(cascade: &Cascade) -> Result<(), CascadeError> {
             }
         }
     }
-    // Depth first; a node met again on its own path closes a circle.
-    let mut finished = vec![false; cascade.nodes.len()];
-    let mut path = vec![(cascade.entry, 0_usize)];
-    while let Some(&mut (id, ref mut next)) = path.last_mut() {
-        let Some(&to) = cascade.node(id).jumps.get(*next) else {
-            finished[id.0] = true;
-            path.pop();
-            continue;
-        };
-        *next += 1;
-        if path.iter().any(|&(on_path, _)| on_path == to) {
-            return Err(CascadeError::Circle(name(to)));
-        }
-        if !finished[to.0] {
-            path.push((to, 0));
-        }
-    }
-    match finished.iter().position(|&reached| !reached) {
-        Some(index) => Err(CascadeError::Unreachable(name(NodeId(index)))),
-        None => Ok(()),
+    let jumps = cascade
+        .nodes
+        .iter()
+        .map(|node| node.jumps.iter().map(|to| to.0).collect());
+    match Graph::try_new(cascade.entry.0, jumps.collect()) {
+        Ok(_) => Ok(()),
+        Err(GraphError::Circle(index)) => Err(CascadeError::Circle(name(NodeId(index)))),
+        Err(GraphError::Unreachable(index)) => Err(CascadeError::Unreachable(name(NodeId(index)))),
+        // Every jump was found among the nodes.
+        Err(error) => unreachable!("{error}"),
     }
 }
 

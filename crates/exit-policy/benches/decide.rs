@@ -41,7 +41,7 @@ fn main() -> Result<(), LinearError> {
                 let started = Instant::now();
                 for _ in 0..DECISIONS {
                     let evidence = Evidence::new(black_box(&probabilities)).map(|evidence| {
-                        black_box(function.decide(&evidence.with_features(&features)))
+                        black_box(function.decide(&evidence.with_features(&features[..])))
                     });
                     black_box(evidence);
                 }

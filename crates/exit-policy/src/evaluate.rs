@@ -193,10 +193,8 @@ impl<'a> Problem<'a> {
     pub fn evaluate(&self, policies: &[Function], on: &[u32]) -> Outcomes {
         let mut outcomes = Outcomes::with_capacity(self.graph.nodes(), on.len());
         for &example in on {
-            let mut node_seconds = std::mem::take(&mut outcomes.node_seconds);
-            let note = |node: usize, seconds| node_seconds[node] += seconds;
+            let note = |node: usize, seconds| outcomes.node_seconds[node] += seconds;
             let outcome = self.walk_noting(policies, example as usize, note);
-            outcomes.node_seconds = node_seconds;
             outcomes.push(outcome);
         }
         outcomes.finish()

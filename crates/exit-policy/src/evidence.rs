@@ -130,10 +130,10 @@ impl<'a> Evidence<'a> {
         Summary::new(probabilities).map(Self::from)
     }
 
-    /// Adds the pooled features of the node.
+    /// Adds the pooled features of the node, where there are some.
     #[must_use]
-    pub fn with_features(mut self, features: &'a [f32]) -> Self {
-        self.features = Some(features);
+    pub fn with_features(mut self, features: impl Into<Option<&'a [f32]>>) -> Self {
+        self.features = features.into();
         self
     }
 

@@ -179,11 +179,9 @@ impl Examples {
     /// What `node` said about `example`.
     pub fn evidence(&self, node: usize, example: usize) -> Evidence<'_> {
         let said = self.node(node);
-        let evidence = Evidence::from(said.summaries[example]);
-        match &said.features {
-            Some(features) => evidence.with_features(features.row(example)),
-            None => evidence,
-        }
+        let features = said.features.as_ref();
+        Evidence::from(said.summaries[example])
+            .with_features(features.map(|features| features.row(example)))
     }
 
     /// Width of the pooled features of `node`; 0 where it has none.

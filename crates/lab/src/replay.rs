@@ -334,10 +334,9 @@ impl Engine {
                         Err(error) => return Ok(Err(error)),
                     };
                     let evidence = Evidence::new(output.probabilities.as_slice());
-                    let mut evidence = evidence.expect("a network has two classes at least");
-                    if let Some(features) = &output.features {
-                        evidence = evidence.with_features(features);
-                    }
+                    let evidence = evidence
+                        .expect("a network has two classes at least")
+                        .with_features(output.features.as_deref());
                     let action = walk.said(node, &evidence, Duration::ZERO);
                     said.push((node, output.probabilities.top1().class_id));
                     action

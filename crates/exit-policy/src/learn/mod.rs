@@ -16,7 +16,7 @@
 mod bias;
 mod logistic;
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use fastrand::Rng;
 use logistic::{Fit, Weights, score};
@@ -175,7 +175,6 @@ pub fn learn(
         problem,
         on,
         settings,
-        places: (0..on.len() as u32).collect(),
         judged: parts.iter().flat_map(|(_, judge)| judge).copied().collect(),
         parts,
         starts: HashMap::new(),
@@ -211,8 +210,6 @@ struct Learner<'a> {
     problem: &'a Problem<'a>,
     on: &'a [u32],
     settings: &'a Settings,
-    /// All places of `on`.
-    places: Vec<u32>,
     /// For every part that judges, the places that fit and those that judge.
     parts: Vec<(Vec<u32>, Vec<u32>)>,
     /// The places that judge, part by part.
@@ -250,6 +247,18 @@ impl Choices {
             .collect()
     }
 
+    /// The choice that costs least as a constant.
+    fn cheapest(&self) -> u32 {
+        let mut sums = vec![0.0; self.count];
+        for row in self.costs.chunks_exact(self.count) {
+            sums.iter_mut()
+                .zip(row)
+                .for_each(|(sum, cost)| *sum += cost);
+        }
+        let least = (0..sums.len()).min_by(|&a, &b| sums[a].total_cmp(&sums[b]));
+        least.unwrap_or(0) as u32
+    }
+
     /// Cost of every example by what is chosen for it.
     fn outcomes(&self, choice: impl Fn(usize) -> u32) -> Vec<f64> {
         let rows = self.costs.chunks_exact(self.count).enumerate();
@@ -275,7 +284,7 @@ struct Judged {
     scores: Vec<f32>,
 }
 
-impl Learner<'_> {
+impl<'a> Learner<'a> {
     fn policy(&mut self, price: Price) -> Vec<Function> {
         let graph = self.problem.graph();
         let mut functions = vec![Function::EXIT; graph.nodes()];
@@ -291,7 +300,7 @@ impl Learner<'_> {
             outcomes[node] = choices.outcomes(|place| fitted.choices[place]);
 
             let choices = self.choices(node, price, &of_constants);
-            let choice = cheapest(&choices, &self.places);
+            let choice = choices.cheapest();
             constants[node] = as_function(choice);
             of_constants[node] = choices.outcomes(|_| choice);
         }
@@ -326,7 +335,7 @@ impl Learner<'_> {
 
     /// The best of all candidates.
     fn best(&mut self, choices: &Choices) -> Fitted {
-        let constant = cheapest(choices, &self.places);
+        let constant = choices.cheapest();
         let mut best = Fitted {
             function: as_function(constant),
             choices: vec![constant; self.on.len()],
@@ -336,7 +345,8 @@ impl Learner<'_> {
         }
         // A family must beat the simpler ones by more than chance is likely to give it.
         let mut costs = self.judged_costs(choices, &best);
-        let families = self.settings.families.clone();
+        let settings: &'a Settings = self.settings;
+        let families = &settings.families;
         if families.contains(&Family::Threshold) {
             let function = self.threshold(choices);
             let fitted = Fitted {
@@ -410,7 +420,7 @@ impl Learner<'_> {
     /// The best threshold on any measure, before the best successor.
     fn threshold(&self, choices: &Choices) -> Function {
         let examples = self.problem.examples();
-        let mut best = (f64::INFINITY, as_function(cheapest(choices, &self.places)));
+        let mut best = (f64::INFINITY, as_function(choices.cheapest()));
         for &measure in &self.settings.measures {
             let measured: Vec<f32> = self
                 .on
@@ -422,11 +432,8 @@ impl Learner<'_> {
                 })
                 .collect();
             for successor in 1..choices.count {
-                let of_place = |&place: &u32| {
-                    let costs = choices.of(place);
-                    [costs[0], costs[successor]]
-                };
-                let costs: Vec<f64> = self.places.iter().flat_map(of_place).collect();
+                let rows = choices.costs.chunks_exact(choices.count);
+                let costs: Vec<f64> = rows.flat_map(|row| [row[0], row[successor]]).collect();
                 let mut doubts: Vec<f32> = measured.iter().map(|m| 1.0 - m).collect();
                 let shift = bias::tune(&mut doubts, &costs, 2)[0];
                 // Goes on where 1 − m + shift > 0.
@@ -508,19 +515,18 @@ impl Learner<'_> {
         candidate: Candidate,
         without: Option<usize>,
     ) -> Vec<Weights> {
-        let places = match without {
-            Some(part) => &self.parts[part].0,
-            None => &self.places,
+        let (on, costs) = match without {
+            None => (Cow::Borrowed(self.on), Cow::Borrowed(&choices.costs[..])),
+            Some(part) => {
+                let places = &self.parts[part].0;
+                let on = places.iter().map(|&place| self.on[place as usize]);
+                (Cow::Owned(on.collect()), Cow::Owned(choices.some(places)))
+            }
         };
         let columns = self
             .problem
             .examples()
             .inputs(choices.node, candidate.inputs);
-        let on: Vec<u32> = places
-            .iter()
-            .map(|&place| self.on[place as usize])
-            .collect();
-        let costs = choices.some(places);
         let fit = Fit {
             inputs: &columns,
             on: &on,
@@ -563,18 +569,6 @@ fn largest(scores: &[f32]) -> u32 {
         }
     }
     best.1
-}
-
-/// The choice that costs least as a constant.
-fn cheapest(choices: &Choices, places: &[u32]) -> u32 {
-    let mut sums = vec![0.0; choices.count];
-    for &place in places {
-        for (sum, cost) in sums.iter_mut().zip(choices.of(place)) {
-            *sum += cost;
-        }
-    }
-    let least = (0..sums.len()).min_by(|&a, &b| sums[a].total_cmp(&sums[b]));
-    least.unwrap_or(0) as u32
 }
 
 /// A choice as a constant.

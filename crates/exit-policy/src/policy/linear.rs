@@ -179,13 +179,13 @@ mod tests {
         let evidence = Evidence::from(Summary::new(&[0.5, 0.5]).unwrap());
         let on = Decision::GoTo(Successor(2));
         assert_eq!(linear.decide(&evidence), on);
-        assert_eq!(linear.decide(&evidence.with_features(&[0.0; 2])), on);
+        assert_eq!(linear.decide(&evidence.with_features(&[0.0; 2][..])), on);
         assert_eq!(
-            linear.decide(&evidence.with_features(&[0.0, f32::NAN, 0.0])),
+            linear.decide(&evidence.with_features(&[0.0, f32::NAN, 0.0][..])),
             on
         );
         assert_eq!(
-            linear.decide(&evidence.with_features(&[-9.0; 3])),
+            linear.decide(&evidence.with_features(&[-9.0; 3][..])),
             Decision::Exit
         );
     }
