@@ -64,11 +64,7 @@ impl LearnedPolicy {
             return Err(PolicyError::TooLarge);
         }
         let bundle = Bundle::parse(&json)?;
-        let mut digests = std::collections::HashMap::new();
-        for (_, node) in cascade.nodes() {
-            let manifest = folder.manifest(node.network())?;
-            digests.insert(node.network().to_owned(), manifest.sha256);
-        }
+        let digests = folder.digests(cascade.nodes().map(|(_, node)| node.network()))?;
         cascade.check_fits(&bundle, |network| digests[network].clone())?;
         let point = bundle.choose(goal)?;
         Ok(Self {

@@ -6,11 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use comfy_table::{Cell, CellAlignment, Row, Table, presets::UTF8_FULL_CONDENSED};
-
 use crate::{
     learn::LearnPolicyError,
     study::{LOSSES, Study, StudyArgs, study},
+    table::{percent, row, table},
 };
 
 /// What `lab evaluate` is asked.
@@ -37,26 +36,6 @@ pub fn run(args: &EvaluateArgs, out: &mut dyn Write) -> Result<(), LearnPolicyEr
         writeln!(out, "CSV files: {}", folder.display())?;
     }
     Ok(())
-}
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED).set_header(header);
-    table
-}
-
-/// The first column as words, the others as figures.
-fn row(words: &str, figures: impl IntoIterator<Item = String>) -> Row {
-    let mut row = Row::new();
-    row.add_cell(Cell::new(words));
-    for figure in figures {
-        row.add_cell(Cell::new(figure).set_alignment(CellAlignment::Right));
-    }
-    row
-}
-
-pub(crate) fn percent(share: f64) -> String {
-    format!("{:.1} %", 100.0 * share)
 }
 
 pub(crate) fn times(ratio: Option<f64>) -> String {
@@ -208,7 +187,7 @@ fn print(study: &Study, out: &mut dyn Write) -> io::Result<()> {
             let answered = share.answered.iter().copied().map(percent);
             let time = share.time.iter().copied().map(percent);
             shares.add_row(row(
-                &percent(share.budget),
+                percent(share.budget),
                 cells.chain(answered).chain(time),
             ));
         }
@@ -218,7 +197,7 @@ fn print(study: &Study, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "\nRight about the same images")?;
     let mut overlap = table(&["right", "images"]);
     for (set, &count) in study.overlap.right.iter().enumerate().rev() {
-        overlap.add_row(row(&set_name(set, &study.letters), [count.to_string()]));
+        overlap.add_row(row(set_name(set, &study.letters), [count.to_string()]));
     }
     writeln!(out, "{overlap}")?;
 

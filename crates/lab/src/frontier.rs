@@ -47,44 +47,38 @@ impl Frontier {
 
     /// The best policy of a mean time of at most `seconds`; `None` below the fastest.
     pub fn at_seconds(&self, seconds: f64) -> Option<Mixture<'_>> {
-        self.at(
-            |outcomes| outcomes.mean_seconds() <= seconds,
-            |a, b| (seconds - a.mean_seconds()) / (b.mean_seconds() - a.mean_seconds()),
-        )
-    }
-
-    /// The fastest policy with a mean loss of at most `loss`; `None` below the least.
-    pub fn at_loss(&self, loss: f64) -> Option<Mixture<'_>> {
-        // Rounding in the mean must not hide the last point.
-        let loss = loss + 1e-9;
-        let first = self.points.first()?;
-        if first.mean_loss() <= loss {
-            return Some(Mixture::of(first));
-        }
-        if self.points.last()?.mean_loss() > loss {
-            return None;
-        }
-        self.at(
-            |outcomes| outcomes.mean_loss() > loss,
-            |a, b| (a.mean_loss() - loss) / (a.mean_loss() - b.mean_loss()),
-        )
-    }
-
-    /// Between the last point that is `before` and the one after it.
-    fn at(
-        &self,
-        before: impl Fn(&Outcomes) -> bool,
-        share: impl Fn(&Outcomes, &Outcomes) -> f64,
-    ) -> Option<Mixture<'_>> {
-        let last = self.points.iter().rposition(&before)?;
+        let fast = |outcomes: &Outcomes| outcomes.mean_seconds() <= seconds;
+        let last = self.points.iter().rposition(fast)?;
         let first = &self.points[last];
         Some(match self.points.get(last + 1) {
             Some(second) => Mixture {
                 first,
                 second,
-                share: share(first, second).clamp(0.0, 1.0),
+                share: (seconds - first.mean_seconds())
+                    / (second.mean_seconds() - first.mean_seconds()),
             },
             None => Mixture::of(first),
+        })
+    }
+
+    /// The fastest policy with a mean loss of at most `loss`; `None` below the least.
+    pub fn at_loss(&self, loss: f64) -> Option<Mixture<'_>> {
+        self.at_loss_by(loss, Outcomes::mean_loss)
+    }
+
+    /// The same, losses as `by` counts them: of some of the examples, for instance.
+    pub fn at_loss_by(&self, loss: f64, by: impl Fn(&Outcomes) -> f64) -> Option<Mixture<'_>> {
+        // Rounding in the mean must not hide the last point.
+        let allowed = loss + 1e-9;
+        let losses: Vec<f64> = self.points.iter().map(by).collect();
+        let met = losses.iter().position(|loss| *loss <= allowed)?;
+        Some(match met.checked_sub(1) {
+            Some(before) => Mixture {
+                first: &self.points[before],
+                second: &self.points[met],
+                share: (losses[before] - allowed) / (losses[before] - losses[met]),
+            },
+            None => Mixture::of(&self.points[met]),
         })
     }
 }
@@ -98,7 +92,8 @@ impl<'a> Mixture<'a> {
         }
     }
 
-    fn mix(&self, of: impl Fn(&Outcomes) -> f64) -> f64 {
+    /// A mean figure of its two policies.
+    pub fn mix(&self, of: impl Fn(&Outcomes) -> f64) -> f64 {
         (1.0 - self.share) * of(self.first) + self.share * of(self.second)
     }
 

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use comfy_table::{Cell, CellAlignment, Row, Table, presets::UTF8_FULL_CONDENSED};
+use comfy_table::Table;
 use fastrand::Rng;
 use indicatif::{ProgressBar, ProgressStyle};
 use outpost_cascade::{Cascade, CascadeError, Site};
@@ -23,6 +23,7 @@ use outpost_exit_policy::{
 
 use crate::{
     sweep::sweep,
+    table::{percent, row, table},
     topology::{CostModel, Link, Topology, TopologyError, parse_scale},
     trace::{Trace, TraceError},
 };
@@ -208,11 +209,9 @@ pub fn run(args: &LearnArgs, out: &mut dyn Write) -> Result<(), LearnPolicyError
     let cascade = load_cascade(&args.cascade)?;
     let trace = Trace::load(&args.trace)?;
     let topology = Topology::of_cascade(&cascade, &trace)?;
-    let graph = topology.graph().map_err(TopologyError::from)?;
-    let examples = topology.examples(&trace).map_err(TopologyError::from)?;
     let model = args.options.cost_model();
-    let costs = topology.costs(&trace, &model);
-    let problem = Problem::try_new(&graph, &costs, &examples)?;
+    let instance = topology.on(&trace, &model)?;
+    let problem = instance.problem()?;
     let promise = args
         .promise_loss
         .map(|points| Promise::try_new(points / 100.0, args.promise_confidence))
@@ -288,7 +287,7 @@ pub fn run(args: &LearnArgs, out: &mut dyn Write) -> Result<(), LearnPolicyError
         path: args.out.clone(),
         source,
     })?;
-    writeln!(out, "{}", table(&bundle))?;
+    writeln!(out, "{}", points_table(&bundle))?;
     writeln!(
         out,
         "learned from {} examples, judged on {} others; {} takes {:.3} ms and gets {:.2} % right",
@@ -464,9 +463,8 @@ fn promised(
     }
 }
 
-fn table(bundle: &Bundle) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED).set_header([
+fn points_table(bundle: &Bundle) -> Table {
+    let mut points = table(&[
         "operating point",
         "top-1",
         "loss",
@@ -484,25 +482,24 @@ fn table(bundle: &Bundle) -> Table {
             bytes,
             offload_rate,
         } = point.expected;
-        let mut row = Row::new();
-        row.add_cell(Cell::new(&point.name));
-        for figure in [
-            format!("{:.2} %", 100.0 * accuracy),
-            format!("{:+.2}", 100.0 * (reference.accuracy - accuracy)),
-            format!("{:.3}", 1e3 * seconds),
-            format!("{:.2}×", reference.seconds / seconds),
-            format!("{:.1} %", 100.0 * offload_rate),
-            format!("{bytes:.0}"),
-        ] {
-            row.add_cell(Cell::new(figure).set_alignment(CellAlignment::Right));
-        }
+        let mut cells = row(
+            &point.name,
+            [
+                format!("{:.2} %", 100.0 * accuracy),
+                format!("{:+.2}", 100.0 * (reference.accuracy - accuracy)),
+                format!("{:.3}", 1e3 * seconds),
+                format!("{:.2}×", reference.seconds / seconds),
+                percent(offload_rate),
+                format!("{bytes:.0}"),
+            ],
+        );
         let families = point.functions.iter().zip(bundle.nodes());
         let families = families.filter(|(_, node)| !node.successors.is_empty());
         let families: Vec<&str> = families.map(|(f, _)| Family::of(f).as_str()).collect();
-        row.add_cell(Cell::new(families.join(", ")));
-        table.add_row(row);
+        cells.add_cell(families.join(", ").into());
+        points.add_row(cells);
     }
-    table
+    points
 }
 
 fn parse_amount(words: &str) -> Result<f64, String> {

@@ -6,6 +6,7 @@
 //! - [`learn`] makes a policy bundle from a trace.
 //! - [`study`] compares learned policies with what they are measured against; [`evaluate`] prints
 //!   it, [`report`] draws it.
+//! - [`bundle`] reads policy bundles.
 //! - [`replay`] takes images through the engine with a learned policy and measures.
 //! - [`summarise`] turns the edge-agent's answers into accuracy, time and bytes.
 //!
@@ -22,6 +23,7 @@
 //! that could not be measured is absent, never zero.
 
 pub mod bench;
+pub mod bundle;
 pub mod evaluate;
 pub mod fetch;
 pub mod frontier;
@@ -36,3 +38,4 @@ pub mod trace;
 
 mod host;
 mod percentile;
+mod table;

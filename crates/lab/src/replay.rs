@@ -12,20 +12,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use comfy_table::{Cell, CellAlignment, Row, Table, presets::UTF8_FULL_CONDENSED};
+use comfy_table::Table;
 use outpost_cascade::{Action, Cascade, NodeId, Walk};
-use outpost_exit_policy::{
-    Bundle, BundleError, DecisionFunction, Evidence, Function, Goal, GoalError, Problem,
-    ProblemError,
-};
+use outpost_exit_policy::{DecisionFunction, Evidence, Function, Goal, GoalError, ProblemError};
 use outpost_runtime::{
     ClassId, ClassifyError, Features, ImageLimits, LocalNetworks, ModelFolder, OpenError, Place,
     Progress, TractRuntime, decode,
 };
 
 use crate::{
+    bundle::{BundleFileError, read_bundle},
     learn::{LearnPolicyError, load_cascade, progress},
     summarise::{Labels, ReadError},
+    table::{row, table},
     topology::{CostModel, Topology, TopologyError},
     trace::{CollectError, Trace, TraceError},
 };
@@ -72,22 +71,9 @@ pub enum ReplayError {
     /// The cascade or a cost is at fault.
     #[error(transparent)]
     Learn(#[from] LearnPolicyError),
-    /// The bundle cannot be read.
-    #[error("cannot read the policy {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The bundle is at fault.
-    #[error("cannot use the policy {}", path.display())]
-    Bundle {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: BundleError,
-    },
+    /// The policy bundle is at fault.
+    #[error(transparent)]
+    Bundle(#[from] BundleFileError),
     /// The bundle has no such operating point.
     #[error(transparent)]
     Goal(#[from] GoalError),
@@ -148,27 +134,16 @@ struct Replayed {
 /// # Errors
 /// A [`ReplayError`] that names what is at fault.
 pub fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), ReplayError> {
-    let json = fs::read(&args.policy).map_err(|source| ReplayError::Read {
-        path: args.policy.clone(),
-        source,
-    })?;
-    let refused = |source| ReplayError::Bundle {
-        path: args.policy.clone(),
-        source,
-    };
-    let bundle = Bundle::parse(&json).map_err(refused)?;
+    let bundle = read_bundle(&args.policy)?;
     let cascade = load_cascade(&args.cascade)?;
     let models = ModelFolder::new(&args.models);
-    let mut digests = HashMap::new();
-    for (_, node) in cascade.nodes() {
-        digests.insert(
-            node.network().to_owned(),
-            models.manifest(node.network())?.sha256,
-        );
-    }
+    let digests = models.digests(cascade.nodes().map(|(_, node)| node.network()))?;
     cascade
         .check_fits(&bundle, |network| digests[network].clone())
-        .map_err(refused)?;
+        .map_err(|source| BundleFileError::Bundle {
+            path: args.policy.clone(),
+            source,
+        })?;
     let reference = cascade
         .nodes()
         .find(|(_, node)| node.name() == bundle.reference().node);
@@ -272,7 +247,7 @@ pub fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), ReplayError> {
         replayed.push(result);
     }
     progress.finish_and_clear();
-    writeln!(out, "{}", table(&replayed, images.len()))?;
+    writeln!(out, "{}", replayed_table(&replayed, images.len()))?;
     writeln!(
         out,
         "{} alone is right about {:.2} % of the same {} images",
@@ -386,10 +361,8 @@ pub fn offline(
     functions: &[Function],
 ) -> Result<HashMap<String, usize>, ReplayError> {
     let topology = Topology::of_cascade(cascade, trace)?;
-    let graph = topology.graph().map_err(TopologyError::from)?;
-    let examples = topology.examples(trace).map_err(TopologyError::from)?;
-    let costs = topology.costs(trace, &CostModel::default());
-    let problem = Problem::try_new(&graph, &costs, &examples)?;
+    let instance = topology.on(trace, &CostModel::default())?;
+    let problem = instance.problem()?;
     let files = trace.rows.files.iter().enumerate();
     Ok(files
         .map(|(image, file)| (file.clone(), problem.walk(functions, image).node))
@@ -401,9 +374,8 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-fn table(replayed: &[Replayed], images: usize) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED).set_header([
+fn replayed_table(replayed: &[Replayed], images: usize) -> Table {
+    let mut points = table(&[
         "operating point",
         "top-1",
         "mean ms",
@@ -414,21 +386,19 @@ fn table(replayed: &[Replayed], images: usize) -> Table {
     ]);
     for point in replayed {
         let mean = |seconds: f64| 1e3 * seconds / images as f64;
-        let mut row = Row::new();
-        row.add_cell(Cell::new(&point.name));
-        for figure in [
-            format!("{:.2} %", 100.0 * point.right as f64 / images as f64),
-            format!("{:.3}", mean(point.seconds)),
-            format!("{:.3}", 1e3 * point.expected),
-            format!("{:.3}", mean(point.alone_seconds)),
-            format!("{:.2}×", point.alone_seconds / point.seconds),
-            point
-                .agreed
-                .map_or("–".to_owned(), |(agreed, of)| format!("{agreed} of {of}")),
-        ] {
-            row.add_cell(Cell::new(figure).set_alignment(CellAlignment::Right));
-        }
-        table.add_row(row);
+        points.add_row(row(
+            &point.name,
+            [
+                format!("{:.2} %", 100.0 * point.right as f64 / images as f64),
+                format!("{:.3}", mean(point.seconds)),
+                format!("{:.3}", 1e3 * point.expected),
+                format!("{:.3}", mean(point.alone_seconds)),
+                format!("{:.2}×", point.alone_seconds / point.seconds),
+                point
+                    .agreed
+                    .map_or("–".to_owned(), |(agreed, of)| format!("{agreed} of {of}")),
+            ],
+        ));
     }
-    table
+    points
 }

@@ -8,16 +8,17 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use outpost_exit_policy::Measure;
 
 use crate::{
-    evaluate::{percent, set_name, times},
+    evaluate::{set_name, times},
     frontier::Frontier,
     learn::LearnPolicyError,
-    study::{Calibration, Curve, ExitTable, Kind, LOSSES, Study, StudyArgs, study},
+    study::{Calibration, ExitTable, Kind, LOSSES, Study, StudyArgs, find, study},
+    table::percent,
 };
 use plot::PALETTE;
 pub(crate) use plot::{Mark, Plot, Series};
 
 /// How pages look.
-pub(crate) const CSS: &str = include_str!("report/page.css");
+const CSS: &str = include_str!("report/page.css");
 /// Size of a wide plot.
 pub(crate) const WIDE: (u32, u32) = (860, 420);
 /// Size of one of several plots in a row.
@@ -48,8 +49,8 @@ pub fn run(args: &ReportArgs, out: &mut dyn Write) -> Result<(), LearnPolicyErro
     Ok(())
 }
 
-fn page(study: &Study) -> Markup {
-    let title = format!("Exit policies for {}", study.cascade);
+/// A page that needs nothing else.
+pub(crate) fn document(title: &str, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -59,32 +60,38 @@ fn page(study: &Study) -> Markup {
                 title { (title) }
                 style { (PreEscaped(CSS)) }
             }
-            body {
-                header {
-                    h1 { (title) }
-                    p { (setting(study)) }
-                    (headlines(study))
-                }
-                main {
-                    (trade_off(study))
-                    (topologies(study))
-                    (against_thresholds(study))
-                    (shares(study))
-                    (exits(study))
-                    (overlap(study))
-                    (calibration(study))
-                }
-                footer {
-                    p {
-                        "Times are medians over the judged images, each network on one thread"
-                        @if !study.processor.is_empty() { " of " (study.processor) }
-                        "; intervals are 95 %, by bootstrap over examples. The points of a curve are those of \
-                         its lower hull; between two a coin decides for each image."
-                    }
-                }
-            }
+            body { (body) }
         }
     }
+}
+
+fn page(study: &Study) -> Markup {
+    let title = format!("Exit policies for {}", study.cascade);
+    let body = html! {
+        header {
+            h1 { (title) }
+            p { (setting(study)) }
+            (headlines(study))
+        }
+        main {
+            (trade_off(study))
+            (topologies(study))
+            (against_thresholds(study))
+            (shares(study))
+            (exits(study))
+            (overlap(study))
+            (calibration(study))
+        }
+        footer {
+            p {
+                "Times are medians over the judged images, each network on one thread"
+                @if !study.processor.is_empty() { " of " (study.processor) }
+                "; intervals are 95 %, by bootstrap over examples. The points of a curve are those of \
+                 its lower hull; between two a coin decides for each image."
+            }
+        }
+    };
+    document(&title, &body)
 }
 
 fn setting(study: &Study) -> String {
@@ -201,7 +208,7 @@ fn trade_off(study: &Study) -> Markup {
         (Kind::Learned, 0, Mark::Line),
     ];
     let series = kinds.iter().filter_map(|&(kind, colour, mark)| {
-        let curve = find(study, &study.full_tree, kind)?;
+        let curve = find(&study.curves, &study.full_tree, kind)?;
         Some(Series {
             name: kind.as_str().to_owned(),
             colour,
@@ -209,13 +216,7 @@ fn trade_off(study: &Study) -> Markup {
             points: line(&curve.frontier, until),
         })
     });
-    let plot = Plot {
-        x: "mean time an image, ms",
-        y: "top-1, %",
-        series: series.chain([alone(study)]).collect(),
-        band: vec![],
-        size: WIDE,
-    };
+    let plot = by_time(study, series);
     html! {
         section {
             h2 { "What time buys" }
@@ -229,12 +230,20 @@ fn trade_off(study: &Study) -> Markup {
     }
 }
 
-fn find<'a>(study: &'a Study, topology: &str, kind: Kind) -> Option<&'a Curve> {
-    let mut here = study
-        .curves
-        .iter()
-        .filter(|curve| curve.topology == topology);
-    here.find(|curve| curve.kind == kind)
+/// Accuracy by time, with the networks alone.
+fn by_time(study: &Study, series: impl Iterator<Item = Series>) -> Plot {
+    Plot {
+        x: "mean time an image, ms",
+        y: "top-1, %",
+        series: series.chain([alone(study)]).collect(),
+        band: vec![],
+        size: WIDE,
+    }
+}
+
+/// The points of loss of tables with speed-ups.
+fn loss_headers() -> Markup {
+    html! { @for loss in LOSSES { th { (loss) @if loss == 1.0 { " point" } @else { " points" } } } }
 }
 
 fn topologies(study: &Study) -> Markup {
@@ -244,7 +253,7 @@ fn topologies(study: &Study) -> Markup {
         .iter()
         .enumerate()
         .filter_map(|(index, speed_up)| {
-            let curve = find(study, &speed_up.topology, Kind::Learned)?;
+            let curve = find(&study.curves, &speed_up.topology, Kind::Learned)?;
             Some(Series {
                 name: speed_up.topology.clone(),
                 colour: index,
@@ -252,13 +261,7 @@ fn topologies(study: &Study) -> Markup {
                 points: line(&curve.frontier, until),
             })
         });
-    let plot = Plot {
-        x: "mean time an image, ms",
-        y: "top-1, %",
-        series: series.chain([alone(study)]).collect(),
-        band: vec![],
-        size: WIDE,
-    };
+    let plot = by_time(study, series);
     html! {
         section {
             h2 { "Every topology, learned" }
@@ -266,7 +269,7 @@ fn topologies(study: &Study) -> Markup {
             div.scroll { table {
                 thead { tr {
                     th { "topology" }
-                    @for loss in LOSSES { th { (loss) @if loss == 1.0 { " point" } @else { " points" } } }
+                    (loss_headers())
                     th { "offloaded at 0" }
                     th { "best, over the largest" }
                 } }
@@ -430,7 +433,7 @@ fn exits(study: &Study) -> Markup {
             div.scroll { table {
                 thead { tr {
                     th { "network" }
-                    @for loss in LOSSES { th { (loss) @if loss == 1.0 { " point" } @else { " points" } } }
+                    (loss_headers())
                 } }
                 tbody { @for table in &study.exits { tr {
                     th { (table.network) }

@@ -13,19 +13,20 @@ use fastrand::Rng;
 use indicatif::ProgressBar;
 use outpost_cascade::{Cascade, Site};
 use outpost_exit_policy::{
-    Family, Function, Measure, Oracle, Outcomes, Price, Problem, Settings,
+    Family, Function, Measure, Oracle, Outcomes, Price, Settings,
     calibrate::{Bin, expected_calibration_error, reliability, temperature},
     random_exits,
 };
 
 pub use compare::{AtBudget, Comparison};
+pub(crate) use findings::find;
 pub use findings::{Calibration, Curve, ExitTable, Judged, Kind, Overlap, Shares, SpeedUp, Study};
 
 use crate::{
     frontier::Frontier,
     learn::{LearnOptions, LearnPolicyError, load_cascade, progress},
     sweep::sweep,
-    topology::{Topology, TopologyError},
+    topology::{Instance, Topology, TopologyError},
     trace::Trace,
 };
 
@@ -75,29 +76,33 @@ impl Judge<'_> {
         self.test.unwrap_or(self.trace)
     }
 
+    /// A topology as the traces have seen it.
+    fn instances(&self, topology: &Topology) -> Result<Instances, LearnPolicyError> {
+        let model = self.args.options.cost_model();
+        let on = |trace: &Trace| topology.on(trace, &model);
+        Ok(Instances {
+            known: on(self.trace)?,
+            test: self.test.map(on).transpose()?,
+        })
+    }
+
     /// Learns at every price and judges each policy on images that it has not seen.
     fn learned(
         &self,
-        topology: &Topology,
+        instances: &Instances,
         settings: &Settings,
     ) -> Result<Vec<(Price, Outcomes)>, LearnPolicyError> {
-        let graph = topology.graph().map_err(TopologyError::from)?;
-        let model = self.args.options.cost_model();
-        let costs = topology.costs(self.trace, &model);
-        let examples = topology.examples(self.trace).map_err(TopologyError::from)?;
-        let problem = Problem::try_new(&graph, &costs, &examples)?;
+        let problem = instances.known.problem()?;
         let prices = self.args.options.sweep_prices(&problem);
         let learn = |on: &[u32]| {
             sweep(&problem, on, &prices, settings, |n| {
                 self.progress.inc(n as u64)
             })
         };
-        let outcomes: Vec<Outcomes> = match self.test {
+        let outcomes: Vec<Outcomes> = match &instances.test {
             Some(test) => {
                 let policies = learn(&problem.all())?;
-                let costs = topology.costs(test, &model);
-                let examples = topology.examples(test).map_err(TopologyError::from)?;
-                let problem = Problem::try_new(&graph, &costs, &examples)?;
+                let problem = test.problem()?;
                 let all = problem.all();
                 policies
                     .iter()
@@ -139,42 +144,41 @@ impl Judge<'_> {
             .collect()
     }
 
-    /// Judges without learning.
-    fn known(
-        &self,
-        topology: &Topology,
-        judge: impl FnOnce(&Problem<'_>, &[u32]) -> Vec<(Price, Outcomes)>,
-    ) -> Result<Vec<(Price, Outcomes)>, LearnPolicyError> {
-        let graph = topology.graph().map_err(TopologyError::from)?;
-        let costs = topology.costs(self.judged(), &self.args.options.cost_model());
-        let examples = topology
-            .examples(self.judged())
-            .map_err(TopologyError::from)?;
-        let problem = Problem::try_new(&graph, &costs, &examples)?;
-        Ok(judge(&problem, &problem.all()))
-    }
-
-    fn random(&self, topology: &Topology) -> Result<Vec<(Price, Outcomes)>, LearnPolicyError> {
-        self.known(topology, |problem, on| {
-            let steps = (0..=RANDOM_STEPS).map(|i| f64::from(i) / f64::from(RANDOM_STEPS));
-            steps
-                .map(|go_on| (Price::default(), random_exits(problem, on, go_on)))
-                .collect()
-        })
+    fn random(&self, instances: &Instances) -> Result<Vec<(Price, Outcomes)>, LearnPolicyError> {
+        let problem = instances.judged().problem()?;
+        let all = problem.all();
+        let steps = (0..=RANDOM_STEPS).map(|i| f64::from(i) / f64::from(RANDOM_STEPS));
+        Ok(steps
+            .map(|go_on| (Price::default(), random_exits(&problem, &all, go_on)))
+            .collect())
     }
 
     fn oracle(
         &self,
-        topology: &Topology,
+        instances: &Instances,
         oracle: Oracle,
     ) -> Result<Vec<(Price, Outcomes)>, LearnPolicyError> {
-        let options = &self.args.options;
-        self.known(topology, |problem, on| {
-            let prices = options.sweep_prices(problem).into_iter();
-            prices
-                .map(|price| (price, oracle.evaluate(problem, on, price)))
-                .collect()
-        })
+        let problem = instances.judged().problem()?;
+        let all = problem.all();
+        let prices = self.args.options.sweep_prices(&problem).into_iter();
+        Ok(prices
+            .map(|price| (price, oracle.evaluate(&problem, &all, price)))
+            .collect())
+    }
+}
+
+/// A topology as the traces of a study have seen it.
+struct Instances {
+    /// What is learned from.
+    known: Instance,
+    /// What nothing is learned from; `None` where parts take turns.
+    test: Option<Instance>,
+}
+
+impl Instances {
+    /// What judges.
+    fn judged(&self) -> &Instance {
+        self.test.as_ref().unwrap_or(&self.known)
     }
 }
 
@@ -233,13 +237,18 @@ pub fn study(args: &StudyArgs) -> Result<Study, LearnPolicyError> {
             networks[0].site,
             &[(network.traced, network.site)],
         );
-        let points = judge.known(&alone, |problem, on| {
-            vec![(Price::default(), problem.evaluate(&[Function::EXIT], on))]
-        })?;
-        curve(&alone, Kind::Alone, points);
+        let instances = judge.instances(&alone)?;
+        let problem = instances.judged().problem()?;
+        let outcomes = problem.evaluate(&[Function::EXIT], &problem.all());
+        curve(&alone, Kind::Alone, vec![(Price::default(), outcomes)]);
     }
     for topology in &topologies {
-        curve(topology, Kind::Learned, judge.learned(topology, &settings)?);
+        let instances = judge.instances(topology)?;
+        curve(
+            topology,
+            Kind::Learned,
+            judge.learned(&instances, &settings)?,
+        );
         for measure in thresholds {
             let settings = Settings {
                 families: vec![Family::Constant, Family::Threshold],
@@ -249,27 +258,30 @@ pub fn study(args: &StudyArgs) -> Result<Study, LearnPolicyError> {
             curve(
                 topology,
                 Kind::Threshold(measure),
-                judge.learned(topology, &settings)?,
+                judge.learned(&instances, &settings)?,
             );
         }
-        curve(topology, Kind::Random, judge.random(topology)?);
+        curve(topology, Kind::Random, judge.random(&instances)?);
         let reference = topology.traced().len() - 1;
         curve(
             topology,
             Kind::SoftOracle,
-            judge.oracle(topology, Oracle::Soft { reference })?,
+            judge.oracle(&instances, Oracle::Soft { reference })?,
         );
         curve(
             topology,
             Kind::FreeOracle,
-            judge.oracle(topology, Oracle::Free)?,
+            judge.oracle(&instances, Oracle::Free)?,
         );
     }
     let mut exit_tables = Vec::new();
     for (index, topology) in &exits {
         let whole = &curves[*index].frontier;
-        let learned = Frontier::new(judge.learned(topology, &settings)?.into_iter().map(|p| p.1));
-        let random = Frontier::new(judge.random(topology)?.into_iter().map(|p| p.1));
+        let instances = judge.instances(topology)?;
+        let frontier =
+            |points: Vec<(Price, Outcomes)>| Frontier::new(points.into_iter().map(|p| p.1));
+        let learned = frontier(judge.learned(&instances, &settings)?);
+        let random = frontier(judge.random(&instances)?);
         exit_tables.push(ExitTable::new(
             &networks[*index].name,
             whole,
@@ -339,15 +351,12 @@ fn findings(
         })
     });
     let calibrations = calibrations.collect::<Result<Vec<_>, LearnPolicyError>>()?;
-    let shares = curves
-        .iter()
-        .find(|curve| curve.topology == full && curve.kind == Kind::Learned)
-        .map(|curve| {
-            let budgets = BUDGETS.iter();
-            budgets
-                .filter_map(|share| Shares::new(&curve.frontier, &largest, *share, networks.len()))
-                .collect()
-        });
+    let shares = find(&curves, &full, Kind::Learned).map(|curve| {
+        let budgets = BUDGETS.iter();
+        budgets
+            .filter_map(|share| Shares::new(&curve.frontier, &largest, *share, networks.len()))
+            .collect()
+    });
     Ok(Study {
         cascade: cascade.name().to_owned(),
         processor: judged.spec.processor.clone(),

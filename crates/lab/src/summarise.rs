@@ -14,11 +14,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use comfy_table::{Attribute, Cell, CellAlignment, Row, Table, presets::UTF8_FULL_CONDENSED};
+use comfy_table::{Attribute, Cell, Table};
 use indicatif::HumanBytes;
 
+use crate::{
+    bundle::{BundleFileError, read_bundle},
+    table::{percent, row, table},
+};
+
 pub use answers::{Answer, Given, Labels, ReadError, Site};
-use outpost_exit_policy::{Bundle, BundleError, Goal, GoalError};
+use outpost_exit_policy::{Goal, GoalError};
 pub use summary::{FrontierPoint, Policy, Summary, Tally};
 
 /// What `lab summarise` is asked.
@@ -69,13 +74,8 @@ pub enum SummariseError {
         source: io::Error,
     },
     /// The policy bundle is at fault.
-    #[error("cannot use the policy {}", path.display())]
-    Bundle {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: BundleError,
-    },
+    #[error(transparent)]
+    Bundle(#[from] BundleFileError),
     /// The bundle has no such operating point.
     #[error(transparent)]
     Goal(#[from] GoalError),
@@ -121,7 +121,7 @@ pub fn run(args: &SummariseArgs, out: &mut dyn Write) -> Result<(), SummariseErr
         ("Outpost", Some(&outpost)),
         ("cloud only", cloud_only.as_ref()),
     ];
-    writeln!(out, "{}", table(&rows))?;
+    writeln!(out, "{}", tallies_table(&rows))?;
     writeln!(
         out,
         "{}",
@@ -137,17 +137,6 @@ pub fn run(args: &SummariseArgs, out: &mut dyn Write) -> Result<(), SummariseErr
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), SummariseError> {
     fs::write(path, bytes).map_err(|source| SummariseError::Write {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-fn read_bundle(path: &Path) -> Result<Bundle, SummariseError> {
-    let json = fs::read(path).map_err(|source| ReadError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    Bundle::parse(&json).map_err(|source| SummariseError::Bundle {
         path: path.to_owned(),
         source,
     })
@@ -173,16 +162,10 @@ fn read_summaries(path: &Path) -> Result<BTreeMap<String, Summary>, SummariseErr
 }
 
 /// One row a tally; those that were not given are left out.
-fn table(rows: &[(&str, Option<&Tally>)]) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED).set_header([
-        "",
-        "top-1",
-        "mean ms",
-        "bytes an image",
-        "offloaded",
-    ]);
-    for (name, tally) in rows {
+fn tallies_table(tallies: &[(&str, Option<&Tally>)]) -> Table {
+    let header = ["", "top-1", "mean ms", "bytes an image", "offloaded"];
+    let mut rows = table(&header);
+    for (name, tally) in tallies {
         let Some(tally) = tally else { continue };
         let figures = [
             tally.top1().map(percent),
@@ -194,15 +177,10 @@ fn table(rows: &[(&str, Option<&Tally>)]) -> Table {
         if tally.is_of_a_cascade() {
             name = name.add_attribute(Attribute::Bold);
         }
-        let mut row = Row::new();
-        row.add_cell(name);
-        for figure in figures {
-            let text = figure.unwrap_or_else(|| "–".to_owned());
-            row.add_cell(Cell::new(text).set_alignment(CellAlignment::Right));
-        }
-        table.add_row(row);
+        let figures = figures.map(|figure| figure.unwrap_or_else(|| "–".to_owned()));
+        rows.add_row(row(name, figures));
     }
-    table
+    rows
 }
 
 /// What the table says, for those who read one line.
@@ -256,10 +234,6 @@ fn note(name: &str, tally: &Tally, outpost_images: usize) -> Option<String> {
         ));
     }
     (!notes.is_empty()).then(|| format!("{name}: {}.", notes.join("; ")))
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.1} %", 100.0 * share)
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 use std::{str::FromStr, time::Duration};
 
 use outpost_cascade::{Cascade, Site};
-use outpost_exit_policy::{Costs, Examples, ExamplesError, Graph, GraphError, Step};
+use outpost_exit_policy::{
+    Costs, Examples, ExamplesError, Graph, GraphError, Problem, ProblemError, Step,
+};
 
 use crate::trace::Trace;
 
@@ -43,6 +45,24 @@ pub struct Link {
     pub round_trip: Duration,
     /// Towards the cloud.
     pub uplink_bits_per_sec: f64,
+}
+
+/// A topology as a trace has seen it: what a [`Problem`] borrows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Instance {
+    graph: Graph,
+    costs: Costs,
+    examples: Examples,
+}
+
+impl Instance {
+    /// The problem.
+    ///
+    /// # Errors
+    /// [`ProblemError`] where a cost is at fault.
+    pub fn problem(&self) -> Result<Problem<'_>, ProblemError> {
+        Problem::try_new(&self.graph, &self.costs, &self.examples)
+    }
 }
 
 /// Why a cascade and a trace make no topology.
@@ -238,12 +258,16 @@ impl Topology {
         Graph::try_new(self.entry, successors)
     }
 
-    /// What a trace says of its nodes.
+    /// The topology as a trace has seen it.
     ///
     /// # Errors
-    /// [`ExamplesError`] where the trace is at fault.
-    pub fn examples(&self, trace: &Trace) -> Result<Examples, ExamplesError> {
-        trace.examples(&self.traced())
+    /// [`TopologyError`] where the topology is no graph or the trace is at fault.
+    pub fn on(&self, trace: &Trace, model: &CostModel) -> Result<Instance, TopologyError> {
+        Ok(Instance {
+            graph: self.graph()?,
+            costs: self.costs(trace, model),
+            examples: trace.examples(&self.traced())?,
+        })
     }
 
     /// Seconds of one of its nodes alone, without those before it, for an image of `payload_bytes`.
@@ -262,7 +286,7 @@ impl Topology {
     /// What its steps cost: medians over the images of a trace. A step within a network takes what
     /// lies between its exits; one to another network that network up to its exit, and over a link also
     /// the round trip, the bytes and decoding again.
-    pub fn costs(&self, trace: &Trace, model: &CostModel) -> Costs {
+    fn costs(&self, trace: &Trace, model: &CostModel) -> Costs {
         let step = |from: usize, to: usize| {
             let (here, there) = (&self.nodes[from], &self.nodes[to]);
             let (a, b) = (

@@ -1,6 +1,7 @@
 //! The model folder: one sub-folder a network, each with a `model.toml`.
 
 use std::{
+    collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -168,6 +169,18 @@ impl ModelFolder {
             });
         }
         Ok(manifest)
+    }
+
+    /// SHA-256 of the weights of networks, by their names, as their manifests have it.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::manifest`].
+    pub fn digests<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Result<HashMap<String, String>, OpenError> {
+        let digest = |name: &'a str| Ok((name.to_owned(), self.manifest(name)?.sha256));
+        names.into_iter().map(digest).collect()
     }
 
     /// Where the weights of a network are, or will be once fetched.

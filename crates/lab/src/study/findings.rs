@@ -127,6 +127,13 @@ impl Curve {
     }
 }
 
+/// The curve of a kind of policies on a topology.
+pub(crate) fn find<'a>(curves: &'a [Curve], topology: &str, kind: Kind) -> Option<&'a Curve> {
+    curves
+        .iter()
+        .find(|curve| curve.topology == topology && curve.kind == kind)
+}
+
 /// How many times faster than the largest network a topology is at some losses.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SpeedUp {
@@ -148,11 +155,7 @@ pub struct SpeedUp {
 
 impl SpeedUp {
     pub(super) fn new(topology: &str, curves: &[Curve], largest: &Outcomes, seed: u64) -> Self {
-        let frontier = |kind: Kind| {
-            let mut here = curves.iter().filter(|curve| curve.topology == topology);
-            here.find(|curve| curve.kind == kind)
-                .map(|curve| &curve.frontier)
-        };
+        let frontier = |kind: Kind| find(curves, topology, kind).map(|curve| &curve.frontier);
         let learned = frontier(Kind::Learned).expect("every topology is learned");
         let random = frontier(Kind::Random).expect("every topology has random exits");
         let allowed = |points: f64| largest.mean_loss() + points / 100.0;
@@ -214,17 +217,9 @@ fn crossing(
     drawn: &[u32],
     figure: impl Fn(&Outcomes) -> f64,
 ) -> Option<f64> {
-    let allowed = mean_of(&largest.loss, drawn) + tolerance + 1e-9;
-    let loss = |outcomes: &Outcomes| mean_of(&outcomes.loss, drawn);
-    let losses: Vec<f64> = frontier.points.iter().map(loss).collect();
-    let met = losses.iter().position(|loss| *loss <= allowed)?;
-    let at = figure(&frontier.points[met]);
-    let Some(before) = met.checked_sub(1) else {
-        return Some(at);
-    };
-    let share = (losses[before] - allowed) / (losses[before] - losses[met]);
-    let from = figure(&frontier.points[before]);
-    Some(from + share * (at - from))
+    let allowed = mean_of(&largest.loss, drawn) + tolerance;
+    let mixture = frontier.at_loss_by(allowed, |outcomes| mean_of(&outcomes.loss, drawn))?;
+    Some(mixture.mix(figure))
 }
 
 /// Share of the examples that the fastest policy without loss offloads. In a resample where none is

@@ -2,35 +2,28 @@
 
 use std::collections::BTreeMap;
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 
 use super::{Policy, Summary};
-use crate::report::{CSS, Mark, Plot, Series, WIDE, figure};
+use crate::{
+    report::{Mark, Plot, Series, WIDE, document, figure},
+    table::percent,
+};
 
 /// The page of all entries.
 pub(super) fn page(summaries: &BTreeMap<String, Summary>) -> Markup {
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "Outpost: easy images here, hard ones in the cloud" }
-                style { (PreEscaped(CSS)) }
-            }
-            body {
-                header {
-                    h1 { "Easy images here, hard ones in the cloud" }
-                    p { "What each cascade did with the sample images, beside the device alone and the cloud alone." }
-                }
-                main { @for (name, summary) in summaries { (cascade(name, summary)) } }
-            }
+    let body = html! {
+        header {
+            h1 { "Easy images here, hard ones in the cloud" }
+            p { "What each cascade did with the sample images, beside the device alone and the cloud alone." }
         }
-    }
+        main { @for (name, summary) in summaries { (cascade(name, summary)) } }
+    };
+    document("Outpost: easy images here, hard ones in the cloud", &body)
 }
 
 fn share(value: Option<f64>) -> String {
-    value.map_or("–".to_owned(), |value| format!("{:.1} %", 100.0 * value))
+    value.map_or("–".to_owned(), percent)
 }
 
 fn cascade(name: &str, summary: &Summary) -> Markup {
