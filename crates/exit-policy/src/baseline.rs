@@ -1,11 +1,31 @@
-//! What learned policies are compared with: random exits, and the oracle that knows the labels.
+//! What learned policies are compared with: the hand-written rule of one threshold, random exits, and the
+//! oracle that knows the labels.
 //!
-//! The myopic rule is [`Family::Threshold`](crate::Family) alone, tuned by the same learner.
+//! A threshold for each node is [`Family::Threshold`](crate::Family) alone, tuned by the learner.
 
 use crate::{
+    confidence::{Confidence, Measure},
     costs::{Price, Spent},
     evaluate::{Outcome, Outcomes, Problem},
+    graph::Graph,
+    policy::{Function, Successor, Threshold},
 };
+
+/// The hand-written myopic rule: every node answers from the same confidence upwards, and goes on to its
+/// first successor otherwise.
+pub fn one_threshold(graph: &Graph, measure: Measure, at_least: Confidence) -> Vec<Function> {
+    let rule = Function::Threshold(Threshold {
+        measure,
+        at_least,
+        otherwise: Successor(0),
+    });
+    (0..graph.nodes())
+        .map(|node| match graph.successors(node) {
+            [] => Function::EXIT,
+            _ => rule.clone(),
+        })
+        .collect()
+}
 
 /// An oracle: it knows the labels and chooses the way of least loss and price.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

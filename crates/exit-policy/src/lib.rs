@@ -46,7 +46,7 @@ mod learn;
 mod policy;
 mod risk;
 
-pub use baseline::{Oracle, random_exits};
+pub use baseline::{Oracle, one_threshold, random_exits};
 pub use bundle::{
     Bundle, BundleError, BundleNode, Expected, FunctionError, Goal, GoalError, OperatingPoint,
     Reference,

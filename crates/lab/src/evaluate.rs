@@ -113,17 +113,18 @@ fn print(study: &Study, out: &mut dyn Write) -> io::Result<()> {
 
     writeln!(
         out,
-        "\nLearned policies beside the best tuned threshold, over all mean times up to the largest network's"
+        "\nLearned policies beside tuned thresholds, over all mean times up to the largest network's"
     )?;
     let mut comparisons = table(&[
         "topology",
+        "thresholds",
         "budgets",
         "learned better for sure",
-        "threshold better for sure",
+        "thresholds better for sure",
         "largest sure gain, points",
         "learned above soft oracle, points",
         "above free oracle",
-        "threshold above free oracle",
+        "thresholds above free oracle",
     ]);
     for comparison in &study.comparisons {
         let (better, worse) = comparison.verdicts();
@@ -135,6 +136,7 @@ fn print(study: &Study, out: &mut dyn Write) -> io::Result<()> {
         comparisons.add_row(row(
             &comparison.topology,
             [
+                comparison.rival.as_str().to_owned(),
                 comparison.budgets.len().to_string(),
                 better.to_string(),
                 worse.to_string(),
@@ -145,7 +147,7 @@ fn print(study: &Study, out: &mut dyn Write) -> io::Result<()> {
                 },
                 format!("{:+.2}", comparison.above_soft_oracle),
                 format!("{:+.2}", comparison.above_free_oracle),
-                format!("{:+.2}", comparison.threshold_above_free_oracle),
+                format!("{:+.2}", comparison.rival_above_free_oracle),
             ],
         ));
     }
@@ -154,14 +156,18 @@ fn print(study: &Study, out: &mut dyn Write) -> io::Result<()> {
     if !study.exits.is_empty() {
         writeln!(
             out,
-            "\nEarly exits: speed-up over the whole network, by points of loss, learned (by chance)"
+            "\nEarly exits: speed-up over the whole network, by points of loss, learned (one threshold; by chance)"
         )?;
         let mut exits = table(&["network", "0", "1", "2", "5"]);
         for table in &study.exits {
             let cells = table.rows.iter();
             exits.add_row(row(
                 &table.network,
-                cells.map(|(learned, random)| format!("{} ({})", times(*learned), times(*random))),
+                cells.map(|row| {
+                    let [learned, one, random] =
+                        [row.learned, row.one_threshold, row.random].map(times);
+                    format!("{learned} ({one}; {random})")
+                }),
             ));
         }
         writeln!(out, "{exits}")?;
@@ -275,6 +281,7 @@ fn write_csv(study: &Study, folder: &Path) -> Result<(), LearnPolicyError> {
         comparison.budgets.iter().map(|budget| {
             vec![
                 comparison.topology.clone(),
+                comparison.rival.as_str().to_owned(),
                 budget.seconds.to_string(),
                 budget.learned.to_string(),
                 budget.threshold.to_string(),
@@ -285,6 +292,7 @@ fn write_csv(study: &Study, folder: &Path) -> Result<(), LearnPolicyError> {
     });
     let header = [
         "topology",
+        "thresholds",
         "seconds",
         "learned_loss",
         "threshold_loss",
@@ -293,24 +301,22 @@ fn write_csv(study: &Study, folder: &Path) -> Result<(), LearnPolicyError> {
     ];
     write("budgets.csv", &header, budgets.collect())?;
     let exits = study.exits.iter().flat_map(|table| {
-        table
-            .rows
-            .iter()
-            .zip(LOSSES)
-            .map(|((learned, random), loss)| {
-                let word = |ratio: &Option<f64>| ratio.map_or(String::new(), |r| r.to_string());
-                vec![
-                    table.network.clone(),
-                    loss.to_string(),
-                    word(learned),
-                    word(random),
-                ]
-            })
+        table.rows.iter().zip(LOSSES).map(|(row, loss)| {
+            let word = |ratio: Option<f64>| ratio.map_or(String::new(), |r| r.to_string());
+            vec![
+                table.network.clone(),
+                loss.to_string(),
+                word(row.learned),
+                word(row.one_threshold),
+                word(row.random),
+            ]
+        })
     });
     let header = [
         "network",
         "points_of_loss",
         "learned_speed_up",
+        "one_threshold_speed_up",
         "random_speed_up",
     ];
     write("exits.csv", &header, exits.collect())?;

@@ -11,7 +11,9 @@ use crate::{
     evaluate::{set_name, times},
     frontier::Frontier,
     learn::LearnPolicyError,
-    study::{Calibration, ExitTable, Kind, LOSSES, Study, StudyArgs, find, study},
+    study::{
+        Calibration, Comparison, ExitTable, Kind, LOSSES, Rival, Study, StudyArgs, find, study,
+    },
     table::percent,
 };
 use plot::PALETTE;
@@ -202,9 +204,10 @@ fn trade_off(study: &Study) -> Markup {
         (Kind::Random, 7, Mark::Line),
         (Kind::FreeOracle, 4, Mark::Thin),
         (Kind::SoftOracle, 4, Mark::Line),
-        (Kind::Threshold(Measure::MaxProbability), 1, Mark::Thin),
-        (Kind::Threshold(Measure::Margin), 2, Mark::Thin),
-        (Kind::Threshold(Measure::Entropy), 3, Mark::Thin),
+        (Kind::OneThreshold(Measure::MaxProbability), 1, Mark::Thin),
+        (Kind::OneThreshold(Measure::Margin), 2, Mark::Thin),
+        (Kind::OneThreshold(Measure::Entropy), 3, Mark::Thin),
+        (Kind::Thresholds(Measure::MaxProbability), 5, Mark::Thin),
         (Kind::Learned, 0, Mark::Line),
     ];
     let series = kinds.iter().filter_map(|&(kind, colour, mark)| {
@@ -307,16 +310,14 @@ fn topologies(study: &Study) -> Markup {
     }
 }
 
-fn against_thresholds(study: &Study) -> Markup {
-    let Some(comparison) = study.comparisons.last() else {
-        return html! {};
-    };
+/// What a comparison gains over its rival.
+fn gain_plot(comparison: &Comparison) -> Plot {
     let budgets = || comparison.budgets.iter();
     let gain = budgets().map(|b| (1e3 * b.seconds, 100.0 * (b.threshold - b.learned)));
     let zero = budgets().map(|b| (1e3 * b.seconds, 0.0));
-    let plot = Plot {
+    Plot {
         x: "mean time an image, ms",
-        y: "points gained over the threshold",
+        y: "points gained",
         series: vec![
             Series {
                 name: String::new(),
@@ -325,7 +326,7 @@ fn against_thresholds(study: &Study) -> Markup {
                 points: zero.collect(),
             },
             Series {
-                name: "learned less the best tuned threshold".to_owned(),
+                name: format!("learned over {}", comparison.rival.as_str()),
                 colour: 0,
                 mark: Mark::Line,
                 points: gain.collect(),
@@ -334,28 +335,48 @@ fn against_thresholds(study: &Study) -> Markup {
         band: budgets()
             .map(|b| (1e3 * b.seconds, 100.0 * b.gain.0, 100.0 * b.gain.1))
             .collect(),
-        size: WIDE,
-    };
+        size: NARROW,
+    }
+}
+
+fn against_thresholds(study: &Study) -> Markup {
+    let networks = study.speed_ups.last();
+    let exits = study.exits.last();
+    let plotted = networks
+        .map(|speed_up| speed_up.topology.as_str())
+        .into_iter()
+        .chain(exits.map(|table| table.topology.as_str()));
     html! {
         section {
-            h2 { "Against hand-tuned thresholds" }
-            (figure(&plot, "The band holds at all times at once with 95 % confidence. At each time the \
-                best of three tuned thresholds is taken where it is judged, in its favour."))
+            h2 { "Against tuned thresholds" }
+            @for topology in plotted {
+                h3 { (topology) }
+                div.row {
+                    @for comparison in study.comparisons.iter().filter(|c| c.topology == topology) {
+                        (figure(&gain_plot(comparison), ""))
+                    }
+                }
+            }
+            p { "One threshold is the hand-written rule: the same at every node. A threshold a node is tuned \
+                by the learner, from the last node to the first. At each time the best of three measures is \
+                taken where it is judged, in its favour. A band holds at all times at once with 95 % \
+                confidence." }
             div.scroll { table {
                 thead { tr {
-                    th { "topology" } th { "times" } th { "learned better" } th { "threshold better" }
-                    th { "learned to soft oracle" } th { "learned to free oracle" } th { "threshold to free oracle" }
+                    th { "topology" } th { "against" } th { "times" } th { "learned better" } th { "thresholds better" }
+                    th { "learned to soft oracle" } th { "learned to free oracle" } th { "thresholds to free oracle" }
                 } }
                 tbody { @for comparison in &study.comparisons {
                     @let (better, worse) = comparison.verdicts();
                     tr {
-                        th { (comparison.topology) }
+                        th { @if comparison.rival == Rival::ALL[0] { (comparison.topology) } }
+                        td { (comparison.rival.as_str()) }
                         td { (comparison.budgets.len()) }
                         td { (better) }
                         td { (worse) }
                         td { (format!("{:+.2}", comparison.above_soft_oracle)) }
                         td { (format!("{:+.2}", comparison.above_free_oracle)) }
-                        td { (format!("{:+.2}", comparison.threshold_above_free_oracle)) }
+                        td { (format!("{:+.2}", comparison.rival_above_free_oracle)) }
                     }
                 } }
             } }
@@ -396,27 +417,32 @@ fn shares(study: &Study) -> Markup {
     }
 }
 
-fn exit_plot(table: &ExitTable) -> Plot {
+fn exit_plot(study: &Study, table: &ExitTable) -> Plot {
     let until = table.whole.mean_seconds();
-    let series = |name: &str, colour, frontier: &Frontier| Series {
-        name: name.to_owned(),
-        colour,
-        mark: Mark::Line,
-        points: line(frontier, until),
+    let kinds = [
+        (Kind::Random, 7),
+        (Kind::OneThreshold(Measure::MaxProbability), 2),
+        (Kind::Learned, 0),
+    ];
+    let series = kinds.into_iter().filter_map(|(kind, colour)| {
+        let curve = find(&study.curves, &table.topology, kind)?;
+        Some(Series {
+            name: kind.as_str().to_owned(),
+            colour,
+            mark: Mark::Line,
+            points: line(&curve.frontier, until),
+        })
+    });
+    let whole = Series {
+        name: "whole network".to_owned(),
+        colour: 1,
+        mark: Mark::Dots,
+        points: vec![(1e3 * until, 100.0 * (1.0 - table.whole.mean_loss()))],
     };
     Plot {
         x: "mean time an image, ms",
         y: "top-1, %",
-        series: vec![
-            series("random exits", 7, &table.random),
-            series("learned", 0, &table.learned),
-            Series {
-                name: "whole network".to_owned(),
-                colour: 1,
-                mark: Mark::Dots,
-                points: vec![(1e3 * until, 100.0 * (1.0 - table.whole.mean_loss()))],
-            },
-        ],
+        series: series.chain([whole]).collect(),
         band: vec![],
         size: NARROW,
     }
@@ -428,7 +454,7 @@ fn exits(study: &Study) -> Markup {
             h2 { "Early exits" }
             div.row { @for table in &study.exits { div {
                 h3 { (table.network) }
-                (figure(&exit_plot(table), ""))
+                (figure(&exit_plot(study, table), ""))
             } } }
             div.scroll { table {
                 thead { tr {
@@ -437,8 +463,12 @@ fn exits(study: &Study) -> Markup {
                 } }
                 tbody { @for table in &study.exits { tr {
                     th { (table.network) }
-                    @for (learned, random) in &table.rows {
-                        td { b { (times(*learned)) } small { "by chance " (times(*random)) } }
+                    @for row in &table.rows {
+                        td {
+                            b { (times(row.learned)) }
+                            small { "one threshold " (times(row.one_threshold)) }
+                            small { "by chance " (times(row.random)) }
+                        }
                     }
                 } } }
             } }

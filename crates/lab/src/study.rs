@@ -13,17 +13,18 @@ use fastrand::Rng;
 use indicatif::ProgressBar;
 use outpost_cascade::{Cascade, Site};
 use outpost_exit_policy::{
-    Family, Function, Measure, Oracle, Outcomes, Price, Settings,
+    Confidence, Family, Function, Measure, Oracle, Outcomes, Price, Settings,
     calibrate::{Bin, expected_calibration_error, reliability, temperature},
-    random_exits,
+    one_threshold, random_exits,
 };
 
-pub use compare::{AtBudget, Comparison};
+pub use compare::{AtBudget, Comparison, Rival};
 pub(crate) use findings::find;
-pub use findings::{Calibration, Curve, ExitTable, Judged, Kind, Overlap, Shares, SpeedUp, Study};
+pub use findings::{
+    Calibration, Curve, ExitSpeedUp, ExitTable, Judged, Kind, Overlap, Shares, SpeedUp, Study,
+};
 
 use crate::{
-    frontier::Frontier,
     learn::{LearnOptions, LearnPolicyError, load_cascade, progress},
     sweep::sweep,
     topology::{Instance, Topology, TopologyError},
@@ -36,6 +37,8 @@ pub const LOSSES: [f64; 4] = [0.0, 1.0, 2.0, 5.0];
 const BUDGETS: [f64; 3] = [0.2, 0.35, 0.6];
 /// Steps of the probability with which random exits go on.
 const RANDOM_STEPS: u32 = 50;
+/// Values that a threshold for all nodes is tuned over.
+const THRESHOLD_STEPS: usize = 100;
 /// Networks that a study takes; what they get right together is told for each set of them.
 const MOST_NETWORKS: usize = 6;
 /// Ranges of confidence in a calibration diagram.
@@ -144,6 +147,73 @@ impl Judge<'_> {
             .collect()
     }
 
+    /// All curves of a topology.
+    fn curves(
+        &self,
+        topology: &Topology,
+        settings: &Settings,
+    ) -> Result<Vec<Curve>, LearnPolicyError> {
+        let instances = self.instances(topology)?;
+        let reference = topology.traced().len() - 1;
+        let mut curves = vec![
+            (Kind::Learned, self.learned(&instances, settings)?),
+            (Kind::Random, self.random(&instances)?),
+            (
+                Kind::SoftOracle,
+                self.oracle(&instances, Oracle::Soft { reference })?,
+            ),
+            (Kind::FreeOracle, self.oracle(&instances, Oracle::Free)?),
+        ];
+        for measure in Measure::ALL {
+            let settings = Settings {
+                families: vec![Family::Constant, Family::Threshold],
+                measures: vec![measure],
+                ..settings.clone()
+            };
+            curves.push((
+                Kind::Thresholds(measure),
+                self.learned(&instances, &settings)?,
+            ));
+            curves.push((
+                Kind::OneThreshold(measure),
+                self.one_threshold(&instances, measure)?,
+            ));
+        }
+        Ok(curves
+            .into_iter()
+            .map(|(kind, points)| Curve::new(topology.name.clone(), kind, points))
+            .collect())
+    }
+
+    /// The same threshold at every node, at many values.
+    fn one_threshold(
+        &self,
+        instances: &Instances,
+        measure: Measure,
+    ) -> Result<Vec<(Price, Outcomes)>, LearnPolicyError> {
+        let known = instances.known.problem()?;
+        let graph = known.graph();
+        let decides = (0..graph.nodes()).filter(|&node| !graph.successors(node).is_empty());
+        let mut said: Vec<Confidence> = decides
+            .flat_map(|node| {
+                let all = known.all();
+                all.into_iter().map(move |example| (node, example))
+            })
+            .map(|(node, example)| measure.of(&known.examples().evidence(node, example as usize)))
+            .collect();
+        said.sort_unstable_by(|a, b| a.get().total_cmp(&b.get()));
+        let judged = instances.judged().problem()?;
+        let all = judged.all();
+        let values = (0..=THRESHOLD_STEPS)
+            .filter_map(|step| said.get(step * (said.len() - 1) / THRESHOLD_STEPS));
+        Ok(values
+            .map(|&value| {
+                let policy = one_threshold(graph, measure, value);
+                (Price::default(), judged.evaluate(&policy, &all))
+            })
+            .collect())
+    }
+
     fn random(&self, instances: &Instances) -> Result<Vec<(Price, Outcomes)>, LearnPolicyError> {
         let problem = instances.judged().problem()?;
         let all = problem.all();
@@ -204,13 +274,12 @@ pub fn study(args: &StudyArgs) -> Result<Study, LearnPolicyError> {
         });
     }
     let topologies = topologies(&networks);
-    let thresholds = Measure::ALL;
     let exits: Vec<(usize, Topology)> = networks
         .iter()
         .enumerate()
         .filter_map(|(index, network)| Some((index, exits(&trace, network, networks[0].site)?)))
         .collect();
-    let sweeps = topologies.len() * (1 + thresholds.len()) + exits.len();
+    let sweeps = (topologies.len() + exits.len()) * (1 + Measure::ALL.len());
     let turns = if test.is_some() {
         1
     } else {
@@ -228,9 +297,6 @@ pub fn study(args: &StudyArgs) -> Result<Study, LearnPolicyError> {
 
     let settings = args.options.settings();
     let mut curves = Vec::new();
-    let mut curve = |topology: &Topology, kind, points| {
-        curves.push(Curve::new(topology.name.clone(), kind, points));
-    };
     for network in &networks {
         let alone = Topology::chain(
             network.letter.clone(),
@@ -240,64 +306,17 @@ pub fn study(args: &StudyArgs) -> Result<Study, LearnPolicyError> {
         let instances = judge.instances(&alone)?;
         let problem = instances.judged().problem()?;
         let outcomes = problem.evaluate(&[Function::EXIT], &problem.all());
-        curve(&alone, Kind::Alone, vec![(Price::default(), outcomes)]);
+        let points = vec![(Price::default(), outcomes)];
+        curves.push(Curve::new(alone.name, Kind::Alone, points));
     }
-    for topology in &topologies {
-        let instances = judge.instances(topology)?;
-        curve(
-            topology,
-            Kind::Learned,
-            judge.learned(&instances, &settings)?,
-        );
-        for measure in thresholds {
-            let settings = Settings {
-                families: vec![Family::Constant, Family::Threshold],
-                measures: vec![measure],
-                ..settings.clone()
-            };
-            curve(
-                topology,
-                Kind::Threshold(measure),
-                judge.learned(&instances, &settings)?,
-            );
-        }
-        curve(topology, Kind::Random, judge.random(&instances)?);
-        let reference = topology.traced().len() - 1;
-        curve(
-            topology,
-            Kind::SoftOracle,
-            judge.oracle(&instances, Oracle::Soft { reference })?,
-        );
-        curve(
-            topology,
-            Kind::FreeOracle,
-            judge.oracle(&instances, Oracle::Free)?,
-        );
-    }
-    let mut exit_tables = Vec::new();
-    for (index, topology) in &exits {
-        let whole = &curves[*index].frontier;
-        let instances = judge.instances(topology)?;
-        let frontier =
-            |points: Vec<(Price, Outcomes)>| Frontier::new(points.into_iter().map(|p| p.1));
-        let learned = frontier(judge.learned(&instances, &settings)?);
-        let random = frontier(judge.random(&instances)?);
-        exit_tables.push(ExitTable::new(
-            &networks[*index].name,
-            whole,
-            learned,
-            random,
-        ));
+    for topology in topologies
+        .iter()
+        .chain(exits.iter().map(|(_, exits)| exits))
+    {
+        curves.extend(judge.curves(topology, &settings)?);
     }
     judge.progress.finish_and_clear();
-    findings(
-        &cascade,
-        &judge,
-        &networks,
-        &topologies,
-        curves,
-        exit_tables,
-    )
+    findings(&cascade, &judge, &networks, &topologies, curves, &exits)
 }
 
 fn findings(
@@ -306,7 +325,7 @@ fn findings(
     networks: &[Network],
     topologies: &[Topology],
     curves: Vec<Curve>,
-    exits: Vec<ExitTable>,
+    exits: &[(usize, Topology)],
 ) -> Result<Study, LearnPolicyError> {
     let args = judge.args;
     let judged = judge.judged();
@@ -314,9 +333,31 @@ fn findings(
     let full = topologies
         .last()
         .map_or(String::new(), |topology| topology.name.clone());
-    let comparisons = topologies
+    let whole = |network: usize| curves[network].frontier.points[0].clone();
+    let of_networks = topologies
         .iter()
-        .map(|topology| Comparison::new(&topology.name, &curves, &largest, args.options.seed))
+        .map(|topology| (topology, largest.clone()));
+    let of_exits = exits
+        .iter()
+        .map(|(network, topology)| (topology, whole(*network)));
+    let comparisons = of_networks
+        .chain(of_exits)
+        .flat_map(|(topology, largest)| {
+            Rival::ALL.map(|rival| {
+                Comparison::new(&topology.name, rival, &curves, &largest, args.options.seed)
+            })
+        })
+        .collect();
+    let exits = exits
+        .iter()
+        .map(|(network, topology)| {
+            ExitTable::new(
+                &networks[*network].name,
+                &topology.name,
+                &curves,
+                whole(*network),
+            )
+        })
         .collect();
     let speed_ups = topologies
         .iter()
@@ -480,7 +521,8 @@ fn exits(trace: &Trace, network: &Network, origin: Site) -> Option<Topology> {
         .collect();
     nodes.sort_by_key(|&node| trace.spec.nodes[node].stage);
     let chain: Vec<_> = nodes.into_iter().map(|node| (node, network.site)).collect();
-    (chain.len() > 1).then(|| Topology::chain(network.name.clone(), origin, &chain))
+    let name = format!("{}, exits", network.letter);
+    (chain.len() > 1).then(|| Topology::chain(name, origin, &chain))
 }
 
 /// Two traces must be of the same nodes and weights.

@@ -5,6 +5,11 @@
 //! with two choices a tuned function never costs more than the best constant on the examples that it is
 //! tuned on.
 
+/// A saving is smoothed over this part of the examples on either side of a cut. Among thousands of cuts
+/// the one that looks best is the one that chance favours most, and as the price moves it leaps from one
+/// lucky place to the next.
+const SMOOTHING: usize = 40;
+
 /// Sets each of the biases in turn so that the total cost of the choices is least. `scores` are, row by
 /// row, those of choices 1 and up; choice 0 has the score 0. `costs` are those of all choices, row by
 /// row. Gives what is to be added to every score; 0 where nothing is better.
@@ -41,34 +46,64 @@ fn best_shift(scores: &[f32], costs: &[f64], choices: usize, choice: usize) -> f
         })
         .collect();
     rows.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
-    let now: f64 = rows
-        .iter()
-        .take_while(|row| row.0 > 0.0)
-        .map(|row| row.1)
-        .sum();
-    let mut best = (now, 0.0);
-    let mut saved = 0.0;
     let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
         return 0.0;
     };
-    let margin = |lead: f32| 1e-3 * (1.0 + lead.abs());
-    if saved > best.0 {
-        best = (saved, -first.0 - margin(first.0));
-    }
-    for (i, row) in rows.iter().enumerate() {
-        saved += row.1;
-        let shift = match rows.get(i + 1) {
+    // What is saved where the choice is taken by the first so many.
+    let saved: Vec<f64> = std::iter::once(0.0)
+        .chain(rows.iter().scan(0.0, |sum, row| {
+            *sum += row.1;
+            Some(*sum)
+        }))
+        .collect();
+    let now = rows.partition_point(|row| row.0 > 0.0);
+    let shift = |cut: usize| {
+        let margin = |lead: f32| 1e-3 * (1.0 + lead.abs());
+        let shift = match (cut.checked_sub(1), rows.get(cut)) {
+            (None, _) => -first.0 - margin(first.0),
+            (_, None) => -last.0 + margin(last.0),
             // Equal leads cannot be told apart.
-            Some(next) if next.0 == row.0 => continue,
-            Some(next) => -(row.0 + next.0) / 2.0,
-            None => -last.0 + margin(last.0),
+            (Some(before), Some(after)) if rows[before].0 == after.0 => return None,
+            (Some(before), Some(after)) => -f32::midpoint(rows[before].0, after.0),
         };
         // Rounding must not move the cut over the example.
-        if saved > best.0 + 1e-12 && row.0 + shift > 0.0 {
-            best = (saved, shift);
+        (cut == 0 || rows[cut - 1].0 + shift > 0.0).then_some(shift)
+    };
+    let best = |value: &dyn Fn(usize) -> f64| {
+        let mut best = (value(now), now, 0.0);
+        for cut in 0..=rows.len() {
+            if value(cut) > best.0 + 1e-12
+                && let Some(shift) = shift(cut)
+            {
+                best = (value(cut), cut, shift);
+            }
         }
+        best
+    };
+    let smooth = smoothed(&saved, rows.len() / SMOOTHING);
+    let (_, cut, shift_to) = best(&|cut| smooth[cut]);
+    let end = saved[rows.len()].max(0.0).max(saved[now]);
+    if saved[cut] >= end {
+        return shift_to;
     }
-    best.1
+    best(&|cut| saved[cut]).2
+}
+
+/// Every value becomes the mean of those up to `reach` places away; fewer near the ends, as many on
+/// either side.
+fn smoothed(values: &[f64], reach: usize) -> Vec<f64> {
+    let sums: Vec<f64> = std::iter::once(0.0)
+        .chain(values.iter().scan(0.0, |sum, value| {
+            *sum += value;
+            Some(*sum)
+        }))
+        .collect();
+    (0..values.len())
+        .map(|i| {
+            let reach = reach.min(i).min(values.len() - 1 - i);
+            (sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1) as f64
+        })
+        .collect()
 }
 
 #[cfg(test)]

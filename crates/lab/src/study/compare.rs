@@ -1,6 +1,6 @@
-//! Whether learned policies are better than the best tuned threshold, and how far from the oracle.
+//! Whether learned policies are better than tuned thresholds, and how far from the oracle.
 
-use super::{Curve, Kind};
+use super::{Curve, Kind, find};
 use crate::frontier::Frontier;
 use outpost_exit_policy::{Outcomes, bootstrap::simultaneous_intervals};
 
@@ -9,11 +9,42 @@ const BUDGETS: u32 = 16;
 /// Resamples of a bootstrap.
 pub(super) const RESAMPLES: usize = 1000;
 
-/// Learned policies of a topology beside the tuned thresholds and the oracle.
+/// What learned policies are compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rival {
+    /// The same threshold at every node, on the best of the measures.
+    OneThreshold,
+    /// A threshold a node, tuned together by the learner, on the best of the measures.
+    Thresholds,
+}
+
+impl Rival {
+    /// All, the simpler first.
+    pub const ALL: [Self; 2] = [Self::OneThreshold, Self::Thresholds];
+
+    /// Its words in reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OneThreshold => "one threshold",
+            Self::Thresholds => "a threshold a node",
+        }
+    }
+
+    fn is(self, kind: Kind) -> bool {
+        match self {
+            Self::OneThreshold => matches!(kind, Kind::OneThreshold(_)),
+            Self::Thresholds => matches!(kind, Kind::Thresholds(_)),
+        }
+    }
+}
+
+/// Learned policies of a topology beside tuned thresholds and the oracle.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
     /// The topology.
     pub topology: String,
+    /// The thresholds.
+    pub rival: Rival,
     /// From the fastest policy to the largest network's time.
     pub budgets: Vec<AtBudget>,
     /// The area between the learned policies and the soft oracle, divided by the span of the times (on a
@@ -22,8 +53,8 @@ pub struct Comparison {
     pub above_soft_oracle: f64,
     /// The same against the free oracle.
     pub above_free_oracle: f64,
-    /// The same of the best tuned threshold.
-    pub threshold_above_free_oracle: f64,
+    /// The same of the thresholds.
+    pub rival_above_free_oracle: f64,
 }
 
 /// A comparison at one mean time.
@@ -33,8 +64,7 @@ pub struct AtBudget {
     pub seconds: f64,
     /// Loss of the learned policy, 0 to 1.
     pub learned: f64,
-    /// Loss of the best of the tuned thresholds at this time; picked where they are judged, in their
-    /// favour.
+    /// Loss of the best thresholds at this time; picked where they are judged, in their favour.
     pub threshold: f64,
     /// How much less the learned policy loses: an interval that holds at all budgets of a topology at
     /// once with 95 % confidence, paired by example.
@@ -54,17 +84,24 @@ impl AtBudget {
 
 impl Comparison {
     /// Compares the curves of a topology up to the time of the largest network.
-    pub(super) fn new(topology: &str, curves: &[Curve], largest: &Outcomes, seed: u64) -> Self {
-        let of = |wanted: fn(Kind) -> bool| -> Vec<&Frontier> {
-            let here = curves.iter().filter(|curve| curve.topology == topology);
-            here.filter(|curve| wanted(curve.kind))
-                .map(|curve| &curve.frontier)
-                .collect()
+    pub(super) fn new(
+        topology: &str,
+        rival: Rival,
+        curves: &[Curve],
+        largest: &Outcomes,
+        seed: u64,
+    ) -> Self {
+        let of = |kind| {
+            let curve = find(curves, topology, kind);
+            &curve.expect("a topology has curves of all kinds").frontier
         };
-        let learned = of(|kind| kind == Kind::Learned)[0];
-        let thresholds = of(|kind| matches!(kind, Kind::Threshold(_)));
-        let soft = of(|kind| kind == Kind::SoftOracle)[0];
-        let free = of(|kind| kind == Kind::FreeOracle)[0];
+        let learned = of(Kind::Learned);
+        let (soft, free) = (of(Kind::SoftOracle), of(Kind::FreeOracle));
+        let thresholds: Vec<&Frontier> = curves
+            .iter()
+            .filter(|curve| curve.topology == topology && rival.is(curve.kind))
+            .map(|curve| &curve.frontier)
+            .collect();
         let fastest = |frontier: &&Frontier| frontier.points[0].mean_seconds();
         let from = thresholds
             .iter()
@@ -111,9 +148,10 @@ impl Comparison {
         let points = |gap: f64| 100.0 * gap / budgets.len().max(1) as f64;
         Self {
             topology: topology.to_owned(),
+            rival,
             above_soft_oracle: points(gaps[0]),
             above_free_oracle: points(gaps[1]),
-            threshold_above_free_oracle: points(gaps[2]),
+            rival_above_free_oracle: points(gaps[2]),
             budgets,
         }
     }

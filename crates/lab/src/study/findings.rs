@@ -32,7 +32,7 @@ pub struct Study {
     pub largest: Outcomes,
     /// Every family of policies on every topology.
     pub curves: Vec<Curve>,
-    /// Learned policies beside thresholds, a topology each.
+    /// Learned policies beside thresholds, for each topology, those of exits last, and each rival.
     pub comparisons: Vec<Comparison>,
     /// Speed-ups, a topology each.
     pub speed_ups: Vec<SpeedUp>,
@@ -55,8 +55,10 @@ pub enum Kind {
     Alone,
     /// Learned policies.
     Learned,
-    /// A tuned threshold on a measure.
-    Threshold(Measure),
+    /// One threshold on a measure for all nodes.
+    OneThreshold(Measure),
+    /// A threshold on a measure for each node, tuned together.
+    Thresholds(Measure),
     /// Chance.
     Random,
     /// The oracle that may not correct the largest network.
@@ -71,9 +73,12 @@ impl Kind {
         match self {
             Self::Alone => "alone",
             Self::Learned => "learned",
-            Self::Threshold(Measure::MaxProbability) => "threshold on max probability",
-            Self::Threshold(Measure::Margin) => "threshold on margin",
-            Self::Threshold(Measure::Entropy) => "threshold on entropy",
+            Self::OneThreshold(Measure::MaxProbability) => "one threshold on max probability",
+            Self::OneThreshold(Measure::Margin) => "one threshold on margin",
+            Self::OneThreshold(Measure::Entropy) => "one threshold on entropy",
+            Self::Thresholds(Measure::MaxProbability) => "thresholds on max probability",
+            Self::Thresholds(Measure::Margin) => "thresholds on margin",
+            Self::Thresholds(Measure::Entropy) => "thresholds on entropy",
             Self::Random => "random exits",
             Self::SoftOracle => "soft oracle",
             Self::FreeOracle => "free oracle",
@@ -285,35 +290,44 @@ impl Shares {
 pub struct ExitTable {
     /// The network.
     pub network: String,
-    /// For each of [`LOSSES`] how many times faster than the whole network, learned and by chance;
-    /// `None` where not reached.
-    pub rows: Vec<(Option<f64>, Option<f64>)>,
-    /// Time and loss of the learned policies.
-    pub learned: Frontier,
-    /// Those of random exits.
-    pub random: Frontier,
+    /// Its topology, by which its curves are found.
+    pub topology: String,
+    /// For each of [`LOSSES`].
+    pub rows: Vec<ExitSpeedUp>,
     /// The whole network.
     pub whole: Outcomes,
 }
 
+/// How many times faster than the whole network at a loss; `None` where it is not reached.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ExitSpeedUp {
+    /// Learned policies.
+    pub learned: Option<f64>,
+    /// One threshold for all exits, on the best measure.
+    pub one_threshold: Option<f64>,
+    /// Random exits.
+    pub random: Option<f64>,
+}
+
 impl ExitTable {
-    pub(super) fn new(
-        network: &str,
-        whole: &Frontier,
-        learned: Frontier,
-        random: Frontier,
-    ) -> Self {
-        let whole = whole.points[0].clone();
-        let speed_up = |frontier: &Frontier, points: f64| {
+    pub(super) fn new(network: &str, topology: &str, curves: &[Curve], whole: Outcomes) -> Self {
+        let speed_up = |kind: Kind, points: f64| {
+            let frontier = &find(curves, topology, kind)?.frontier;
             let mixture = frontier.at_loss(whole.mean_loss() + points / 100.0)?;
             Some(whole.mean_seconds() / mixture.seconds())
         };
-        let row = |points: f64| (speed_up(&learned, points), speed_up(&random, points));
+        let row = |points: f64| ExitSpeedUp {
+            learned: speed_up(Kind::Learned, points),
+            one_threshold: Measure::ALL
+                .into_iter()
+                .filter_map(|measure| speed_up(Kind::OneThreshold(measure), points))
+                .max_by(f64::total_cmp),
+            random: speed_up(Kind::Random, points),
+        };
         Self {
             network: network.to_owned(),
+            topology: topology.to_owned(),
             rows: LOSSES.into_iter().map(row).collect(),
-            learned,
-            random,
             whole,
         }
     }
