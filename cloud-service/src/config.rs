@@ -1,6 +1,7 @@
 //! The configuration file of `cloud-service serve`. Flags and `OUTPOST_*` variables override it.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -29,6 +30,37 @@ pub struct Config {
     pub http3: bool,
     /// Bounds on what a peer may ask.
     pub limits: Limits,
+    /// How requests queue and run together, for every network without a word of its own.
+    pub batching: Batching,
+    /// What is different for a network, by its name.
+    pub network: BTreeMap<String, NetworkConfig>,
+}
+
+/// What is different for a network.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkConfig {
+    /// Its own batching, in place of the service's; what it leaves out has the defaults.
+    pub batching: Option<Batching>,
+}
+
+/// How requests for a network queue and run together.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Batching {
+    /// Most images that run together; a request of more runs alone. Default 1: tract runs a batch image
+    /// by image, so that it saves nothing there.
+    pub max_batch: usize,
+    /// Longest that a request waits for others while the network is free, in milliseconds. Default 0:
+    /// only what has queued behind a busy network runs together.
+    pub max_delay_ms: f64,
+    /// Batch sizes that run at once, before the delay is over; `max_batch` is always one. Default none.
+    pub preferred: Vec<usize>,
+    /// Requests that may wait; more are refused with `RESOURCE_EXHAUSTED` and the time after which to
+    /// come back. Default 256.
+    pub max_queue: usize,
+    /// Batches that run at a time, each on a thread of its own. Default: the machine's cores.
+    pub instances: usize,
 }
 
 /// Where the server's certificate and key are.
@@ -53,10 +85,8 @@ pub struct Limits {
     pub max_image_pixels: u64,
     /// Most images in one request. Default 64.
     pub max_batch: usize,
-    /// Inferences at a time. Default: the machine's cores.
-    pub workers: usize,
-    /// Requests that may wait for a worker; more are refused with `RESOURCE_EXHAUSTED`. Default 256.
-    pub max_queue: usize,
+    /// Requests whose images are decoded at a time. Default: the machine's cores.
+    pub decoders: usize,
     /// Seconds that accepted requests get to finish at shutdown. Default 10.
     pub drain_timeout_seconds: u64,
 }
@@ -71,8 +101,66 @@ impl Default for Config {
             plaintext: false,
             http3: true,
             limits: Limits::default(),
+            batching: Batching::default(),
+            network: BTreeMap::new(),
         }
     }
+}
+
+impl Default for Batching {
+    fn default() -> Self {
+        Self {
+            max_batch: 1,
+            max_delay_ms: 0.0,
+            preferred: Vec::new(),
+            max_queue: 256,
+            instances: cores(),
+        }
+    }
+}
+
+impl Batching {
+    /// Longest that a request waits for others.
+    pub fn max_delay(&self) -> Duration {
+        Duration::from_secs_f64(self.max_delay_ms / 1e3)
+    }
+
+    /// Checks every number; `table` is where they stand.
+    fn check(&self, table: &str) -> Result<(), ConfigError> {
+        let name = |field: &str| format!("{table}.{field}");
+        for (field, value, limit) in [
+            ("max_batch", self.max_batch, 1024),
+            ("max_queue", self.max_queue, 1_000_000),
+            ("instances", self.instances, 1024),
+        ] {
+            check_number(&name(field), value, limit)?;
+        }
+        if !(0.0..=10_000.0).contains(&self.max_delay_ms) {
+            return Err(ConfigError::Delay(name("max_delay_ms")));
+        }
+        let fits = |size: &usize| (1..=self.max_batch).contains(size);
+        if !self.preferred.iter().all(fits) || !self.preferred.is_sorted() {
+            return Err(ConfigError::Preferred(name("preferred")));
+        }
+        Ok(())
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn check_number(name: &str, value: usize, limit: usize) -> Result<(), ConfigError> {
+    if value == 0 {
+        return Err(ConfigError::Zero(name.to_owned()));
+    }
+    if value > limit {
+        return Err(ConfigError::TooLarge {
+            name: name.to_owned(),
+            limit,
+        });
+    }
+    Ok(())
 }
 
 impl Default for Limits {
@@ -82,8 +170,7 @@ impl Default for Limits {
             max_image_bytes: 8 << 20,
             max_image_pixels: 50_000_000,
             max_batch: 64,
-            workers: std::thread::available_parallelism().map_or(1, usize::from),
-            max_queue: 256,
+            decoders: cores(),
             drain_timeout_seconds: 10,
         }
     }
@@ -131,16 +218,25 @@ pub enum ConfigError {
     )]
     NoTls,
     /// A number beyond reason.
-    #[error("`limits.{name}` is above {limit}: lower it")]
+    #[error("`{name}` is above {limit}: lower it")]
     TooLarge {
         /// The field.
-        name: &'static str,
+        name: String,
         /// The largest value it takes.
         limit: usize,
     },
     /// A limit of zero.
-    #[error("`limits.{0}` is 0: nothing would ever be served")]
-    Zero(&'static str),
+    #[error("`{0}` is 0: nothing would ever be served")]
+    Zero(String),
+    /// A delay that is none.
+    #[error("`{0}` is no delay: give 0 to 10000 milliseconds")]
+    Delay(String),
+    /// Preferred sizes that are no sizes of batches.
+    #[error("`{0}` must hold sizes from 1 to `max_batch`, the smallest first")]
+    Preferred(String),
+    /// Words about a network that is not served.
+    #[error("`network.{0}` is of a network that `networks` does not name")]
+    NotServed(String),
 }
 
 impl Config {
@@ -166,31 +262,42 @@ impl Config {
         Ok(config)
     }
 
+    /// The batching of a network.
+    pub fn batching(&self, network: &str) -> &Batching {
+        let own = self.network.get(network);
+        own.and_then(|network| network.batching.as_ref())
+            .unwrap_or(&self.batching)
+    }
+
     /// Checks what holds between fields, once flags are in.
     ///
     /// # Errors
-    /// [`ConfigError::NoTls`], [`ConfigError::Zero`].
+    /// The [`ConfigError`] of the first field that does not hold, by its name.
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.tls.is_none() && !self.plaintext {
             return Err(ConfigError::NoTls);
         }
-        for (name, value) in [
-            ("max_message_bytes", self.limits.max_message_bytes),
-            ("max_image_bytes", self.limits.max_image_bytes),
-            ("max_image_pixels", self.limits.max_image_pixels as usize),
-            ("max_batch", self.limits.max_batch),
-            ("workers", self.limits.workers),
-        ] {
-            if value == 0 {
-                return Err(ConfigError::Zero(name));
-            }
-        }
+        let limits = &self.limits;
         for (name, value, limit) in [
-            ("workers", self.limits.workers, 1024),
-            ("max_queue", self.limits.max_queue, 1_000_000),
+            ("max_message_bytes", limits.max_message_bytes, usize::MAX),
+            ("max_image_bytes", limits.max_image_bytes, usize::MAX),
+            (
+                "max_image_pixels",
+                limits.max_image_pixels as usize,
+                usize::MAX,
+            ),
+            ("max_batch", limits.max_batch, usize::MAX),
+            ("decoders", limits.decoders, 1024),
         ] {
-            if value > limit {
-                return Err(ConfigError::TooLarge { name, limit });
+            check_number(&format!("limits.{name}"), value, limit)?;
+        }
+        self.batching.check("batching")?;
+        for (name, network) in &self.network {
+            if !self.networks.is_empty() && !self.networks.contains(name) {
+                return Err(ConfigError::NotServed(name.clone()));
+            }
+            if let Some(batching) = &network.batching {
+                batching.check(&format!("network.{name}.batching"))?;
             }
         }
         Ok(())
@@ -221,8 +328,53 @@ mod tests {
             plaintext: true,
             ..Config::default()
         };
-        config.limits.workers = 0;
+        config.limits.decoders = 0;
         let error = config.check().unwrap_err();
-        assert!(error.to_string().contains("limits.workers"));
+        assert!(error.to_string().contains("limits.decoders"));
+    }
+
+    #[test]
+    fn batching_is_the_services_unless_a_network_has_its_own() {
+        let text = "
+            plaintext = true
+            [batching]
+            max_batch = 4
+            [network.resnet50.batching]
+            max_batch = 16
+            preferred = [4, 8]
+        ";
+        let config: Config = toml::from_str(text).unwrap();
+        config.check().unwrap();
+        assert_eq!(config.batching("squeezenet1.0").max_batch, 4);
+        assert_eq!(config.batching("resnet50").preferred, [4, 8]);
+    }
+
+    #[test]
+    fn batching_that_makes_no_sense_is_refused_by_name() {
+        for (words, field) in [
+            ("max_batch = 0", "batching.max_batch"),
+            ("max_delay_ms = -1", "batching.max_delay_ms"),
+            ("max_delay_ms = nan", "batching.max_delay_ms"),
+            ("max_batch = 4\npreferred = [8]", "batching.preferred"),
+            ("max_batch = 4\npreferred = [4, 2]", "batching.preferred"),
+            ("instances = 0", "batching.instances"),
+            ("max_queue = 1000001", "batching.max_queue"),
+        ] {
+            for table in ["batching", "network.resnet50.batching"] {
+                let text = format!("plaintext = true\n[{table}]\n{words}");
+                let config: Config = toml::from_str(&text).unwrap();
+                let error = config.check().unwrap_err().to_string();
+                assert!(error.contains(field), "{words}: {error}");
+            }
+        }
+        let text = "plaintext = true\nnetworks = ['a']\n[network.b]";
+        let config: Config = toml::from_str(text).unwrap();
+        assert!(
+            config
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("network.b")
+        );
     }
 }

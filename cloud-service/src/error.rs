@@ -1,8 +1,14 @@
 //! Why a request was refused, and the one mapping to gRPC status.
 
+use std::{sync::Arc, time::Duration};
+
 use outpost_proto::{Datatype, TensorError};
 use outpost_runtime::{DecodeError, InferError, PreprocessError};
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataMap};
+
+/// Trailer that says after how many milliseconds a refused call may be tried again, as gRPC's retry
+/// design names it.
+pub const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// Why a request was refused. Every message names what to send instead.
 #[derive(Debug, thiserror::Error)]
@@ -92,17 +98,19 @@ pub enum ServiceError {
         source: PreprocessError,
     },
     /// The queue is full.
-    #[error("the queue of {limit} requests is full: try again later")]
+    #[error("the queue of {limit} requests is full: try again in {} ms", retry_after.as_millis())]
     QueueFull {
-        /// Requests that may wait or run at a time.
+        /// Requests that may wait at a time.
         limit: usize,
+        /// When there may be a place.
+        retry_after: Duration,
     },
     /// The caller's deadline passed before the answer was computed.
     #[error("the deadline passed while the request waited or was decoded")]
     DeadlinePassed,
     /// The network failed.
     #[error("the network failed")]
-    Infer(#[from] InferError),
+    Infer(#[source] Arc<InferError>),
     /// The worker ended without an answer.
     #[error("the request was lost inside the server")]
     WorkerLost,
@@ -125,7 +133,12 @@ impl From<ServiceError> for Status {
             E::DeadlinePassed => Code::DeadlineExceeded,
             E::Infer(_) | E::WorkerLost => Code::Internal,
         };
-        Self::new(code, cut(error.to_string()))
+        let mut metadata = MetadataMap::new();
+        if let E::QueueFull { retry_after, .. } = &error {
+            let milliseconds = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+            metadata.insert(RETRY_PUSHBACK, milliseconds.max(1).into());
+        }
+        Self::with_metadata(code, cut(error.to_string()), metadata)
     }
 }
 
@@ -218,19 +231,14 @@ mod tests {
                 Code::InvalidArgument,
             ),
             (
-                ServiceError::QueueFull { limit: 1 },
+                ServiceError::QueueFull {
+                    limit: 1,
+                    retry_after: Duration::ZERO,
+                },
                 Code::ResourceExhausted,
             ),
             (
-                ServiceError::Infer(InferError::Shape {
-                    expected: [3, 1, 1],
-                    found: vec![],
-                }),
-                Code::Internal,
-            ),
-            (ServiceError::Infer(InferError::Finished), Code::Internal),
-            (
-                ServiceError::Infer(InferError::Runtime("a kernel failed".into())),
+                ServiceError::Infer(Arc::new(InferError::Runtime("a kernel failed".into()))),
                 Code::Internal,
             ),
             (ServiceError::DeadlinePassed, Code::DeadlineExceeded),
@@ -242,6 +250,16 @@ mod tests {
             assert_eq!(status.code(), code, "{message}");
             assert_eq!(status.message(), message);
         }
+    }
+
+    #[test]
+    fn a_full_queue_says_when_to_come_back() {
+        let status = Status::from(ServiceError::QueueFull {
+            limit: 1,
+            retry_after: Duration::from_millis(70),
+        });
+        assert_eq!(status.metadata().get(RETRY_PUSHBACK).unwrap(), "70");
+        assert!(status.message().contains("70 ms"));
     }
 
     #[test]

@@ -1,23 +1,23 @@
 //! The cloud program: serves the large networks over the Open Inference Protocol.
 //!
 //! [`Server`] loads the networks of a [`Config`], binds both transports and serves until told to stop.
-//! A request passes [`service`] (the protocol), `batch` (tensors and images to one input), and
-//! `workers` (bounded queue, inference off the async threads), in this order.
+//! A request passes [`service`] (the protocol), `input` (tensors and images to one input, on the
+//! `workers`), and `batching` (a bounded queue, and the network's own threads), in this order.
 //!
 //! Invariants: every request is bounded before it is decoded; a full queue is an error that the
 //! caller sees; what was accepted is answered before the program ends.
 
-mod batch;
+mod batching;
 pub mod cli;
 mod config;
 mod error;
+mod input;
 mod models;
 mod server;
 pub mod service;
 mod workers;
 
-pub use config::{Config, ConfigError, Limits, Tls};
-pub use error::ServiceError;
+pub use config::{Batching, Config, ConfigError, Limits, NetworkConfig, Tls};
+pub use error::{RETRY_PUSHBACK, ServiceError};
 pub use models::Models;
 pub use server::{Server, ServerError};
-pub use workers::Workers;

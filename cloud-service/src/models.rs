@@ -2,28 +2,26 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use outpost_runtime::{Classifier, ModelFolder, OpenError, Runtime};
+use outpost_runtime::{ModelFolder, OpenError, Runtime};
 
-use crate::error::ServiceError;
+use crate::{batching::Batcher, config::Config, error::ServiceError};
 
 /// The one version of every model: the folder has no versions yet.
 pub(crate) const VERSION: &str = "1";
 
-/// Loaded networks by name.
+/// Loaded networks by name, each behind its queue.
 #[derive(Clone, Default)]
-pub struct Models(BTreeMap<String, Arc<Classifier>>);
+pub struct Models(BTreeMap<String, Arc<Batcher>>);
 
 impl Models {
-    /// Loads `networks`, or every network whose weights are in the folder where the list is empty.
+    /// Loads the networks of a configuration, or every network whose weights are in the folder where it
+    /// names none, and starts their instances.
     ///
     /// # Errors
     /// The first [`OpenError`]; a network that is named must load.
-    pub fn load(
-        folder: &ModelFolder,
-        networks: &[String],
-        runtime: &dyn Runtime,
-    ) -> Result<Self, OpenError> {
-        let mut names = networks.to_vec();
+    pub fn load(config: &Config, runtime: &dyn Runtime) -> Result<Self, OpenError> {
+        let folder = ModelFolder::new(&config.models);
+        let mut names = config.networks.clone();
         if names.is_empty() {
             for name in folder.names()? {
                 if folder.weights_path(&folder.manifest(&name)?).is_file() {
@@ -38,7 +36,8 @@ impl Models {
             .map(|name| {
                 let classifier = folder.open(&name, runtime)?;
                 tracing::info!(network = %name, runtime = runtime.name(), "loaded");
-                Ok((name, Arc::new(classifier)))
+                let batcher = Batcher::start(Arc::new(classifier), config.batching(&name));
+                Ok((name, Arc::new(batcher)))
             })
             .collect::<Result<_, _>>()
             .map(Self)
@@ -53,7 +52,7 @@ impl Models {
     ///
     /// # Errors
     /// [`ServiceError::NoSuchModel`], [`ServiceError::NoSuchVersion`].
-    pub fn find(&self, name: &str, version: &str) -> Result<&Arc<Classifier>, ServiceError> {
+    pub(crate) fn find(&self, name: &str, version: &str) -> Result<&Arc<Batcher>, ServiceError> {
         let model = self.0.get(name).ok_or_else(|| ServiceError::NoSuchModel {
             name: name.to_owned(),
             present: self.names(),

@@ -1,9 +1,9 @@
 //! Putting the program together: models, listener, health, reflection, an orderly end.
 
-use std::{future::Future, net::SocketAddr};
+use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use outpost_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
-use outpost_runtime::{ModelFolder, OpenError, TractRuntime};
+use outpost_runtime::{OpenError, TractRuntime};
 use outpost_transport::{
     BindError, IdentityError, Listener, ListenerConfig, ServeError, ServerIdentity,
 };
@@ -64,12 +64,13 @@ impl Server {
             .as_ref()
             .map(|tls| ServerIdentity::load(&tls.certificate, &tls.key))
             .transpose()?;
-        let folder = ModelFolder::new(&config.models);
-        let networks = config.networks.clone();
-        let models =
-            tokio::task::spawn_blocking(move || Models::load(&folder, &networks, &TractRuntime))
+        let config = Arc::new(config);
+        let models = {
+            let config = config.clone();
+            tokio::task::spawn_blocking(move || Models::load(&config, &TractRuntime))
                 .await
-                .expect("loading networks does not panic")?;
+                .expect("loading networks does not panic")?
+        };
         let names = models.names();
         if names.is_empty() {
             return Err(ServerError::NoModels(config.models.display().to_string()));

@@ -1,6 +1,9 @@
 //! The Open Inference Protocol, answered from the loaded models.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use outpost_proto::{
     Datatype, ENCODED_IMAGE_PROPERTY, Tensor, TensorData,
@@ -13,14 +16,14 @@ use outpost_proto::{
     },
     tensor,
 };
-use outpost_runtime::Classifier;
 use outpost_transport::Deadline;
 use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 use crate::{
-    batch,
+    batching::Batcher,
     config::Limits,
     error::ServiceError,
+    input,
     models::{Models, VERSION},
     workers::Workers,
 };
@@ -32,16 +35,16 @@ pub const SERVER_TIMING: &str = "server-timing";
 /// The protocol's service over a set of models.
 pub struct InferenceService {
     models: Models,
-    workers: Workers,
+    decoders: Workers,
     limits: Limits,
 }
 
 /// What inference gave, and how long its parts took.
 struct Inferred {
     output: Tensor,
-    queue_ms: f64,
-    decode_ms: f64,
-    infer_ms: f64,
+    queued: Duration,
+    decoded: Duration,
+    computed: Duration,
 }
 
 impl InferenceService {
@@ -49,7 +52,7 @@ impl InferenceService {
     pub fn new(models: Models, limits: Limits) -> Self {
         Self {
             models,
-            workers: Workers::new(limits.workers, limits.max_queue),
+            decoders: Workers::new(limits.decoders),
             limits,
         }
     }
@@ -60,11 +63,12 @@ impl InferenceService {
         deadline: Option<Deadline>,
     ) -> Result<Response<ModelInferResponse>, ServiceError> {
         let received = Instant::now();
-        let model = self
+        let batcher = self
             .models
             .find(&request.model_name, &request.model_version)?
             .clone();
-        let output_name = &model.manifest().output.tensor;
+        let manifest = batcher.model().manifest();
+        let output_name = &manifest.output.tensor;
         if let Some(asked) = request.outputs.iter().find(|o| o.name != *output_name) {
             return Err(ServiceError::NoSuchOutput {
                 asked: asked.name.clone(),
@@ -74,18 +78,18 @@ impl InferenceService {
         let id = request.id.clone();
         // FP16 inputs are raw by necessity, and so is their answer.
         let kind = tensor::contents_kind(&request);
-        let input = batch::only_input(&model, tensor::take_inputs(request)?)?;
-        batch::check_batch_size(&input, &self.limits)?;
-        let inferred = self.run(model.clone(), input, received, deadline).await?;
+        let tensor = input::only_input(manifest, tensor::take_inputs(request)?)?;
+        input::check_batch_size(&tensor, &self.limits)?;
+        let inferred = self.run(&batcher, tensor, received, deadline).await?;
         let timing = format!(
             "queue;dur={:.3}, decode;dur={:.3}, infer;dur={:.3}, total;dur={:.3}",
-            inferred.queue_ms,
-            inferred.decode_ms,
-            inferred.infer_ms,
-            milliseconds_since(received),
+            milliseconds(inferred.queued),
+            milliseconds(inferred.decoded),
+            milliseconds(inferred.computed),
+            milliseconds(received.elapsed()),
         );
         let mut response = Response::new(tensor::infer_response(
-            &model.manifest().name,
+            &manifest.name,
             VERSION,
             &id,
             [inferred.output],
@@ -97,35 +101,37 @@ impl InferenceService {
         Ok(response)
     }
 
+    /// Decodes, waits for a turn, runs. The time that is neither decoding nor the network's is the
+    /// queue's.
     async fn run(
         &self,
-        model: Arc<Classifier>,
-        input: Tensor,
+        batcher: &Batcher,
+        tensor: Tensor,
         received: Instant,
         deadline: Option<Deadline>,
     ) -> Result<Inferred, ServiceError> {
+        let place = batcher.admit()?;
+        let model = batcher.model().clone();
         let image_limits = self.limits.image();
-        self.workers
+        let (images, decoded, waited) = self
+            .decoders
             .run(move || {
-                batch::check_deadline(deadline)?;
-                let queue_ms = milliseconds_since(received);
+                input::check_deadline(deadline)?;
                 let started = Instant::now();
-                let batch = batch::prepare(&model, input, &image_limits, deadline)?;
-                let decode_ms = milliseconds_since(started);
-                let started = Instant::now();
-                let scores = model.network().infer(batch.view())?;
-                let infer_ms = milliseconds_since(started);
-                let shape = scores.shape().to_vec();
-                let (scores, _) = scores.into_raw_vec_and_offset();
-                let name = model.manifest().output.tensor.clone();
-                Ok(Inferred {
-                    output: Tensor::new(name, shape, TensorData::Fp32(scores))?,
-                    queue_ms,
-                    decode_ms,
-                    infer_ms,
-                })
+                let images = input::prepare(&model, tensor, &image_limits, deadline)?;
+                Ok((images, started.elapsed(), started.duration_since(received)))
             })
-            .await
+            .await?;
+        let scores = batcher.run(images, deadline, place).await?;
+        let shape = scores.rows.shape().to_vec();
+        let (rows, _) = scores.rows.into_raw_vec_and_offset();
+        let name = batcher.model().manifest().output.tensor.clone();
+        Ok(Inferred {
+            output: Tensor::new(name, shape, TensorData::Fp32(rows))?,
+            queued: waited + scores.queued,
+            decoded,
+            computed: scores.computed,
+        })
     }
 }
 
@@ -171,7 +177,7 @@ impl GrpcInferenceService for InferenceService {
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
         let ModelMetadataRequest { name, version } = request.into_inner();
-        let manifest = self.models.find(&name, &version)?.manifest();
+        let manifest = self.models.find(&name, &version)?.model().manifest();
         let size = i64::from(manifest.input.size);
         let fp32 = |name: &str, shape| TensorMetadata {
             name: name.to_owned(),
@@ -208,6 +214,6 @@ impl GrpcInferenceService for InferenceService {
     }
 }
 
-fn milliseconds_since(start: Instant) -> f64 {
-    start.elapsed().as_secs_f64() * 1e3
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }

@@ -8,13 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use outpost_cascade::{Circuit, CircuitConfig, FallbackCause};
+use outpost_cascade::{Circuit, CircuitConfig, FallbackCause, Refusal};
 use outpost_proto::inference::{
     ModelMetadataRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
 };
 use outpost_transport::{CallError, Channel, ClientConfig, ConfigError, Protocol, Trust};
 use prost::Message;
-use tokio::{task::spawn_blocking, time::timeout_at};
+use tokio::{
+    task::spawn_blocking,
+    time::{sleep, timeout_at},
+};
 use tonic::{Request, Status};
 
 use crate::{
@@ -133,28 +136,38 @@ impl Cloud {
         let started = Instant::now();
         let mut bytes_sent = 0;
         let permit = lock(&self.circuit).permit(self.origin.elapsed());
-        let Some(permit) = permit else {
-            return Offload {
-                outcome: Err(FallbackCause::CircuitOpen),
-                bytes_sent,
-                took: started.elapsed(),
-            };
+        let permit = match permit {
+            Ok(permit) => permit,
+            Err(refusal) => {
+                return Offload {
+                    outcome: Err(match refusal {
+                        Refusal::Open => FallbackCause::CircuitOpen,
+                        Refusal::Paused => FallbackCause::Overloaded,
+                    }),
+                    bytes_sent,
+                    took: started.elapsed(),
+                };
+            }
         };
         let calls = self.call(network, picture, deadline, &mut bytes_sent);
         let outcome = match timeout_at(deadline.into(), calls).await {
             Ok(outcome) => outcome,
-            Err(elapsed) => Err(Failure {
-                cause: FallbackCause::Deadline,
-                source: elapsed.into(),
-            }),
+            Err(elapsed) => Err(Failure::deadline(elapsed)),
         };
         {
             let mut circuit = lock(&self.circuit);
             let now = self.origin.elapsed();
-            match outcome.as_ref().map_err(|failure| failure.cause) {
-                // A peer that refuses a request is there.
-                Ok(_) | Err(FallbackCause::Rejected) => circuit.succeeded(permit),
-                Err(FallbackCause::Unsendable) => circuit.abandoned(permit, now),
+            match &outcome {
+                Ok(_) => circuit.succeeded(permit),
+                // A peer that refuses a request, or wants a pause, is there.
+                Err(failure)
+                    if failure.cause == FallbackCause::Rejected || failure.pause.is_some() =>
+                {
+                    circuit.succeeded(permit);
+                }
+                Err(failure) if failure.cause == FallbackCause::Unsendable => {
+                    circuit.abandoned(permit, now);
+                }
                 Err(_) => circuit.failed(permit, now),
             }
         }
@@ -207,8 +220,8 @@ impl Cloud {
             )));
         }
         let request_bytes = message_bytes as u64 + MESSAGE_PREFIX_BYTES;
-        // Inference may run twice: a connection that died since the last call costs one more try,
-        // not the answer.
+        // Inference may run twice: a connection that died since the last call, or a server that was
+        // busy for a moment, costs one more try, not the answer.
         let mut retries = 1;
         let response = loop {
             let mut client = self.client();
@@ -225,10 +238,19 @@ impl Cloud {
                 *bytes_sent -= request_bytes;
             }
             let failure = Failure::from(status);
-            if failure.cause != FallbackCause::ConnectionLost || retries == 0 {
+            if let Some(pause) = failure.pause {
+                lock(&self.circuit).pause(self.origin.elapsed(), pause);
+            }
+            if retries == 0 {
                 return Err(failure);
             }
             retries -= 1;
+            let left = deadline.saturating_duration_since(Instant::now());
+            match (failure.cause, failure.pause) {
+                (FallbackCause::ConnectionLost, _) => {}
+                (_, Some(pause)) if pause < left => sleep(pause).await,
+                _ => return Err(failure),
+            }
         };
         network.reply(response)
     }

@@ -1,5 +1,6 @@
 //! The circuit breaker: after repeated failures a driver stops waiting for a peer, and later lets one
-//! call through to see whether it is back. Times are durations since an origin of the driver's choice.
+//! call through to see whether it is back. A peer that is there and asks for a pause gets one. Times are
+//! durations since an origin of the driver's choice.
 
 use std::time::Duration;
 
@@ -45,6 +46,15 @@ pub struct Permit {
     generation: u64,
 }
 
+/// Why a call may not be made now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The circuit is open: the peer was away.
+    Open,
+    /// The peer asked for a pause.
+    Paused,
+}
+
 #[derive(Debug, Clone, Copy)]
 enum State {
     Closed { failures: u32 },
@@ -58,6 +68,8 @@ pub struct Circuit {
     config: CircuitConfig,
     state: State,
     open_for: Duration,
+    /// The peer wants no call before.
+    paused_until: Duration,
     generation: u64,
 }
 
@@ -68,6 +80,7 @@ impl Circuit {
             config,
             state: State::Closed { failures: 0 },
             open_for: config.open_for,
+            paused_until: Duration::ZERO,
             generation: 0,
         }
     }
@@ -81,20 +94,26 @@ impl Circuit {
         }
     }
 
-    /// Asks for leave to make a call; `None` while the circuit is open.
-    pub fn permit(&mut self, now: Duration) -> Option<Permit> {
+    /// Asks for leave to make a call.
+    ///
+    /// # Errors
+    /// [`Refusal`] while the circuit is open or the peer wants a pause.
+    pub fn permit(&mut self, now: Duration) -> Result<Permit, Refusal> {
+        if now < self.paused_until {
+            return Err(Refusal::Paused);
+        }
         let probe = match self.state {
             State::Closed { .. } => false,
             State::Open { until } => {
                 if now < until {
-                    return None;
+                    return Err(Refusal::Open);
                 }
                 true
             }
             // A probe whose outcome never comes must not keep the circuit half open for ever.
             State::HalfOpen { since } => {
                 if now < since + self.open_for {
-                    return None;
+                    return Err(Refusal::Open);
                 }
                 true
             }
@@ -102,9 +121,15 @@ impl Circuit {
         if probe {
             self.enter(State::HalfOpen { since: now });
         }
-        Some(Permit {
+        Ok(Permit {
             generation: self.generation,
         })
+    }
+
+    /// Makes no call for a while, as the peer asks; for the ceiling of the open time at most.
+    pub fn pause(&mut self, now: Duration, pause: Duration) {
+        let until = now + pause.min(self.config.open_for_at_most);
+        self.paused_until = self.paused_until.max(until);
     }
 
     /// Reports that the peer answered, be it with a refusal of the request.
@@ -200,9 +225,9 @@ mod tests {
     #[test]
     fn lets_one_probe_through_when_its_time_is_up() {
         let mut circuit = opened_at_zero();
-        assert_eq!(circuit.permit(seconds(0.9)), None);
+        assert_eq!(circuit.permit(seconds(0.9)), Err(Refusal::Open));
         let probe = circuit.permit(seconds(1.0)).unwrap();
-        assert_eq!(circuit.permit(seconds(1.1)), None);
+        assert_eq!(circuit.permit(seconds(1.1)), Err(Refusal::Open));
         circuit.succeeded(probe);
         assert_eq!(circuit.state(), CircuitState::Closed);
     }
@@ -214,7 +239,8 @@ mod tests {
         for wait in [2.0, 3.0, 3.0] {
             let probe = circuit.permit(now).unwrap();
             circuit.failed(probe, now);
-            assert_eq!(circuit.permit(now + seconds(wait - 0.1)), None);
+            let early = circuit.permit(now + seconds(wait - 0.1));
+            assert_eq!(early, Err(Refusal::Open));
             now += seconds(wait);
         }
     }
@@ -236,7 +262,21 @@ mod tests {
         let probe = circuit.permit(seconds(1.0)).unwrap();
         circuit.abandoned(probe, seconds(1.0));
         assert_eq!(circuit.state(), CircuitState::Open);
-        assert!(circuit.permit(seconds(1.0)).is_some());
+        assert!(circuit.permit(seconds(1.0)).is_ok());
+    }
+
+    #[test]
+    fn a_peer_that_asks_for_a_pause_gets_it_and_no_longer_than_the_ceiling() {
+        let mut circuit = Circuit::new(CONFIG);
+        let mut now = seconds(0.0);
+        for (asked, paused) in [(0.5, 0.5), (1e9, 3.0)] {
+            circuit.pause(now, seconds(asked));
+            assert_eq!(circuit.state(), CircuitState::Closed);
+            let early = circuit.permit(now + seconds(paused - 0.1));
+            assert_eq!(early, Err(Refusal::Paused));
+            now += seconds(paused);
+            assert!(circuit.permit(now).is_ok());
+        }
     }
 
     #[test]

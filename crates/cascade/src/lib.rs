@@ -14,7 +14,7 @@ mod file;
 mod graph;
 mod walk;
 
-pub use circuit::{Circuit, CircuitConfig, CircuitState, Permit};
+pub use circuit::{Circuit, CircuitConfig, CircuitState, Permit, Refusal};
 pub use file::CascadeError;
 pub use graph::{Cascade, Mode, Node, NodeId, Site};
 pub use walk::{Action, Answer, FallbackCause, NoAnswer, Reason, Walk};

@@ -1,40 +1,62 @@
 //! Why a call gave nothing: the one mapping from what a call reports to why the device answers.
 
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
 use outpost_cascade::FallbackCause;
 use outpost_transport::{CallError, ConnectError};
 use tonic::{Code, Status};
 
+/// Trailer in which a busy server says after how many milliseconds a call may be tried again.
+const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
+
 /// Why a call gave nothing, with what a person may read about it.
 pub(super) struct Failure {
     pub(super) cause: FallbackCause,
     pub(super) source: Box<dyn Error + Send + Sync>,
+    /// How long the server wants no call, where it says so.
+    pub(super) pause: Option<Duration>,
 }
 
 impl Failure {
     pub(super) fn bad_reply(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self {
-            cause: FallbackCause::BadReply,
-            source: source.into(),
-        }
+        Self::new(FallbackCause::BadReply, source)
     }
 
     pub(super) fn unsendable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(FallbackCause::Unsendable, source)
+    }
+
+    pub(super) fn deadline(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(FallbackCause::Deadline, source)
+    }
+
+    fn new(cause: FallbackCause, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
-            cause: FallbackCause::Unsendable,
+            cause,
             source: source.into(),
+            pause: None,
         }
     }
 }
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
+        let pause = pause_of(&status);
         Self {
-            cause: cause_of(&status),
-            source: status.into(),
+            pause,
+            ..Self::new(cause_of(&status), status)
         }
     }
+}
+
+/// What a busy server says about the next call. A negative number means "never", as gRPC has it; no call
+/// is repeated then, and the circuit decides about the next.
+fn pause_of(status: &Status) -> Option<Duration> {
+    if status.code() != Code::ResourceExhausted {
+        return None;
+    }
+    let milliseconds = status.metadata().get(RETRY_PUSHBACK)?.to_str().ok()?;
+    Some(Duration::from_millis(milliseconds.parse().ok()?))
 }
 
 /// The one mapping from what a call reports to why the device answers.
@@ -100,6 +122,23 @@ mod tests {
         ] {
             assert_eq!(cause_of(&Status::new(code, "")), cause, "{code:?}");
         }
+    }
+
+    #[test]
+    fn a_busy_server_says_when_to_come_back_and_nonsense_is_passed_over() {
+        let pause = |code, value: &'static str| {
+            let mut status = Status::new(code, "busy");
+            status
+                .metadata_mut()
+                .insert(RETRY_PUSHBACK, value.parse().unwrap());
+            Failure::from(status).pause
+        };
+        let busy = Code::ResourceExhausted;
+        assert_eq!(pause(busy, "70"), Some(Duration::from_millis(70)));
+        for nonsense in ["-1", "", "soon", "1.5", "99999999999999999999999"] {
+            assert_eq!(pause(busy, nonsense), None, "{nonsense:?}");
+        }
+        assert_eq!(pause(Code::Internal, "70"), None);
     }
 
     #[test]

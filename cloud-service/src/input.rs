@@ -8,14 +8,17 @@
 
 use ndarray::{Array4, ArrayView4, Axis, concatenate};
 use outpost_proto::{Tensor, TensorData};
-use outpost_runtime::{Classifier, ImageLimits, RgbImage, decode};
+use outpost_runtime::{Classifier, ImageLimits, Manifest, RgbImage, decode};
 use outpost_transport::Deadline;
 
 use crate::{config::Limits, error::ServiceError};
 
-/// Finds the one input of `model` among `tensors`.
-pub(crate) fn only_input(model: &Classifier, tensors: Vec<Tensor>) -> Result<Tensor, ServiceError> {
-    let wanted = &model.manifest().input.tensor;
+/// Finds the one input of a network among `tensors`.
+pub(crate) fn only_input(
+    manifest: &Manifest,
+    tensors: Vec<Tensor>,
+) -> Result<Tensor, ServiceError> {
+    let wanted = &manifest.input.tensor;
     match <[Tensor; 1]>::try_from(tensors) {
         Ok([tensor]) if tensor.name() == wanted => Ok(tensor),
         Ok([tensor]) => Err(ServiceError::Inputs {
@@ -54,7 +57,7 @@ pub(crate) fn check_deadline(deadline: Option<Deadline>) -> Result<(), ServiceEr
 }
 
 /// Makes the batch, `[n, 3, size, size]`, unless the deadline passes between two images. Costs CPU
-/// time: call it on a worker.
+/// time: call it on a blocking thread.
 pub(crate) fn prepare(
     model: &Classifier,
     tensor: Tensor,
