@@ -7,23 +7,26 @@
 mod queue;
 
 use std::{
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use ndarray::{Array2, Array4, ArrayView4, Axis, concatenate, s};
+use ndarray::{Array, Array2, Array4, ArrayView, Axis, RemoveAxis, concatenate, s};
 use outpost_runtime::{Classifier, InferError};
 use outpost_transport::Deadline;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::{config::Batching, error::ServiceError};
+use crate::{config::Batching, error::ServiceError, metrics::ModelMetrics};
 use queue::{Item, Next, Policy, Queue};
 
-/// The first guess of what an image costs, before one was run.
+/// The first guess of what an image costs, until one was run: about a mid-sized network on one core.
 const FIRST_PACE: Duration = Duration::from_millis(20);
-/// A caller that is told to come back is told to wait at least so long, and at most so long.
+/// A caller that is told to come back waits at least so long, the least that the trailer can say, and at
+/// most so long: a load changes within seconds.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(10));
 
 /// What a network said about the images of a request, and when.
@@ -35,24 +38,39 @@ pub(crate) struct Scores {
     pub(crate) queued: Duration,
     /// Time of the whole batch.
     pub(crate) computed: Duration,
-    /// Images in the batch, those of others included.
-    pub(crate) batch: usize,
 }
 
-/// A place in the queue, kept from the arrival of a request until it runs or leaves.
+/// Places in the queue, one an image, kept from the arrival of a request until it runs or leaves.
 #[derive(Debug)]
-pub(crate) struct Place(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit);
+pub(crate) struct Places {
+    permit: OwnedSemaphorePermit,
+    waiting: Gauge,
+}
+
+impl Places {
+    fn new(permit: OwnedSemaphorePermit, waiting: Gauge) -> Self {
+        waiting.inc_by(permit.num_permits() as i64);
+        Self { permit, waiting }
+    }
+}
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        self.waiting.dec_by(self.permit.num_permits() as i64);
+    }
+}
 
 /// The queue of one network and the threads that run it.
 pub(crate) struct Batcher {
     shared: Arc<Shared>,
     places: Arc<Semaphore>,
     max_queue: usize,
-    instances: usize,
+    instances: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
     model: Arc<Classifier>,
+    metrics: ModelMetrics,
     max_batch: usize,
     state: Mutex<State>,
     changed: Condvar,
@@ -70,7 +88,7 @@ struct Request {
     joined: Instant,
     reply: oneshot::Sender<Result<Scores, ServiceError>>,
     /// Free again once the request runs.
-    place: Option<Place>,
+    places: Option<Places>,
 }
 
 impl Item for Request {
@@ -89,8 +107,17 @@ impl Item for Request {
 
 impl Batcher {
     /// Starts the instances of a network.
-    pub(crate) fn start(model: Arc<Classifier>, batching: &Batching) -> Self {
-        let shared = Arc::new(Shared {
+    ///
+    /// # Errors
+    /// The system's, where it has no thread to give.
+    pub(crate) fn start(
+        model: Arc<Classifier>,
+        batching: &Batching,
+        metrics: ModelMetrics,
+    ) -> io::Result<Self> {
+        let shared = Shared {
+            model,
+            metrics,
             max_batch: batching.max_batch,
             state: Mutex::new(State {
                 queue: Queue::new(Policy {
@@ -101,21 +128,22 @@ impl Batcher {
                 pace: FIRST_PACE,
             }),
             changed: Condvar::new(),
-            model,
-        });
-        for _ in 0..batching.instances {
-            let shared = shared.clone();
-            thread::Builder::new()
-                .name("instance".to_owned())
-                .spawn(move || shared.run())
-                .expect("the system has a thread to give");
-        }
-        Self {
-            shared,
+        };
+        // Dropped where a thread is missing, it ends those that are there.
+        let mut batcher = Self {
+            shared: Arc::new(shared),
             places: Arc::new(Semaphore::new(batching.max_queue)),
             max_queue: batching.max_queue,
-            instances: batching.instances,
+            instances: Vec::new(),
+        };
+        for _ in 0..batching.instances {
+            let shared = batcher.shared.clone();
+            let instance = thread::Builder::new()
+                .name("instance".to_owned())
+                .spawn(move || shared.run())?;
+            batcher.instances.push(instance);
         }
+        Ok(batcher)
     }
 
     /// The network.
@@ -123,25 +151,44 @@ impl Batcher {
         &self.shared.model
     }
 
-    /// Takes a place in the queue.
-    ///
-    /// # Errors
-    /// [`ServiceError::QueueFull`] at once where there is none, with the time after which there may be.
-    pub(crate) fn admit(&self) -> Result<Place, ServiceError> {
-        let place = self.places.clone().try_acquire_owned();
-        place.map(Place).map_err(|_| ServiceError::QueueFull {
-            limit: self.max_queue,
-            retry_after: self.retry_after(),
-        })
+    /// Its metrics.
+    pub(crate) fn metrics(&self) -> &ModelMetrics {
+        &self.shared.metrics
     }
 
-    /// About the time until half of what waits has run.
+    /// Takes places in the queue for a request of so many images; one of more than the queue takes needs
+    /// all of it.
+    ///
+    /// # Errors
+    /// [`ServiceError::QueueFull`] at once where there are none, with the time after which there may be.
+    pub(crate) fn admit(&self, images: usize) -> Result<Places, ServiceError> {
+        let images = u32::try_from(images.min(self.max_queue)).unwrap_or(u32::MAX);
+        let places = || self.places.clone().try_acquire_many_owned(images);
+        let permit = places().or_else(|_| {
+            // Those that nobody waits for any more make room.
+            let mut dropped = Vec::new();
+            self.shared
+                .lock()
+                .queue
+                .drop_useless(Instant::now(), &mut dropped);
+            for request in dropped {
+                request.reply(Err(ServiceError::DeadlinePassed));
+            }
+            places()
+        });
+        match permit {
+            Ok(permit) => Ok(Places::new(permit, self.metrics().waiting.clone())),
+            Err(_) => Err(ServiceError::QueueFull {
+                limit: self.max_queue,
+                retry_after: self.retry_after(),
+            }),
+        }
+    }
+
+    /// About the time in which half of a full queue runs.
     fn retry_after(&self) -> Duration {
-        let (waiting, pace) = {
-            let state = self.shared.lock();
-            (state.queue.images(), state.pace)
-        };
-        let rounds = waiting.div_ceil(2 * self.instances).max(1);
+        let pace = self.shared.lock().pace;
+        let rounds = self.max_queue.div_ceil(2 * self.instances.len());
         let wait = pace.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX));
         wait.clamp(RETRY_AFTER.0, RETRY_AFTER.1)
     }
@@ -156,7 +203,7 @@ impl Batcher {
         &self,
         images: Array4<f32>,
         deadline: Option<Deadline>,
-        place: Place,
+        places: Places,
     ) -> Result<Scores, ServiceError> {
         let (reply, answer) = oneshot::channel();
         let joined = Instant::now();
@@ -166,7 +213,7 @@ impl Batcher {
                 deadline,
                 joined,
                 reply,
-                place: Some(place),
+                places: Some(places),
             },
             joined,
         );
@@ -180,6 +227,10 @@ impl Drop for Batcher {
     fn drop(&mut self) {
         self.shared.lock().queue.close();
         self.shared.changed.notify_all();
+        for instance in self.instances.drain(..) {
+            // A panic outside of a batch would be a bug, and its message is in the log.
+            let _ = instance.join();
+        }
     }
 }
 
@@ -193,13 +244,9 @@ impl Shared {
     fn run(&self) {
         while let Some(mut batch) = self.next_batch() {
             for request in &mut batch {
-                request.place = None;
+                request.places = None;
             }
-            let images: usize = batch.iter().map(Item::images).sum();
-            let computed = self.run_batch(batch, images);
-            let pace = computed / u32::try_from(images).unwrap_or(u32::MAX);
-            let mut state = self.lock();
-            state.pace = (state.pace * 7 + pace) / 8;
+            self.run_batch(batch);
         }
     }
 
@@ -207,7 +254,14 @@ impl Shared {
         let mut dropped = Vec::new();
         let mut state = self.lock();
         loop {
-            let next = state.queue.next(Instant::now(), &mut dropped);
+            let pace = state.pace;
+            let next = state.queue.next(Instant::now(), pace, &mut dropped);
+            if let Next::Run(_) = next
+                && state.queue.images() > 0
+            {
+                // What stays may be another instance's batch.
+                self.changed.notify_one();
+            }
             if !dropped.is_empty() {
                 // Callers wake outside of the lock; what is in the queue may change meanwhile.
                 drop(state);
@@ -236,12 +290,16 @@ impl Shared {
         }
     }
 
-    /// Gives each request its rows, and the time that all took.
-    fn run_batch(&self, batch: Vec<Request>, images: usize) -> Duration {
+    /// Gives each request its rows.
+    fn run_batch(&self, batch: Vec<Request>) {
+        let images: usize = batch.iter().map(Item::images).sum();
         let started = Instant::now();
         // A panic is the batch's, not the instance's.
         let scores = catch_unwind(AssertUnwindSafe(|| self.infer(&batch)));
         let computed = started.elapsed();
+        // Counted before the callers know.
+        self.metrics.batch(images, computed);
+        self.keep_pace(computed / u32::try_from(images).unwrap_or(u32::MAX));
         let mut scores = match scores {
             Ok(Ok(scores)) => scores,
             Ok(Err(error)) => {
@@ -249,13 +307,13 @@ impl Shared {
                 for request in batch {
                     request.reply(Err(ServiceError::Infer(error.clone())));
                 }
-                return computed;
+                return;
             }
             Err(_) => {
                 for request in batch {
                     request.reply(Err(ServiceError::WorkerLost));
                 }
-                return computed;
+                return;
             }
         };
         let mut from = 0;
@@ -273,37 +331,56 @@ impl Shared {
                 rows,
                 queued,
                 computed,
-                batch: images,
             }));
         }
-        computed
+    }
+
+    /// Takes the time of one image into the moving mean.
+    fn keep_pace(&self, image: Duration) {
+        let mut state = self.lock();
+        state.pace = (state.pace * 7 + image) / 8;
     }
 
     fn infer(&self, batch: &[Request]) -> Result<Array2<f32>, InferError> {
         let network = self.model.network();
-        if let [only] = batch {
-            if only.images() <= self.max_batch {
-                return network.infer(only.images.view());
+        let (scores, images) = match batch {
+            [only] if only.images() <= self.max_batch => {
+                (network.infer(only.images.view())?, only.images())
             }
-            let chunks = only.images.axis_chunks_iter(Axis(0), self.max_batch);
-            let scores = chunks
-                .map(|chunk| network.infer(chunk))
-                .collect::<Result<Vec<_>, _>>()?;
-            let views: Vec<_> = scores.iter().map(|rows| rows.view()).collect();
-            return Ok(concatenate(Axis(0), &views).expect("every chunk has the network's classes"));
+            [large] => {
+                let chunks = large.images.axis_chunks_iter(Axis(0), self.max_batch);
+                let scores = chunks
+                    .map(|chunk| network.infer(chunk))
+                    .collect::<Result<Vec<_>, _>>()?;
+                let views: Vec<_> = scores.iter().map(|rows| rows.view()).collect();
+                (together(&views)?, large.images())
+            }
+            _ => {
+                let views: Vec<_> = batch.iter().map(|request| request.images.view()).collect();
+                let images = together(&views)?;
+                (network.infer(images.view())?, images.len_of(Axis(0)))
+            }
+        };
+        if scores.nrows() == images {
+            Ok(scores)
+        } else {
+            let found = scores.nrows();
+            Err(InferError::Runtime(
+                format!("it gave {found} rows for {images} images").into(),
+            ))
         }
-        let views: Vec<ArrayView4<'_, f32>> =
-            batch.iter().map(|request| request.images.view()).collect();
-        let together =
-            concatenate(Axis(0), &views).map_err(|error| InferError::Runtime(error.into()))?;
-        network.infer(together.view())
     }
+}
+
+/// Arrays one after the other.
+fn together<D: RemoveAxis>(views: &[ArrayView<'_, f32, D>]) -> Result<Array<f32, D>, InferError> {
+    concatenate(Axis(0), views).map_err(|error| InferError::Runtime(error.into()))
 }
 
 impl Request {
     fn reply(self, reply: Result<Scores, ServiceError>) {
-        // The place frees first: who is answered may send the next at once.
-        drop(self.place);
+        // The places free first: who is answered may send the next at once.
+        drop(self.places);
         // A caller that has gone needs no answer.
         let _ = self.reply.send(reply);
     }

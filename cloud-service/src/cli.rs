@@ -5,9 +5,10 @@ use std::{net::SocketAddr, path::PathBuf};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use outpost_transport::development_certificates::{self, ExistingFiles};
+use tracing_subscriber::EnvFilter;
 
 use crate::{
-    config::{Config, Tls},
+    config::{Config, ConfigError, Tls},
     server::Server,
 };
 
@@ -15,14 +16,48 @@ use crate::{
 #[derive(Parser)]
 #[command(name = "cloud-service", version)]
 pub struct Arguments {
+    /// How log lines are written to stderr; `RUST_LOG` says which.
+    #[arg(
+        long,
+        env = "OUTPOST_LOG_FORMAT",
+        value_enum,
+        default_value_t,
+        global = true
+    )]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
+}
+
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Arguments {
+    /// Begins to write log lines, as they are asked for.
+    pub fn start_logging(&self) {
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+        let lines = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr);
+        match self.log_format {
+            LogFormat::Text => lines.init(),
+            LogFormat::Json => lines.json().flatten_event(true).init(),
+        }
+    }
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Serves the networks of a model folder.
     Serve(Serve),
+    /// Checks a configuration, its certificate and its networks as `serve` would, and ends.
+    CheckConfig(Serve),
     /// Makes a certificate authority and a server certificate for development.
     DevelopmentCertificates {
         /// Folder for ca.pem, server.pem and server.key.
@@ -48,6 +83,9 @@ struct Serve {
     /// Address and port of both transports.
     #[arg(long, env = "OUTPOST_ADDRESS")]
     address: Option<SocketAddr>,
+    /// Address and port of metrics, health and the status page, plain HTTP.
+    #[arg(long, env = "OUTPOST_OPERATIONS_ADDRESS")]
+    operations_address: Option<SocketAddr>,
     /// The model folder.
     #[arg(long, env = "OUTPOST_MODELS")]
     models: Option<PathBuf>,
@@ -68,7 +106,12 @@ struct Serve {
 /// What kept the service from starting or ending well.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
-        Command::Serve(serve) => self::serve(serve).await,
+        Command::Serve(serve) => self::serve(serve.config()?).await,
+        Command::CheckConfig(serve) => {
+            let checked = Server::check(serve.config()?).await?;
+            print!("{checked}");
+            Ok(())
+        }
         Command::DevelopmentCertificates {
             out,
             hosts,
@@ -87,19 +130,27 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
 }
 
-async fn serve(serve: Serve) -> anyhow::Result<()> {
-    let mut config = match &serve.config {
-        Some(path) => Config::load(path)?,
-        None => Config::default(),
-    };
-    config.address = serve.address.unwrap_or(config.address);
-    config.models = serve.models.unwrap_or(config.models);
-    if !serve.networks.is_empty() {
-        config.networks = serve.networks;
+impl Serve {
+    /// The configuration file with the flags over it.
+    fn config(self) -> Result<Config, ConfigError> {
+        let mut config = match &self.config {
+            Some(path) => Config::load(path)?,
+            None => Config::default(),
+        };
+        config.address = self.address.unwrap_or(config.address);
+        config.operations_address = self.operations_address.or(config.operations_address);
+        config.models = self.models.unwrap_or(config.models);
+        if !self.networks.is_empty() {
+            config.networks = self.networks;
+        }
+        if let (Some(certificate), Some(key)) = (self.certificate, self.key) {
+            config.tls = Some(Tls { certificate, key });
+        }
+        Ok(config)
     }
-    if let (Some(certificate), Some(key)) = (serve.certificate, serve.key) {
-        config.tls = Some(Tls { certificate, key });
-    }
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
     let scheme = if config.tls.is_some() {
         "https"
     } else {
@@ -113,6 +164,9 @@ async fn serve(serve: Serve) -> anyhow::Result<()> {
         server.models().join(", "),
         server.local_addr()
     );
+    if let Some(address) = server.operations_addr() {
+        println!("metrics, health and status on http://{address}");
+    }
     server
         .serve(async move {
             tokio::select! {

@@ -17,6 +17,9 @@ use serde::Deserialize;
 pub struct Config {
     /// Address and port of both transports (TCP and UDP). Default `127.0.0.1:8443`.
     pub address: SocketAddr,
+    /// Address and port of metrics, health and the status page, plain HTTP for the inside of a network.
+    /// Default none.
+    pub operations_address: Option<SocketAddr>,
     /// The model folder. Default `models`.
     pub models: PathBuf,
     /// Networks to serve; all whose weights are in the folder where the list is empty.
@@ -54,10 +57,11 @@ pub struct Batching {
     /// Longest that a request waits for others while the network is free, in milliseconds. Default 0:
     /// only what has queued behind a busy network runs together.
     pub max_delay_ms: f64,
-    /// Batch sizes that run at once, before the delay is over; `max_batch` is always one. Default none.
+    /// Batch sizes that run at once, before the delay is over, where waiting requests make one exactly;
+    /// `max_batch` is always one. Default none.
     pub preferred: Vec<usize>,
-    /// Requests that may wait; more are refused with `RESOURCE_EXHAUSTED` and the time after which to
-    /// come back. Default 256.
+    /// Images that may wait; more are refused with `RESOURCE_EXHAUSTED` and the time after which to
+    /// come back. Each is kept as the network's input. Default 256.
     pub max_queue: usize,
     /// Batches that run at a time, each on a thread of its own. Default: the machine's cores.
     pub instances: usize,
@@ -95,6 +99,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], 8443)),
+            operations_address: None,
             models: PathBuf::from("models"),
             networks: Vec::new(),
             tls: None,
@@ -120,12 +125,12 @@ impl Default for Batching {
 }
 
 impl Batching {
-    /// Longest that a request waits for others.
-    pub fn max_delay(&self) -> Duration {
+    /// Longest that a request waits for others, of a configuration that was checked.
+    pub(crate) fn max_delay(&self) -> Duration {
         Duration::from_secs_f64(self.max_delay_ms / 1e3)
     }
 
-    /// Checks every number; `table` is where they stand.
+    /// Checks every number; `table` is the name of the table.
     fn check(&self, table: &str) -> Result<(), ConfigError> {
         let name = |field: &str| format!("{table}.{field}");
         for (field, value, limit) in [
@@ -139,7 +144,7 @@ impl Batching {
             return Err(ConfigError::Delay(name("max_delay_ms")));
         }
         let fits = |size: &usize| (1..=self.max_batch).contains(size);
-        if !self.preferred.iter().all(fits) || !self.preferred.is_sorted() {
+        if !self.preferred.iter().all(fits) {
             return Err(ConfigError::Preferred(name("preferred")));
         }
         Ok(())
@@ -232,11 +237,16 @@ pub enum ConfigError {
     #[error("`{0}` is no delay: give 0 to 10000 milliseconds")]
     Delay(String),
     /// Preferred sizes that are no sizes of batches.
-    #[error("`{0}` must hold sizes from 1 to `max_batch`, the smallest first")]
+    #[error("`{0}` must hold sizes from 1 to `max_batch`")]
     Preferred(String),
-    /// Words about a network that is not served.
-    #[error("`network.{0}` is of a network that `networks` does not name")]
-    NotServed(String),
+    /// Words about a network that there is not.
+    #[error("`network.{name}` is of no network in the model folder; there are {present:?}")]
+    NoSuchNetwork {
+        /// The name.
+        name: String,
+        /// The names there are.
+        present: Vec<String>,
+    },
 }
 
 impl Config {
@@ -293,9 +303,6 @@ impl Config {
         }
         self.batching.check("batching")?;
         for (name, network) in &self.network {
-            if !self.networks.is_empty() && !self.networks.contains(name) {
-                return Err(ConfigError::NotServed(name.clone()));
-            }
             if let Some(batching) = &network.batching {
                 batching.check(&format!("network.{name}.batching"))?;
             }
@@ -356,7 +363,7 @@ mod tests {
             ("max_delay_ms = -1", "batching.max_delay_ms"),
             ("max_delay_ms = nan", "batching.max_delay_ms"),
             ("max_batch = 4\npreferred = [8]", "batching.preferred"),
-            ("max_batch = 4\npreferred = [4, 2]", "batching.preferred"),
+            ("max_batch = 4\npreferred = [0]", "batching.preferred"),
             ("instances = 0", "batching.instances"),
             ("max_queue = 1000001", "batching.max_queue"),
         ] {
@@ -367,14 +374,5 @@ mod tests {
                 assert!(error.contains(field), "{words}: {error}");
             }
         }
-        let text = "plaintext = true\nnetworks = ['a']\n[network.b]";
-        let config: Config = toml::from_str(text).unwrap();
-        assert!(
-            config
-                .check()
-                .unwrap_err()
-                .to_string()
-                .contains("network.b")
-        );
     }
 }

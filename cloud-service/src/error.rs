@@ -8,7 +8,7 @@ use tonic::{Code, Status, metadata::MetadataMap};
 
 /// Trailer that says after how many milliseconds a refused call may be tried again, as gRPC's retry
 /// design names it.
-pub const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
+const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// Why a request was refused. Every message names what to send instead.
 #[derive(Debug, thiserror::Error)]
@@ -98,9 +98,9 @@ pub enum ServiceError {
         source: PreprocessError,
     },
     /// The queue is full.
-    #[error("the queue of {limit} requests is full: try again in {} ms", retry_after.as_millis())]
+    #[error("the queue of {limit} images is full: try again in {} ms", retry_after.as_millis())]
     QueueFull {
-        /// Requests that may wait at a time.
+        /// Images that may wait at a time.
         limit: usize,
         /// When there may be a place.
         retry_after: Duration,
@@ -114,6 +114,25 @@ pub enum ServiceError {
     /// The worker ended without an answer.
     #[error("the request was lost inside the server")]
     WorkerLost,
+}
+
+impl ServiceError {
+    /// The word that counts it in metrics.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Self::NoSuchModel { .. } | Self::NoSuchVersion { .. } => "not-found",
+            Self::Tensor(_)
+            | Self::Inputs { .. }
+            | Self::NoSuchOutput { .. }
+            | Self::Datatype { .. }
+            | Self::Shape { .. }
+            | Self::BatchSize { .. } => "malformed",
+            Self::Image { .. } | Self::Preprocess { .. } => "image",
+            Self::QueueFull { .. } => "queue-full",
+            Self::DeadlinePassed => "deadline",
+            Self::Infer(_) | Self::WorkerLost => "network",
+        }
+    }
 }
 
 impl From<ServiceError> for Status {

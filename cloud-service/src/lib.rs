@@ -12,12 +12,16 @@ pub mod cli;
 mod config;
 mod error;
 mod input;
+mod metrics;
 mod models;
+mod operations;
 mod server;
 pub mod service;
 mod workers;
 
 pub use config::{Batching, Config, ConfigError, Limits, NetworkConfig, Tls};
-pub use error::{RETRY_PUSHBACK, ServiceError};
+pub use error::ServiceError;
+pub use metrics::Metrics;
 pub use models::Models;
-pub use server::{Server, ServerError};
+pub use operations::Ready;
+pub use server::{Checked, Server, ServerError};

@@ -2,9 +2,15 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use outpost_runtime::{ModelFolder, OpenError, Runtime};
+use outpost_runtime::{ModelFolder, Runtime};
 
-use crate::{batching::Batcher, config::Config, error::ServiceError};
+use crate::{
+    batching::Batcher,
+    config::{Config, ConfigError},
+    error::ServiceError,
+    metrics::Metrics,
+    server::ServerError,
+};
 
 /// The one version of every model: the folder has no versions yet.
 pub(crate) const VERSION: &str = "1";
@@ -18,12 +24,24 @@ impl Models {
     /// names none, and starts their instances.
     ///
     /// # Errors
-    /// The first [`OpenError`]; a network that is named must load.
-    pub fn load(config: &Config, runtime: &dyn Runtime) -> Result<Self, OpenError> {
+    /// [`ServerError::Model`] for the first that does not load, [`ServerError::Config`] where the
+    /// configuration speaks of a network that there is not, [`ServerError::Threads`].
+    pub fn load(
+        config: &Config,
+        runtime: &dyn Runtime,
+        metrics: &Metrics,
+    ) -> Result<Self, ServerError> {
         let folder = ModelFolder::new(&config.models);
+        let present = folder.names()?;
+        if let Some(name) = config.network.keys().find(|name| !present.contains(name)) {
+            return Err(ServerError::Config(ConfigError::NoSuchNetwork {
+                name: name.clone(),
+                present,
+            }));
+        }
         let mut names = config.networks.clone();
         if names.is_empty() {
-            for name in folder.names()? {
+            for name in present {
                 if folder.weights_path(&folder.manifest(&name)?).is_file() {
                     names.push(name);
                 } else {
@@ -36,7 +54,12 @@ impl Models {
             .map(|name| {
                 let classifier = folder.open(&name, runtime)?;
                 tracing::info!(network = %name, runtime = runtime.name(), "loaded");
-                let batcher = Batcher::start(Arc::new(classifier), config.batching(&name));
+                let batcher = Batcher::start(
+                    Arc::new(classifier),
+                    config.batching(&name),
+                    metrics.of_model(&name),
+                )
+                .map_err(ServerError::Threads)?;
                 Ok((name, Arc::new(batcher)))
             })
             .collect::<Result<_, _>>()

@@ -1,6 +1,6 @@
 //! Putting the program together: models, listener, health, reflection, an orderly end.
 
-use std::{future::Future, net::SocketAddr, sync::Arc};
+use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc};
 
 use outpost_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 use outpost_runtime::{OpenError, TractRuntime};
@@ -10,8 +10,10 @@ use outpost_transport::{
 use tonic::service::Routes;
 
 use crate::{
-    config::{Config, ConfigError},
+    config::{Batching, Config, ConfigError, Tls},
+    metrics::Metrics,
     models::Models,
+    operations::{Operations, Ready},
     service::InferenceService,
 };
 
@@ -25,6 +27,11 @@ pub enum ServerError {
     /// A network could not be loaded.
     #[error(transparent)]
     Model(#[from] OpenError),
+    /// The system has no thread to give for an instance of a network.
+    #[error(
+        "cannot start the instances of a network: lower `instances`, or raise the limit on processes"
+    )]
+    Threads(#[source] io::Error),
     /// There is no network to serve.
     #[error("no network in {0} has its weights: run `lab fetch NAME`, or name another folder")]
     NoModels(String),
@@ -34,6 +41,16 @@ pub enum ServerError {
     /// The address is not to be had.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The address of metrics, health and the status page is not to be had.
+    #[error(
+        "cannot listen on {address} for metrics and health: stop what listens there, or change `operations_address`"
+    )]
+    Operations {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// Reflection could not be set up.
     #[error("the protocol's descriptors are broken")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -48,33 +65,98 @@ pub struct Server {
     routes: Routes,
     models: Vec<String>,
     health: tonic_health::server::HealthReporter,
+    operations: Option<Operations>,
+    ready: Ready,
 }
 
 type InferenceServer = GrpcInferenceServiceServer<InferenceService>;
 
+/// What a configuration comes to, where nothing is at fault; its text says so to a person.
+#[derive(Debug)]
+pub struct Checked {
+    networks: Vec<(String, Batching)>,
+    tls: bool,
+}
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "the configuration holds")?;
+        let tls = if self.tls {
+            "TLS, with a certificate and a key that fit"
+        } else {
+            "no TLS: for the inside of a network, behind a proxy that adds it"
+        };
+        writeln!(f, "  {tls}")?;
+        for (name, batching) in &self.networks {
+            writeln!(
+                f,
+                "  {name}: batches of up to {}, {} at a time, {} requests may wait",
+                batching.max_batch, batching.instances, batching.max_queue
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Loads the networks off the async threads.
+async fn load_models(config: &Arc<Config>, metrics: &Metrics) -> Result<Models, ServerError> {
+    let models = {
+        let (config, metrics) = (config.clone(), metrics.clone());
+        tokio::task::spawn_blocking(move || Models::load(&config, &TractRuntime, &metrics))
+            .await
+            .expect("loading networks does not panic")?
+    };
+    if models.names().is_empty() {
+        return Err(ServerError::NoModels(config.models.display().to_string()));
+    }
+    Ok(models)
+}
+
+fn load_identity(config: &Config) -> Result<Option<ServerIdentity>, IdentityError> {
+    let load = |tls: &Tls| ServerIdentity::load(&tls.certificate, &tls.key);
+    config.tls.as_ref().map(load).transpose()
+}
+
 impl Server {
+    /// Checks what [`Server::start`] checks, without listening.
+    ///
+    /// # Errors
+    /// The [`ServerError`] with which `start` would refuse.
+    pub async fn check(config: Config) -> Result<Checked, ServerError> {
+        config.check()?;
+        let tls = load_identity(&config)?.is_some();
+        let config = Arc::new(config);
+        let models = load_models(&config, &Metrics::default()).await?;
+        let batching = |name: String| {
+            let batching = config.batching(&name).clone();
+            (name, batching)
+        };
+        Ok(Checked {
+            networks: models.names().into_iter().map(batching).collect(),
+            tls,
+        })
+    }
+
     /// Loads the networks, then binds the address.
     ///
     /// # Errors
     /// A [`ServerError`] that names the file or address at fault.
     pub async fn start(config: Config) -> Result<Self, ServerError> {
         config.check()?;
-        let identity = config
-            .tls
-            .as_ref()
-            .map(|tls| ServerIdentity::load(&tls.certificate, &tls.key))
-            .transpose()?;
+        let identity = load_identity(&config)?;
         let config = Arc::new(config);
-        let models = {
-            let config = config.clone();
-            tokio::task::spawn_blocking(move || Models::load(&config, &TractRuntime))
-                .await
-                .expect("loading networks does not panic")?
+        let metrics = Metrics::default();
+        let ready = Ready::default();
+        // First, so that it says "not ready" while the networks load.
+        let operations = match config.operations_address {
+            Some(address) => {
+                let started = Operations::start(address, metrics.clone(), ready.clone()).await;
+                Some(started.map_err(|source| ServerError::Operations { address, source })?)
+            }
+            None => None,
         };
+        let models = load_models(&config, &metrics).await?;
         let names = models.names();
-        if names.is_empty() {
-            return Err(ServerError::NoModels(config.models.display().to_string()));
-        }
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<InferenceServer>().await;
         let reflection = || {
@@ -82,7 +164,8 @@ impl Server {
                 .register_encoded_file_descriptor_set(outpost_proto::FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        let inference = InferenceServer::new(InferenceService::new(models, config.limits.clone()))
+        let service = InferenceService::new(models, config.limits.clone(), metrics, ready.clone());
+        let inference = InferenceServer::new(service)
             .max_decoding_message_size(config.limits.max_message_bytes)
             .max_encoding_message_size(config.limits.max_message_bytes);
         let mut routes = Routes::builder();
@@ -100,12 +183,19 @@ impl Server {
             routes: routes.routes(),
             models: names,
             health,
+            operations,
+            ready,
         })
     }
 
     /// The bound address of both transports.
     pub fn local_addr(&self) -> SocketAddr {
         self.listener.local_addr()
+    }
+
+    /// The bound address of metrics, health and the status page; `None` where there is none.
+    pub fn operations_addr(&self) -> Option<SocketAddr> {
+        self.operations.as_ref().map(Operations::local_addr)
     }
 
     /// Names of the networks served.
@@ -119,15 +209,22 @@ impl Server {
     /// # Errors
     /// [`ServerError::Serve`] when the sockets fail.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServerError> {
-        let health = self.health;
+        let (health, ready) = (self.health, self.ready);
+        ready.set(true);
+        let draining = ready.clone();
         let shutdown = async move {
             shutdown.await;
+            draining.set(false);
             health.set_not_serving::<InferenceServer>().await;
             // The empty name stands for the server as a whole.
             health
                 .set_service_status("", tonic_health::ServingStatus::NotServing)
                 .await;
         };
-        Ok(self.listener.serve(self.routes, shutdown).await?)
+        let served = self.listener.serve(self.routes, shutdown).await;
+        ready.set(false);
+        // Metrics and health are there until the last call is answered.
+        drop(self.operations);
+        Ok(served?)
     }
 }

@@ -16,7 +16,8 @@ use outpost_proto::{
     },
     tensor,
 };
-use outpost_transport::Deadline;
+use outpost_transport::{Deadline, Protocol};
+use prost::Message;
 use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 use crate::{
@@ -24,7 +25,9 @@ use crate::{
     config::Limits,
     error::ServiceError,
     input,
+    metrics::Metrics,
     models::{Models, VERSION},
+    operations::Ready,
     workers::Workers,
 };
 
@@ -37,6 +40,8 @@ pub struct InferenceService {
     models: Models,
     decoders: Workers,
     limits: Limits,
+    metrics: Metrics,
+    ready: Ready,
 }
 
 /// What inference gave, and how long its parts took.
@@ -48,12 +53,14 @@ struct Inferred {
 }
 
 impl InferenceService {
-    /// Serves `models`, within `limits`.
-    pub fn new(models: Models, limits: Limits) -> Self {
+    /// Serves `models`, within `limits`, while it is `ready`.
+    pub fn new(models: Models, limits: Limits, metrics: Metrics, ready: Ready) -> Self {
         Self {
             models,
             decoders: Workers::new(limits.decoders),
             limits,
+            metrics,
+            ready,
         }
     }
 
@@ -110,7 +117,8 @@ impl InferenceService {
         received: Instant,
         deadline: Option<Deadline>,
     ) -> Result<Inferred, ServiceError> {
-        let place = batcher.admit()?;
+        let images = tensor.shape().first().copied().unwrap_or(1);
+        let places = batcher.admit(images)?;
         let model = batcher.model().clone();
         let image_limits = self.limits.image();
         let (images, decoded, waited) = self
@@ -122,13 +130,15 @@ impl InferenceService {
                 Ok((images, started.elapsed(), started.duration_since(received)))
             })
             .await?;
-        let scores = batcher.run(images, deadline, place).await?;
+        let scores = batcher.run(images, deadline, places).await?;
         let shape = scores.rows.shape().to_vec();
         let (rows, _) = scores.rows.into_raw_vec_and_offset();
+        let queued = waited + scores.queued;
+        batcher.metrics().request(queued, decoded);
         let name = batcher.model().manifest().output.tensor.clone();
         Ok(Inferred {
             output: Tensor::new(name, shape, TensorData::Fp32(rows))?,
-            queued: waited + scores.queued,
+            queued,
             decoded,
             computed: scores.computed,
         })
@@ -148,8 +158,8 @@ impl GrpcInferenceService for InferenceService {
         &self,
         _request: Request<ServerReadyRequest>,
     ) -> Result<Response<ServerReadyResponse>, Status> {
-        // The listener opens after the models are loaded.
-        Ok(Response::new(ServerReadyResponse { ready: true }))
+        let ready = self.ready.get();
+        Ok(Response::new(ServerReadyResponse { ready }))
     }
 
     async fn model_ready(
@@ -158,7 +168,8 @@ impl GrpcInferenceService for InferenceService {
     ) -> Result<Response<ModelReadyResponse>, Status> {
         let ModelReadyRequest { name, version } = request.into_inner();
         self.models.find(&name, &version)?;
-        Ok(Response::new(ModelReadyResponse { ready: true }))
+        let ready = self.ready.get();
+        Ok(Response::new(ModelReadyResponse { ready }))
     }
 
     async fn server_metadata(
@@ -205,12 +216,24 @@ impl GrpcInferenceService for InferenceService {
         request: Request<ModelInferRequest>,
     ) -> Result<Response<ModelInferResponse>, Status> {
         let deadline = request.extensions().get::<Deadline>().copied();
+        let transport = request.extensions().get::<Protocol>().copied();
         let request = request.into_inner();
         let model = request.model_name.clone();
-        self.infer(request, deadline).await.map_err(|error| {
-            tracing::debug!(%model, %error, "refused");
-            error.into()
-        })
+        let served = self.models.find(&model, "").is_ok().then_some(&*model);
+        let counted = self
+            .metrics
+            .request(served, transport, deadline, request.encoded_len());
+        match self.infer(request, deadline).await {
+            Ok(response) => {
+                counted.answered(response.get_ref().encoded_len());
+                Ok(response)
+            }
+            Err(error) => {
+                tracing::debug!(%model, %error, "refused");
+                counted.failed(&error);
+                Err(error.into())
+            }
+        }
     }
 }
 

@@ -5,5 +5,6 @@ mod cloud;
 mod input;
 mod learned;
 mod link;
+mod overload;
 mod peers;
 mod stages;

@@ -155,6 +155,15 @@ impl CloudService {
         format!("https://{}", self.address)
     }
 
+    /// Reads where metrics and health are; the configuration must give `operations_address`.
+    pub fn with_operations(mut self) -> (Self, SocketAddr) {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        let (_, address) = line.trim().rsplit_once("://").unwrap();
+        let address = address.parse().unwrap();
+        (self, address)
+    }
+
     /// Kills it at once.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

@@ -12,7 +12,7 @@ pub(crate) struct Policy {
     pub(crate) max_batch: usize,
     /// Longest that a request waits for others while the network is free.
     pub(crate) max_delay: Duration,
-    /// Sizes that run at once, without waiting for more; `max_batch` is always one. Sorted.
+    /// Sizes that run at once, without waiting for more; `max_batch` is always one.
     pub(crate) preferred: Vec<usize>,
 }
 
@@ -81,45 +81,56 @@ impl<T: Item> Queue<T> {
         self.closed && self.waiting.is_empty()
     }
 
-    /// What a free instance does at `now`. Requests that are too late, or whose callers have gone, leave
-    /// through `dropped` before they cost compute.
-    pub(crate) fn next(&mut self, now: Instant, dropped: &mut Vec<T>) -> Next<T> {
+    /// What a free instance does at `now`, where one image takes it `pace`. Requests that are too late, or
+    /// whose callers have gone, leave through `dropped` before they cost compute.
+    pub(crate) fn next(&mut self, now: Instant, pace: Duration, dropped: &mut Vec<T>) -> Next<T> {
         self.drop_useless(now, dropped);
         let Some(oldest) = self.waiting.front() else {
             return Next::Wait;
         };
+        // Nobody waits for company until it is too late.
+        let deadlines = self
+            .waiting
+            .iter()
+            .filter_map(|waiting| waiting.item.deadline());
+        let latest = deadlines
+            .min()
+            .and_then(|deadline| deadline.checked_sub(pace));
         let due = oldest.since + self.policy.max_delay;
+        let due = latest.map_or(due, |latest| latest.min(due));
         let full = self.images >= self.policy.max_batch;
-        let wanted = if full || self.closed || now >= due {
-            self.policy.max_batch
-        } else {
-            let preferred = self.policy.preferred.iter().rev();
-            match preferred.copied().find(|&size| size <= self.images) {
-                Some(size) => size,
-                None => return Next::WaitUntil(due),
-            }
-        };
-        Next::Run(self.take(wanted))
+        if full || self.closed || now >= due {
+            return Next::Run(self.take(self.fitting(|_| true).unwrap_or(1)));
+        }
+        match self.fitting(|images| self.policy.preferred.contains(&images)) {
+            Some(count) => Next::Run(self.take(count)),
+            None => Next::WaitUntil(due),
+        }
     }
 
-    /// The first requests with at most `images` together, and at least one.
-    fn take(&mut self, images: usize) -> Vec<T> {
-        let mut taken = 0;
-        let count = self.waiting.iter().take_while(|waiting| {
-            taken += waiting.item.images();
-            taken <= images
+    /// The most requests from the front that make a batch whose size is `right`.
+    fn fitting(&self, right: impl Fn(usize) -> bool) -> Option<usize> {
+        let sizes = self.waiting.iter().scan(0, |images, waiting| {
+            *images += waiting.item.images();
+            Some(*images)
         });
-        let count = count.count().clamp(1, self.waiting.len());
-        let batch: Vec<T> = self
-            .waiting
-            .drain(..count)
-            .map(|waiting| waiting.item)
-            .collect();
+        let fitting = sizes
+            .take_while(|&images| images <= self.policy.max_batch)
+            .enumerate()
+            .filter(|&(_, images)| right(images));
+        fitting.last().map(|(place, _)| place + 1)
+    }
+
+    /// The first `count` requests.
+    fn take(&mut self, count: usize) -> Vec<T> {
+        let taken = self.waiting.drain(..count);
+        let batch: Vec<T> = taken.map(|waiting| waiting.item).collect();
         self.images -= batch.iter().map(Item::images).sum::<usize>();
         batch
     }
 
-    fn drop_useless(&mut self, now: Instant, dropped: &mut Vec<T>) {
+    /// Takes out the requests that are too late, or whose callers have gone.
+    pub(crate) fn drop_useless(&mut self, now: Instant, dropped: &mut Vec<T>) {
         let useless =
             |item: &T| item.is_gone() || item.deadline().is_some_and(|deadline| deadline <= now);
         // The usual case costs no move.

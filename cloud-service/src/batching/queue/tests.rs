@@ -4,6 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// What one image takes.
+const PACE: Duration = Duration::from_millis(2);
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Request {
     number: usize,
@@ -50,7 +53,7 @@ fn policy(max_batch: usize, delay: u64, preferred: &[usize]) -> Policy {
 /// The numbers of what runs next; what is dropped must be nothing.
 fn runs(queue: &mut Queue<Request>, now: Instant) -> Option<Vec<usize>> {
     let mut dropped = Vec::new();
-    let next = queue.next(now, &mut dropped);
+    let next = queue.next(now, PACE, &mut dropped);
     assert_eq!(dropped, []);
     match next {
         Next::Run(batch) => Some(batch.iter().map(|request| request.number).collect()),
@@ -62,7 +65,7 @@ fn runs(queue: &mut Queue<Request>, now: Instant) -> Option<Vec<usize>> {
 fn without_a_delay_what_waits_runs_at_once() {
     let now = Instant::now();
     let mut queue = Queue::new(policy(4, 0, &[]));
-    assert_eq!(queue.next(now, &mut Vec::new()), Next::Wait);
+    assert_eq!(queue.next(now, PACE, &mut Vec::new()), Next::Wait);
     for number in 0..6 {
         queue.push(request(number, 1), now);
     }
@@ -78,7 +81,7 @@ fn a_request_waits_for_others_until_its_delay_is_over_or_a_preferred_size_is_the
     queue.push(request(0, 1), now);
     let due = now + milliseconds(10);
     assert_eq!(
-        queue.next(now + milliseconds(3), &mut Vec::new()),
+        queue.next(now + milliseconds(3), PACE, &mut Vec::new()),
         Next::WaitUntil(due)
     );
     assert_eq!(runs(&mut queue, due), Some(vec![0]));
@@ -91,6 +94,30 @@ fn a_request_waits_for_others_until_its_delay_is_over_or_a_preferred_size_is_the
     queue.close();
     assert_eq!(runs(&mut queue, due), Some(vec![3]));
     assert!(queue.is_done());
+}
+
+#[test]
+fn a_preferred_size_is_met_exactly_or_not_at_all() {
+    let now = Instant::now();
+    let mut queue = Queue::new(policy(8, 10, &[4]));
+    queue.push(request(0, 3), now);
+    queue.push(request(1, 2), now);
+    assert_eq!(runs(&mut queue, now), None);
+    assert_eq!(runs(&mut queue, now + milliseconds(10)), Some(vec![0, 1]));
+}
+
+#[test]
+fn nobody_waits_for_company_until_it_is_too_late() {
+    let now = Instant::now();
+    let mut queue = Queue::new(policy(8, 10, &[]));
+    let hurried = Request {
+        deadline: Some(now + milliseconds(7)),
+        ..request(0, 1)
+    };
+    queue.push(hurried, now);
+    let next = queue.next(now, PACE, &mut Vec::new());
+    assert_eq!(next, Next::WaitUntil(now + milliseconds(5)));
+    assert_eq!(runs(&mut queue, now + milliseconds(5)), Some(vec![0]));
 }
 
 #[test]
@@ -121,7 +148,7 @@ fn what_is_too_late_or_has_no_caller_never_runs() {
         queue.push(request, now);
     }
     let mut dropped = Vec::new();
-    let next = queue.next(now + milliseconds(5), &mut dropped);
+    let next = queue.next(now + milliseconds(5), PACE, &mut dropped);
     assert_eq!(next, Next::Run(vec![request(2, 1)]));
     assert_eq!(dropped, [late, gone]);
 }
@@ -182,7 +209,7 @@ proptest! {
                 Event::Close => queue.close(),
                 Event::Look => {
                     let mut dropped = Vec::new();
-                    let next = queue.next(now, &mut dropped);
+                    let next = queue.next(now, PACE, &mut dropped);
                     for request in dropped {
                         prop_assert!(request.gone || request.deadline.is_some_and(|at| at <= now));
                         prop_assert!(left.insert(request.number));
@@ -203,7 +230,10 @@ proptest! {
                         Next::WaitUntil(at) => {
                             prop_assert!(at > now);
                             let oldest = queue.waiting.front().map(|waiting| waiting.since);
-                            prop_assert_eq!(Some(at), oldest.map(|since| since + milliseconds(delay)));
+                            prop_assert!(Some(at) <= oldest.map(|since| since + milliseconds(delay)));
+                            for waiting in &queue.waiting {
+                                prop_assert!(waiting.item.deadline.is_none_or(|deadline| at < deadline));
+                            }
                         }
                         Next::Wait => prop_assert_eq!(queue.images(), 0),
                     }
