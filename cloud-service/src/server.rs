@@ -90,7 +90,7 @@ impl fmt::Display for Checked {
         for (name, batching) in &self.networks {
             writeln!(
                 f,
-                "  {name}: batches of up to {}, {} at a time, {} requests may wait",
+                "  {name}: batches of up to {}, {} at a time, {} images may wait",
                 batching.max_batch, batching.instances, batching.max_queue
             )?;
         }
