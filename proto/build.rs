@@ -8,6 +8,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptor_path = PathBuf::from(env::var("OUT_DIR")?).join("open_inference.bin");
     tonic_prost_build::configure()
         .bytes(".")
+        // A server need not offer the extensions; what it leaves out is `UNIMPLEMENTED`.
+        .generate_default_stubs(true)
         .file_descriptor_set_path(&descriptor_path)
         .skip_protoc_run()
         .compile_fds(descriptors.clone())?;

@@ -10,7 +10,7 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,7 @@ use outpost_transport::Deadline;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::{config::Batching, error::ServiceError, metrics::ModelMetrics};
+use crate::{config::Batching, error::ServiceError, metrics::ModelMetrics, statistics::Statistics};
 use queue::{Item, Next, Policy, Queue};
 
 /// The first guess of what an image costs, until one was run: about a mid-sized network on one core.
@@ -65,12 +65,13 @@ pub(crate) struct Batcher {
     shared: Arc<Shared>,
     places: Arc<Semaphore>,
     max_queue: usize,
-    instances: Vec<JoinHandle<()>>,
+    instances: usize,
 }
 
 struct Shared {
     model: Arc<Classifier>,
     metrics: ModelMetrics,
+    statistics: Statistics,
     max_batch: usize,
     state: Mutex<State>,
     changed: Condvar,
@@ -118,6 +119,7 @@ impl Batcher {
         let shared = Shared {
             model,
             metrics,
+            statistics: Statistics::default(),
             max_batch: batching.max_batch,
             state: Mutex::new(State {
                 queue: Queue::new(Policy {
@@ -130,18 +132,17 @@ impl Batcher {
             changed: Condvar::new(),
         };
         // Dropped where a thread is missing, it ends those that are there.
-        let mut batcher = Self {
+        let batcher = Self {
             shared: Arc::new(shared),
             places: Arc::new(Semaphore::new(batching.max_queue)),
             max_queue: batching.max_queue,
-            instances: Vec::new(),
+            instances: batching.instances,
         };
         for _ in 0..batching.instances {
             let shared = batcher.shared.clone();
-            let instance = thread::Builder::new()
+            thread::Builder::new()
                 .name("instance".to_owned())
                 .spawn(move || shared.run())?;
-            batcher.instances.push(instance);
         }
         Ok(batcher)
     }
@@ -154,6 +155,11 @@ impl Batcher {
     /// Its metrics.
     pub(crate) fn metrics(&self) -> &ModelMetrics {
         &self.shared.metrics
+    }
+
+    /// Its counts and times.
+    pub(crate) fn statistics(&self) -> &Statistics {
+        &self.shared.statistics
     }
 
     /// Takes places in the queue for a request of so many images; one of more than the queue takes needs
@@ -188,7 +194,7 @@ impl Batcher {
     /// About the time in which half of a full queue runs.
     fn retry_after(&self) -> Duration {
         let pace = self.shared.lock().pace;
-        let rounds = self.max_queue.div_ceil(2 * self.instances.len());
+        let rounds = self.max_queue.div_ceil(2 * self.instances);
         let wait = pace.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX));
         wait.clamp(RETRY_AFTER.0, RETRY_AFTER.1)
     }
@@ -223,14 +229,11 @@ impl Batcher {
 }
 
 impl Drop for Batcher {
-    /// What waits is still answered; then the instances end.
+    /// What waits is still answered; then the instances end, each on its own, and the last frees the
+    /// network: who drops this may be an async thread, which must not wait for a batch.
     fn drop(&mut self) {
         self.shared.lock().queue.close();
         self.shared.changed.notify_all();
-        for instance in self.instances.drain(..) {
-            // A panic outside of a batch would be a bug, and its message is in the log.
-            let _ = instance.join();
-        }
     }
 }
 
@@ -301,7 +304,10 @@ impl Shared {
         self.metrics.batch(images, computed);
         self.keep_pace(computed / u32::try_from(images).unwrap_or(u32::MAX));
         let mut scores = match scores {
-            Ok(Ok(scores)) => scores,
+            Ok(Ok(scores)) => {
+                self.statistics.ran(images, computed);
+                scores
+            }
             Ok(Err(error)) => {
                 let error = Arc::new(error);
                 for request in batch {

@@ -159,11 +159,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let server = Server::start(config).await?;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
         .context("cannot listen for SIGTERM")?;
-    println!(
-        "serving {} on {scheme}://{}",
-        server.models().join(", "),
-        server.local_addr()
-    );
+    let networks = server.models();
+    let networks = if networks.is_empty() {
+        "no network yet".to_owned()
+    } else {
+        networks.join(", ")
+    };
+    println!("serving {networks} on {scheme}://{}", server.local_addr());
     if let Some(address) = server.operations_addr() {
         println!("metrics, health and status on http://{address}");
     }

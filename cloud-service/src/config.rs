@@ -22,7 +22,8 @@ pub struct Config {
     pub operations_address: Option<SocketAddr>,
     /// The model folder. Default `models`.
     pub models: PathBuf,
-    /// Networks to serve; all whose weights are in the folder where the list is empty.
+    /// Networks to serve; where the list is empty all whose weights are in the folder, or none where callers
+    /// load them.
     pub networks: Vec<String>,
     /// Certificate and key; without them the service speaks plain HTTP/2 and must be told so by
     /// `plaintext`.
@@ -33,6 +34,8 @@ pub struct Config {
     pub http3: bool,
     /// Bounds on what a peer may ask.
     pub limits: Limits,
+    /// How the models that are served change while the service runs.
+    pub repository: RepositoryConfig,
     /// How requests queue and run together, for every network without a word of its own.
     pub batching: Batching,
     /// What is different for a network, by its name.
@@ -45,6 +48,70 @@ pub struct Config {
 pub struct NetworkConfig {
     /// Its own batching, in place of the service's; what it leaves out has the defaults.
     pub batching: Option<Batching>,
+    /// Which of its versions are served. Default the latest.
+    pub versions: Versions,
+}
+
+/// How the models that are served change.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RepositoryConfig {
+    /// Who changes them. Default `fixed`.
+    pub mode: Mode,
+    /// Seconds between two looks at the folder in the mode `poll`. Default 15.
+    pub poll_seconds: u64,
+}
+
+/// Who changes the models that are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Nobody: they are loaded at the start.
+    #[default]
+    Fixed,
+    /// Who writes to the model folder.
+    Poll,
+    /// Callers, by `RepositoryModelLoad` and `RepositoryModelUnload`. Anyone who can call may.
+    Explicit,
+}
+
+/// Which versions of a network are served.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Versions {
+    /// So many of the latest.
+    Latest(usize),
+    /// All that the folder has.
+    All,
+    /// These.
+    Only(Vec<u64>),
+}
+
+impl Default for Versions {
+    fn default() -> Self {
+        Self::Latest(1)
+    }
+}
+
+impl Versions {
+    /// Those of `present`, sorted, that are served. A version that is named and missing is kept: it is an
+    /// error that it is not there.
+    pub(crate) fn choose(&self, present: &[u64]) -> Vec<u64> {
+        match self {
+            Self::Latest(count) => present[present.len().saturating_sub(*count)..].to_vec(),
+            Self::All => present.to_vec(),
+            Self::Only(versions) => versions.clone(),
+        }
+    }
+}
+
+impl Default for RepositoryConfig {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            poll_seconds: 15,
+        }
+    }
 }
 
 /// How requests for a network queue and run together.
@@ -106,6 +173,7 @@ impl Default for Config {
             plaintext: false,
             http3: true,
             limits: Limits::default(),
+            repository: RepositoryConfig::default(),
             batching: Batching::default(),
             network: BTreeMap::new(),
         }
@@ -279,6 +347,13 @@ impl Config {
             .unwrap_or(&self.batching)
     }
 
+    /// Which versions of a network are served.
+    pub(crate) fn versions(&self, network: &str) -> Versions {
+        let own = self.network.get(network);
+        own.map(|network| network.versions.clone())
+            .unwrap_or_default()
+    }
+
     /// Checks what holds between fields, once flags are in.
     ///
     /// # Errors
@@ -301,8 +376,19 @@ impl Config {
         ] {
             check_number(&format!("limits.{name}"), value, limit)?;
         }
+        // A day: more is a service that does not poll.
+        let poll_seconds = usize::try_from(self.repository.poll_seconds).unwrap_or(usize::MAX);
+        check_number("repository.poll_seconds", poll_seconds, 86_400)?;
         self.batching.check("batching")?;
         for (name, network) in &self.network {
+            let none = match &network.versions {
+                Versions::Latest(count) => *count == 0,
+                Versions::All => false,
+                Versions::Only(versions) => versions.is_empty(),
+            };
+            if none {
+                return Err(ConfigError::Zero(format!("network.{name}.versions")));
+            }
             if let Some(batching) = &network.batching {
                 batching.check(&format!("network.{name}.batching"))?;
             }
@@ -354,6 +440,30 @@ mod tests {
         config.check().unwrap();
         assert_eq!(config.batching("squeezenet1.0").max_batch, 4);
         assert_eq!(config.batching("resnet50").preferred, [4, 8]);
+    }
+
+    #[test]
+    fn versions_are_chosen_from_those_that_there_are() {
+        let versions = |words: &str| {
+            let text = format!("plaintext = true\n[network.a]\nversions = {words}");
+            let config: Config = toml::from_str(&text).unwrap();
+            config.check().map(|()| config.versions("a"))
+        };
+        let present = [2, 5, 9];
+        for (words, chosen) in [
+            ("{ latest = 1 }", vec![9]),
+            ("{ latest = 2 }", vec![5, 9]),
+            ("{ latest = 7 }", vec![2, 5, 9]),
+            ("\"all\"", vec![2, 5, 9]),
+            ("{ only = [5, 7] }", vec![5, 7]),
+        ] {
+            assert_eq!(versions(words).unwrap().choose(&present), chosen, "{words}");
+        }
+        assert_eq!(Versions::default().choose(&present), [9]);
+        for words in ["{ latest = 0 }", "{ only = [] }"] {
+            let error = versions(words).unwrap_err().to_string();
+            assert!(error.contains("network.a.versions"), "{error}");
+        }
     }
 
     #[test]

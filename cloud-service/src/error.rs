@@ -3,8 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use outpost_proto::{Datatype, TensorError};
-use outpost_runtime::{DecodeError, InferError, PreprocessError};
+use outpost_runtime::{DecodeError, InferError, OpenError, PreprocessError};
 use tonic::{Code, Status, metadata::MetadataMap};
+
+use crate::repository::{LoadError, RepositoryError};
 
 /// Trailer that says after how many milliseconds a refused call may be tried again, as gRPC's retry
 /// design names it.
@@ -23,13 +25,20 @@ pub enum ServiceError {
         present: Vec<String>,
     },
     /// The version is not served here.
-    #[error("model {name:?} has no version {version:?}; leave it empty or send \"1\"")]
+    #[error(
+        "model {name:?} has no version {version:?}; it has {present:?}, and an empty one is the latest"
+    )]
     NoSuchVersion {
         /// The model.
         name: String,
         /// The version asked for.
         version: String,
+        /// The versions there are.
+        present: Vec<u64>,
     },
+    /// The repository did not change.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
     /// The contents of a tensor are malformed.
     #[error(transparent)]
     Tensor(#[from] TensorError),
@@ -131,6 +140,7 @@ impl ServiceError {
             Self::QueueFull { .. } => "queue-full",
             Self::DeadlinePassed => "deadline",
             Self::Infer(_) | Self::WorkerLost => "network",
+            Self::Repository(_) => "repository",
         }
     }
 }
@@ -151,6 +161,17 @@ impl From<ServiceError> for Status {
             E::QueueFull { .. } => Code::ResourceExhausted,
             E::DeadlinePassed => Code::DeadlineExceeded,
             E::Infer(_) | E::WorkerLost => Code::Internal,
+            E::Repository(error) => match error {
+                RepositoryError::NoSuchRepository(_)
+                | RepositoryError::Load(LoadError::Open(
+                    OpenError::NoSuchNetwork { .. } | OpenError::NoSuchVersion { .. },
+                )) => Code::NotFound,
+                RepositoryError::Parameter(_) => Code::InvalidArgument,
+                RepositoryError::NotExplicit | RepositoryError::Load(LoadError::Open(_)) => {
+                    Code::FailedPrecondition
+                }
+                RepositoryError::Load(LoadError::Threads(_)) => Code::ResourceExhausted,
+            },
         };
         let mut metadata = MetadataMap::new();
         if let E::QueueFull { retry_after, .. } = &error {
@@ -178,6 +199,7 @@ mod tests {
     #[test]
     fn every_error_has_its_status() {
         let name = || "m".to_owned();
+        let not_opened = |error| RepositoryError::Load(LoadError::Open(error)).into();
         let cases = [
             (
                 ServiceError::NoSuchModel {
@@ -190,6 +212,7 @@ mod tests {
                 ServiceError::NoSuchVersion {
                     name: name(),
                     version: name(),
+                    present: vec![],
                 },
                 Code::NotFound,
             ),
@@ -259,6 +282,46 @@ mod tests {
             (
                 ServiceError::Infer(Arc::new(InferError::Runtime("a kernel failed".into()))),
                 Code::Internal,
+            ),
+            (
+                RepositoryError::NotExplicit.into(),
+                Code::FailedPrecondition,
+            ),
+            (
+                RepositoryError::NoSuchRepository(name()).into(),
+                Code::NotFound,
+            ),
+            (
+                RepositoryError::Parameter(name()).into(),
+                Code::InvalidArgument,
+            ),
+            (
+                not_opened(OpenError::NoSuchNetwork {
+                    name: name(),
+                    path: "models".into(),
+                    present: vec![],
+                }),
+                Code::NotFound,
+            ),
+            (
+                not_opened(OpenError::NoSuchVersion {
+                    name: name(),
+                    version: 7,
+                    present: vec![1],
+                }),
+                Code::NotFound,
+            ),
+            (
+                not_opened(OpenError::Digest {
+                    path: "weights.onnx".into(),
+                    expected: name(),
+                    found: name(),
+                }),
+                Code::FailedPrecondition,
+            ),
+            (
+                RepositoryError::Load(LoadError::Threads(std::io::Error::other("none"))).into(),
+                Code::ResourceExhausted,
             ),
             (ServiceError::DeadlinePassed, Code::DeadlineExceeded),
             (ServiceError::WorkerLost, Code::Internal),

@@ -1,19 +1,20 @@
 //! Putting the program together: models, listener, health, reflection, an orderly end.
 
-use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc};
+use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use outpost_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
-use outpost_runtime::{OpenError, TractRuntime};
+use outpost_runtime::TractRuntime;
 use outpost_transport::{
     BindError, IdentityError, Listener, ListenerConfig, ServeError, ServerIdentity,
 };
+use tokio::{task::JoinHandle, time::MissedTickBehavior};
 use tonic::service::Routes;
 
 use crate::{
-    config::{Batching, Config, ConfigError, Tls},
+    config::{Batching, Config, ConfigError, Mode, Tls},
     metrics::Metrics,
-    models::Models,
     operations::{Operations, Ready},
+    repository::{LoadError, Repository},
     service::InferenceService,
 };
 
@@ -26,12 +27,7 @@ pub enum ServerError {
     Config(#[from] ConfigError),
     /// A network could not be loaded.
     #[error(transparent)]
-    Model(#[from] OpenError),
-    /// The system has no thread to give for an instance of a network.
-    #[error(
-        "cannot start the instances of a network: lower `instances`, or raise the limit on processes"
-    )]
-    Threads(#[source] io::Error),
+    Model(#[from] LoadError),
     /// There is no network to serve.
     #[error("no network in {0} has its weights: run `lab fetch NAME`, or name another folder")]
     NoModels(String),
@@ -63,7 +59,8 @@ pub enum ServerError {
 pub struct Server {
     listener: Listener,
     routes: Routes,
-    models: Vec<String>,
+    repository: Arc<Repository>,
+    config: Arc<Config>,
     health: tonic_health::server::HealthReporter,
     operations: Option<Operations>,
     ready: Ready,
@@ -99,17 +96,43 @@ impl fmt::Display for Checked {
 }
 
 /// Loads the networks off the async threads.
-async fn load_models(config: &Arc<Config>, metrics: &Metrics) -> Result<Models, ServerError> {
-    let models = {
-        let (config, metrics) = (config.clone(), metrics.clone());
-        tokio::task::spawn_blocking(move || Models::load(&config, &TractRuntime, &metrics))
-            .await
-            .expect("loading networks does not panic")?
-    };
-    if models.names().is_empty() {
+async fn load_networks(
+    config: &Arc<Config>,
+    metrics: &Metrics,
+) -> Result<Arc<Repository>, ServerError> {
+    let (for_loading, metrics) = (config.clone(), metrics.clone());
+    let load = move || Repository::load(for_loading, Box::new(TractRuntime), metrics);
+    let repository = tokio::task::spawn_blocking(load)
+        .await
+        .expect("loading networks does not panic")?;
+    if repository.names().is_empty() && config.repository.mode == Mode::Fixed {
         return Err(ServerError::NoModels(config.models.display().to_string()));
     }
-    Ok(models)
+    Ok(Arc::new(repository))
+}
+
+/// A task that ends with its owner.
+struct Follower(JoinHandle<()>);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Follows the model folder.
+async fn follow_folder(repository: Arc<Repository>, every: Duration) {
+    let mut looks = tokio::time::interval(every);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first look is at once, and the networks were just loaded.
+    looks.tick().await;
+    loop {
+        looks.tick().await;
+        let repository = repository.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || repository.follow_folder()).await {
+            tracing::error!(%error, "a look at the model folder failed");
+        }
+    }
 }
 
 fn load_identity(config: &Config) -> Result<Option<ServerIdentity>, IdentityError> {
@@ -126,13 +149,13 @@ impl Server {
         config.check()?;
         let tls = load_identity(&config)?.is_some();
         let config = Arc::new(config);
-        let models = load_models(&config, &Metrics::default()).await?;
+        let repository = load_networks(&config, &Metrics::default()).await?;
         let batching = |name: String| {
             let batching = config.batching(&name).clone();
             (name, batching)
         };
         Ok(Checked {
-            networks: models.names().into_iter().map(batching).collect(),
+            networks: repository.names().into_iter().map(batching).collect(),
             tls,
         })
     }
@@ -155,8 +178,7 @@ impl Server {
             }
             None => None,
         };
-        let models = load_models(&config, &metrics).await?;
-        let names = models.names();
+        let repository = load_networks(&config, &metrics).await?;
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<InferenceServer>().await;
         let reflection = || {
@@ -164,7 +186,12 @@ impl Server {
                 .register_encoded_file_descriptor_set(outpost_proto::FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        let service = InferenceService::new(models, config.limits.clone(), metrics, ready.clone());
+        let service = InferenceService::new(
+            repository.clone(),
+            config.limits.clone(),
+            metrics,
+            ready.clone(),
+        );
         let inference = InferenceServer::new(service)
             .max_decoding_message_size(config.limits.max_message_bytes)
             .max_encoding_message_size(config.limits.max_message_bytes);
@@ -181,7 +208,8 @@ impl Server {
         Ok(Self {
             listener: Listener::bind(listener).await?,
             routes: routes.routes(),
-            models: names,
+            repository,
+            config,
             health,
             operations,
             ready,
@@ -199,8 +227,8 @@ impl Server {
     }
 
     /// Names of the networks served.
-    pub fn models(&self) -> &[String] {
-        &self.models
+    pub fn models(&self) -> Vec<String> {
+        self.repository.names()
     }
 
     /// Serves until `shutdown` completes; then health says "not serving", and what was accepted is
@@ -221,6 +249,10 @@ impl Server {
                 .set_service_status("", tonic_health::ServingStatus::NotServing)
                 .await;
         };
+        let _follower = (self.config.repository.mode == Mode::Poll).then(|| {
+            let every = Duration::from_secs(self.config.repository.poll_seconds);
+            Follower(tokio::spawn(follow_folder(self.repository, every)))
+        });
         let served = self.listener.serve(self.routes, shutdown).await;
         ready.set(false);
         // Metrics and health are there until the last call is answered.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -9,15 +10,19 @@ use outpost_proto::{
     Datatype, ENCODED_IMAGE_PROPERTY, Tensor, TensorData,
     inference::{
         ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse,
-        ModelReadyRequest, ModelReadyResponse, ServerLiveRequest, ServerLiveResponse,
-        ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+        ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest, ModelStatisticsResponse,
+        RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
+        RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
+        ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse,
+        ServerReadyRequest, ServerReadyResponse,
         grpc_inference_service_server::GrpcInferenceService,
-        model_metadata_response::TensorMetadata,
+        model_metadata_response::TensorMetadata, repository_index_response::ModelIndex,
     },
     tensor,
 };
 use outpost_transport::{Deadline, Protocol};
 use prost::Message;
+use tokio::task::spawn_blocking;
 use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 use crate::{
@@ -26,8 +31,9 @@ use crate::{
     error::ServiceError,
     input,
     metrics::Metrics,
-    models::{Models, VERSION},
     operations::Ready,
+    repository::{Found, Repository, RepositoryError},
+    statistics::RequestTimes,
     workers::Workers,
 };
 
@@ -35,28 +41,34 @@ use crate::{
 /// W3C's Server-Timing.
 pub const SERVER_TIMING: &str = "server-timing";
 
-/// The protocol's service over a set of models.
+/// Extensions of the protocol that are served, by the names that Triton gives them.
+const EXTENSIONS: [&str; 3] = [
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "statistics",
+];
+/// A parameter of unloading that clients send whether they mean it or not; no network depends on another.
+const UNLOAD_DEPENDENTS: &str = "unload_dependents";
+
+/// The protocol's service over a repository of models.
 pub struct InferenceService {
-    models: Models,
+    repository: Arc<Repository>,
     decoders: Workers,
     limits: Limits,
     metrics: Metrics,
     ready: Ready,
 }
 
-/// What inference gave, and how long its parts took.
-struct Inferred {
-    output: Tensor,
-    queued: Duration,
-    decoded: Duration,
-    computed: Duration,
-}
-
 impl InferenceService {
-    /// Serves `models`, within `limits`, while it is `ready`.
-    pub fn new(models: Models, limits: Limits, metrics: Metrics, ready: Ready) -> Self {
+    /// Serves what the repository holds, within `limits`, while it is `ready`.
+    pub fn new(
+        repository: Arc<Repository>,
+        limits: Limits,
+        metrics: Metrics,
+        ready: Ready,
+    ) -> Self {
         Self {
-            models,
+            repository,
             decoders: Workers::new(limits.decoders),
             limits,
             metrics,
@@ -67,13 +79,11 @@ impl InferenceService {
     async fn infer(
         &self,
         request: ModelInferRequest,
+        found: &Found,
+        received: Instant,
         deadline: Option<Deadline>,
     ) -> Result<Response<ModelInferResponse>, ServiceError> {
-        let received = Instant::now();
-        let batcher = self
-            .models
-            .find(&request.model_name, &request.model_version)?
-            .clone();
+        let batcher = &*found.batcher;
         let manifest = batcher.model().manifest();
         let output_name = &manifest.output.tensor;
         if let Some(asked) = request.outputs.iter().find(|o| o.name != *output_name) {
@@ -87,19 +97,19 @@ impl InferenceService {
         let kind = tensor::contents_kind(&request);
         let tensor = input::only_input(manifest, tensor::take_inputs(request)?)?;
         input::check_batch_size(&tensor, &self.limits)?;
-        let inferred = self.run(&batcher, tensor, received, deadline).await?;
+        let (output, times) = self.run(batcher, tensor, received, deadline).await?;
         let timing = format!(
             "queue;dur={:.3}, decode;dur={:.3}, infer;dur={:.3}, total;dur={:.3}",
-            milliseconds(inferred.queued),
-            milliseconds(inferred.decoded),
-            milliseconds(inferred.computed),
-            milliseconds(received.elapsed()),
+            milliseconds(times.queued),
+            milliseconds(times.decoded),
+            milliseconds(times.computed),
+            milliseconds(times.total),
         );
         let mut response = Response::new(tensor::infer_response(
             &manifest.name,
-            VERSION,
+            &found.version.to_string(),
             &id,
-            [inferred.output],
+            [output],
             kind,
         ));
         if let Ok(timing) = MetadataValue::try_from(timing) {
@@ -116,7 +126,7 @@ impl InferenceService {
         tensor: Tensor,
         received: Instant,
         deadline: Option<Deadline>,
-    ) -> Result<Inferred, ServiceError> {
+    ) -> Result<(Tensor, RequestTimes), ServiceError> {
         let images = tensor.shape().first().copied().unwrap_or(1);
         let places = batcher.admit(images)?;
         let model = batcher.model().clone();
@@ -133,15 +143,46 @@ impl InferenceService {
         let scores = batcher.run(images, deadline, places).await?;
         let shape = scores.rows.shape().to_vec();
         let (rows, _) = scores.rows.into_raw_vec_and_offset();
-        let queued = waited + scores.queued;
-        batcher.metrics().request(queued, decoded);
         let name = batcher.model().manifest().output.tensor.clone();
-        Ok(Inferred {
-            output: Tensor::new(name, shape, TensorData::Fp32(rows))?,
-            queued,
+        let output = Tensor::new(name, shape, TensorData::Fp32(rows))?;
+        let times = RequestTimes {
+            total: received.elapsed(),
+            queued: waited + scores.queued,
             decoded,
             computed: scores.computed,
-        })
+        };
+        batcher.metrics().request(times.queued, times.decoded);
+        batcher.statistics().answered(times);
+        Ok((output, times))
+    }
+
+    /// Runs what reads files or loads networks off the async threads.
+    async fn with_repository<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Repository) -> T + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        let repository = self.repository.clone();
+        spawn_blocking(move || work(&repository))
+            .await
+            .map_err(|_| ServiceError::WorkerLost)
+    }
+}
+
+/// There is one repository, without a name, and loading takes no parameters.
+fn check_repository_call<'a>(
+    repository: &str,
+    parameters: impl IntoIterator<Item = &'a String>,
+    known: &[&str],
+) -> Result<(), RepositoryError> {
+    if !repository.is_empty() {
+        return Err(RepositoryError::NoSuchRepository(repository.to_owned()));
+    }
+    match parameters
+        .into_iter()
+        .find(|name| !known.contains(&name.as_str()))
+    {
+        Some(unknown) => Err(RepositoryError::Parameter(unknown.clone())),
+        None => Ok(()),
     }
 }
 
@@ -167,7 +208,7 @@ impl GrpcInferenceService for InferenceService {
         request: Request<ModelReadyRequest>,
     ) -> Result<Response<ModelReadyResponse>, Status> {
         let ModelReadyRequest { name, version } = request.into_inner();
-        self.models.find(&name, &version)?;
+        self.repository.find(&name, &version)?;
         let ready = self.ready.get();
         Ok(Response::new(ModelReadyResponse { ready }))
     }
@@ -179,7 +220,7 @@ impl GrpcInferenceService for InferenceService {
         Ok(Response::new(ServerMetadataResponse {
             name: "outpost-cloud-service".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            extensions: Vec::new(),
+            extensions: EXTENSIONS.map(str::to_owned).to_vec(),
         }))
     }
 
@@ -188,16 +229,18 @@ impl GrpcInferenceService for InferenceService {
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
         let ModelMetadataRequest { name, version } = request.into_inner();
-        let manifest = self.models.find(&name, &version)?.model().manifest();
+        let found = self.repository.find(&name, &version)?;
+        let manifest = found.batcher.model().manifest();
         let size = i64::from(manifest.input.size);
         let fp32 = |name: &str, shape| TensorMetadata {
             name: name.to_owned(),
             datatype: Datatype::Fp32.as_str().to_owned(),
             shape,
         };
+        let all = self.repository.find_all(&name, "")?;
         Ok(Response::new(ModelMetadataResponse {
             name,
-            versions: vec![VERSION.to_owned()],
+            versions: all.iter().map(|found| found.version.to_string()).collect(),
             platform: "tract_onnx".to_owned(),
             inputs: vec![fp32(&manifest.input.tensor, vec![-1, 3, size, size])],
             outputs: vec![fp32(
@@ -215,15 +258,27 @@ impl GrpcInferenceService for InferenceService {
         &self,
         request: Request<ModelInferRequest>,
     ) -> Result<Response<ModelInferResponse>, Status> {
+        let received = Instant::now();
         let deadline = request.extensions().get::<Deadline>().copied();
         let transport = request.extensions().get::<Protocol>().copied();
         let request = request.into_inner();
         let model = request.model_name.clone();
-        let served = self.models.find(&model, "").is_ok().then_some(&*model);
+        let found = self.repository.find(&model, &request.model_version);
+        let served = found.is_ok().then_some(&*model);
         let counted = self
             .metrics
             .request(served, transport, deadline, request.encoded_len());
-        match self.infer(request, deadline).await {
+        let answered = match found {
+            Ok(found) => {
+                let answered = self.infer(request, &found, received, deadline).await;
+                if answered.is_err() {
+                    found.batcher.statistics().failed(received.elapsed());
+                }
+                answered
+            }
+            Err(error) => Err(error),
+        };
+        match answered {
             Ok(response) => {
                 counted.answered(response.get_ref().encoded_len());
                 Ok(response)
@@ -234,6 +289,86 @@ impl GrpcInferenceService for InferenceService {
                 Err(error.into())
             }
         }
+    }
+
+    async fn model_statistics(
+        &self,
+        request: Request<ModelStatisticsRequest>,
+    ) -> Result<Response<ModelStatisticsResponse>, Status> {
+        let ModelStatisticsRequest { name, version } = request.into_inner();
+        let found = if name.is_empty() {
+            self.repository.all(&version)
+        } else {
+            let found = self.repository.find_all(&name, &version)?;
+            found
+                .into_iter()
+                .map(|found| (name.clone(), found))
+                .collect()
+        };
+        let model_stats = found
+            .iter()
+            .map(|(name, found)| found.batcher.statistics().message(name, found.version))
+            .collect();
+        Ok(Response::new(ModelStatisticsResponse { model_stats }))
+    }
+
+    async fn repository_index(
+        &self,
+        request: Request<RepositoryIndexRequest>,
+    ) -> Result<Response<RepositoryIndexResponse>, Status> {
+        let request = request.into_inner();
+        check_repository_call(&request.repository_name, [], &[]).map_err(ServiceError::from)?;
+        let index = self.with_repository(Repository::index).await?;
+        let models = index
+            .into_iter()
+            .filter(|indexed| indexed.is_ready || !request.ready)
+            .map(|indexed| ModelIndex {
+                name: indexed.name,
+                version: indexed.version.map(|v| v.to_string()).unwrap_or_default(),
+                state: if indexed.is_ready {
+                    "READY"
+                } else {
+                    "UNAVAILABLE"
+                }
+                .to_owned(),
+                reason: indexed.reason,
+            })
+            .collect();
+        Ok(Response::new(RepositoryIndexResponse { models }))
+    }
+
+    async fn repository_model_load(
+        &self,
+        request: Request<RepositoryModelLoadRequest>,
+    ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
+        let request = request.into_inner();
+        self.repository
+            .check_explicit()
+            .and_then(|()| {
+                check_repository_call(&request.repository_name, request.parameters.keys(), &[])
+            })
+            .map_err(ServiceError::from)?;
+        self.with_repository(move |repository| repository.load_network(&request.model_name))
+            .await?
+            .map_err(|error| ServiceError::from(RepositoryError::from(error)))?;
+        Ok(Response::new(RepositoryModelLoadResponse {}))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        request: Request<RepositoryModelUnloadRequest>,
+    ) -> Result<Response<RepositoryModelUnloadResponse>, Status> {
+        let request = request.into_inner();
+        let known = [UNLOAD_DEPENDENTS];
+        self.repository
+            .check_explicit()
+            .and_then(|()| {
+                check_repository_call(&request.repository_name, request.parameters.keys(), &known)
+            })
+            .map_err(ServiceError::from)?;
+        self.with_repository(move |repository| repository.unload_network(&request.model_name))
+            .await?;
+        Ok(Response::new(RepositoryModelUnloadResponse {}))
     }
 }
 

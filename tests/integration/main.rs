@@ -7,4 +7,5 @@ mod learned;
 mod link;
 mod overload;
 mod peers;
+mod reload;
 mod stages;

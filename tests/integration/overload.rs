@@ -13,8 +13,6 @@ use outpost_proto::{
     ContentsKind, ENCODED_IMAGE_PROPERTY, Tensor, TensorData,
     inference::{
         ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse,
-        ModelReadyRequest, ModelReadyResponse, ServerLiveRequest, ServerLiveResponse,
-        ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
         grpc_inference_service_client::GrpcInferenceServiceClient,
         grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer},
         model_metadata_response::TensorMetadata,
@@ -122,34 +120,6 @@ struct Busy {
 
 #[tonic::async_trait]
 impl GrpcInferenceService for Busy {
-    async fn server_live(
-        &self,
-        _: Request<ServerLiveRequest>,
-    ) -> Result<Response<ServerLiveResponse>, Status> {
-        Ok(Response::new(ServerLiveResponse { live: true }))
-    }
-
-    async fn server_ready(
-        &self,
-        _: Request<ServerReadyRequest>,
-    ) -> Result<Response<ServerReadyResponse>, Status> {
-        Ok(Response::new(ServerReadyResponse { ready: true }))
-    }
-
-    async fn model_ready(
-        &self,
-        _: Request<ModelReadyRequest>,
-    ) -> Result<Response<ModelReadyResponse>, Status> {
-        Ok(Response::new(ModelReadyResponse { ready: true }))
-    }
-
-    async fn server_metadata(
-        &self,
-        _: Request<ServerMetadataRequest>,
-    ) -> Result<Response<ServerMetadataResponse>, Status> {
-        Ok(Response::new(ServerMetadataResponse::default()))
-    }
-
     async fn model_metadata(
         &self,
         request: Request<ModelMetadataRequest>,

@@ -25,7 +25,11 @@ fn python(test: &str) -> Option<PathBuf> {
 fn independent_client(test: &str, script: &str) {
     let Some(python) = python(test) else { return };
     let certificates = CertificateFolder::valid();
-    let cloud = CloudService::start(&certificates);
+    let cloud = CloudService::start_at(
+        "127.0.0.1:0".parse().unwrap(),
+        &certificates,
+        "[repository]\nmode = \"explicit\"",
+    );
     let network = repository().join("models/efficientnet-lite2");
     let output = Command::new(python)
         .arg(repository().join("tests/python").join(script))

@@ -46,6 +46,12 @@ class Checks:
         report.run("unknown model is NOT_FOUND", self._unknown_model)
         report.run("metadata of an unknown model is NOT_FOUND", self._unknown_metadata)
         report.run("wrong shape is INVALID_ARGUMENT", self._wrong_shape)
+        report.run("unknown version is NOT_FOUND", self._unknown_version)
+        report.run("statistics count requests and images", self._statistics)
+        report.run("index lists the model as ready", self._index)
+        report.run("unloading and loading again", self._reload)
+        report.run("loading an unknown model is NOT_FOUND", self._load_unknown)
+        report.run("loading with a configuration is INVALID_ARGUMENT", self._load_with_config)
 
     def _server_metadata(self) -> str:
         answer = self._client.get_server_metadata(client_timeout=TIMEOUT_SECONDS)
@@ -92,6 +98,70 @@ class Checks:
         narrow = np.zeros((1, 3, self._wanted.size, self._wanted.size - 1), np.float32)
         return refused("StatusCode.INVALID_ARGUMENT", lambda: self._infer(narrow, "FP32"))
 
+    def _unknown_version(self) -> str:
+        return refused(
+            "StatusCode.NOT_FOUND",
+            lambda: self._client.get_model_metadata(
+                self._model, model_version="99", client_timeout=TIMEOUT_SECONDS
+            ),
+        )
+
+    def _statistics(self) -> str:
+        def look():
+            answer = self._client.get_inference_statistics(
+                self._model, client_timeout=TIMEOUT_SECONDS
+            )
+            check(len(answer.model_stats) == 1, f"statistics of {len(answer.model_stats)} models")
+            return answer.model_stats[0]
+
+        before = look()
+        self._infer(self._wanted.tensor, "FP32")
+        narrow = np.zeros((1, 3, 1, 1), np.float32)
+        refused("StatusCode.INVALID_ARGUMENT", lambda: self._infer(narrow, "FP32"))
+        after = look()
+        check(after.version == "1", f"the version is {after.version!r}")
+        check(after.last_inference > before.last_inference, "last_inference did not move")
+        for name, more in [("inference_count", 1), ("execution_count", 1)]:
+            moved = getattr(after, name) - getattr(before, name)
+            check(moved == more, f"{name} moved by {moved}")
+        for name in ["success", "fail", "queue", "compute_input", "compute_infer"]:
+            old, new = getattr(before.inference_stats, name), getattr(after.inference_stats, name)
+            check(new.count == old.count + 1, f"{name} went from {old.count} to {new.count}")
+            check(new.ns > old.ns, f"{name} took no time")
+        success = after.inference_stats.success
+        return f"{success.count} requests, {success.ns / success.count / 1e6:.1f} ms each"
+
+    def _index(self) -> str:
+        index = self._client.get_model_repository_index(client_timeout=TIMEOUT_SECONDS).models
+        ready = {model.name for model in index if model.state == "READY"}
+        check(ready == {self._model}, f"ready are {ready}")
+        others = [model for model in index if model.state != "READY"]
+        check(all(model.reason for model in others), "one that is not ready does not say why")
+        return f"1 ready, {len(others)} others"
+
+    def _reload(self) -> None:
+        client, options = self._client, {"client_timeout": TIMEOUT_SECONDS}
+        client.unload_model(self._model, **options)
+        check(not ready(client, self._model), "it is still ready")
+        refused("StatusCode.NOT_FOUND", lambda: self._infer(self._wanted.tensor, "FP32"))
+        client.load_model(self._model, **options)
+        check(ready(client, self._model), "it is not ready")
+        self._wanted.check_logits(self._infer(self._wanted.tensor, "FP32"), LOGIT_TOLERANCE)
+
+    def _load_unknown(self) -> str:
+        return refused(
+            "StatusCode.NOT_FOUND",
+            lambda: self._client.load_model("no-such-network", client_timeout=TIMEOUT_SECONDS),
+        )
+
+    def _load_with_config(self) -> str:
+        return refused(
+            "StatusCode.INVALID_ARGUMENT",
+            lambda: self._client.load_model(
+                self._model, config="{}", client_timeout=TIMEOUT_SECONDS
+            ),
+        )
+
     def _infer(self, data: np.ndarray, datatype: str, model: str | None = None) -> np.ndarray:
         tensor = triton.InferInput(self._input_name(datatype), list(data.shape), datatype)
         tensor.set_data_from_numpy(data)
@@ -102,6 +172,15 @@ class Checks:
         """Returns the input that the metadata lists for a datatype, else its first one."""
         inputs = self._client.get_model_metadata(self._model, client_timeout=TIMEOUT_SECONDS).inputs
         return next((i.name for i in inputs if i.datatype == datatype), inputs[0].name)
+
+
+def ready(client: triton.InferenceServerClient, model: str) -> bool:
+    """Tells whether a model is ready; one that is unknown is not."""
+    try:
+        return client.is_model_ready(model, client_timeout=TIMEOUT_SECONDS)
+    except InferenceServerException as error:
+        check(error.status() == "StatusCode.NOT_FOUND", f"status is {error.status()}")
+        return False
 
 
 def yes(answer: bool) -> None:

@@ -112,11 +112,20 @@ impl CloudService {
     /// # Panics
     /// When it ends instead of serving.
     pub fn start_at(address: SocketAddr, certificates: &CertificateFolder, extra: &str) -> Self {
+        let models = repository().join("models");
+        let networks = format!("models = {models:?}\nnetworks = [\"efficientnet-lite2\"]\n{extra}");
+        Self::start_as(address, certificates, &networks)
+    }
+
+    /// Starts one on loopback with a configuration of its own, which says what it serves.
+    pub fn start_with(certificates: &CertificateFolder, config: &str) -> Self {
+        Self::start_as("127.0.0.1:0".parse().unwrap(), certificates, config)
+    }
+
+    fn start_as(address: SocketAddr, certificates: &CertificateFolder, text: &str) -> Self {
         let config = certificates.folder.path().join("cloud-service.toml");
         let text = format!(
-            "address = \"{address}\"\nmodels = {models:?}\nnetworks = [\"efficientnet-lite2\"]\n\
-             {extra}\n[tls]\ncertificate = {chain:?}\nkey = {key:?}\n",
-            models = repository().join("models"),
+            "address = \"{address}\"\n{text}\n[tls]\ncertificate = {chain:?}\nkey = {key:?}\n",
             chain = certificates.chain(),
             key = certificates.key(),
         );

@@ -1,4 +1,5 @@
-//! The model folder: one sub-folder a network, each with a `model.toml`.
+//! The model folder: one sub-folder a network, each with a `model.toml`, or with a sub-folder a version
+//! (`1`, `2`, …) that has one.
 
 use std::{
     collections::HashMap,
@@ -16,6 +17,9 @@ use crate::{
     staged::StagedClassifier,
 };
 
+/// Name of the file of a manifest.
+const MANIFEST: &str = "model.toml";
+
 /// A folder of networks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFolder {
@@ -27,7 +31,7 @@ pub struct ModelFolder {
 #[non_exhaustive]
 pub enum OpenError {
     /// The folder cannot be listed.
-    #[error("cannot list the model folder {}", path.display())]
+    #[error("cannot list the folder {}", path.display())]
     List {
         /// The folder.
         path: PathBuf,
@@ -43,6 +47,16 @@ pub enum OpenError {
         path: PathBuf,
         /// The names it has.
         present: Vec<String>,
+    },
+    /// No such version.
+    #[error("the network {name:?} has no version {version}; it has {present:?}")]
+    NoSuchVersion {
+        /// The network.
+        name: String,
+        /// The version asked for.
+        version: u64,
+        /// The versions it has.
+        present: Vec<u64>,
     },
     /// The manifest is at fault.
     #[error(transparent)]
@@ -132,27 +146,66 @@ impl ModelFolder {
     /// # Errors
     /// [`OpenError::List`] when the folder cannot be read.
     pub fn names(&self) -> Result<Vec<String>, OpenError> {
-        let list = |source| OpenError::List {
-            path: self.path.clone(),
-            source,
-        };
         let mut names = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(list)? {
-            let entry = entry.map_err(list)?;
-            if entry.path().join("model.toml").is_file() {
-                names.push(entry.file_name().to_string_lossy().into_owned());
+        for name in list(&self.path)? {
+            // What cannot be read is no network.
+            if self
+                .versions(&name)
+                .is_ok_and(|versions| !versions.is_empty())
+            {
+                names.push(name);
             }
         }
         names.sort();
         Ok(names)
     }
 
-    /// The manifest of a network.
+    /// Versions of a network, the latest last; 1 alone where its folder has a manifest of its own. Empty
+    /// where there is no such network.
+    ///
+    /// # Errors
+    /// [`OpenError::List`] when the network's folder cannot be read.
+    pub fn versions(&self, name: &str) -> Result<Vec<u64>, OpenError> {
+        // A name may come from a peer: it leads nowhere but into this folder.
+        let is_one_name = Path::new(name).file_name().is_some_and(|last| last == name);
+        let folder = self.path.join(name);
+        if !is_one_name || !folder.is_dir() {
+            return Ok(Vec::new());
+        }
+        if has_manifest(&folder) {
+            return Ok(vec![1]);
+        }
+        let mut versions: Vec<u64> = list(&folder)?
+            .iter()
+            // Only as they are written back: `01` is none.
+            .filter_map(|entry| entry.parse().ok().filter(|v: &u64| v.to_string() == *entry))
+            .filter(|version| has_manifest(&folder.join(version.to_string())))
+            .collect();
+        versions.sort_unstable();
+        Ok(versions)
+    }
+
+    /// The file of the manifest of a version.
+    pub fn manifest_path(&self, name: &str, version: u64) -> PathBuf {
+        let folder = self.path.join(name);
+        if has_manifest(&folder) {
+            folder.join(MANIFEST)
+        } else {
+            folder.join(version.to_string()).join(MANIFEST)
+        }
+    }
+
+    /// The manifest of a network's latest version.
     ///
     /// # Errors
     /// [`OpenError::NoSuchNetwork`] with the names there are, [`OpenError::Manifest`],
     /// [`OpenError::Name`].
     pub fn manifest(&self, name: &str) -> Result<Manifest, OpenError> {
+        self.manifest_of(name, None)
+    }
+
+    /// The manifest of a version, or of the latest.
+    fn manifest_of(&self, name: &str, version: Option<u64>) -> Result<Manifest, OpenError> {
         let present = self.names()?;
         if !present.iter().any(|there| there == name) {
             return Err(OpenError::NoSuchNetwork {
@@ -161,7 +214,17 @@ impl ModelFolder {
                 present,
             });
         }
-        let manifest = Manifest::load(&self.path.join(name).join("model.toml"))?;
+        let present = self.versions(name)?;
+        let latest = present.last().copied().unwrap_or(1);
+        let version = version.unwrap_or(latest);
+        if !present.contains(&version) {
+            return Err(OpenError::NoSuchVersion {
+                name: name.to_owned(),
+                version,
+                present,
+            });
+        }
+        let manifest = Manifest::load(&self.manifest_path(name, version))?;
         if manifest.name != name {
             return Err(OpenError::Name {
                 folder: name.to_owned(),
@@ -185,7 +248,7 @@ impl ModelFolder {
 
     /// Where the weights of a network are, or will be once fetched.
     pub fn weights_path(&self, manifest: &Manifest) -> PathBuf {
-        self.path.join(&manifest.name).join(&manifest.file)
+        manifest.folder.join(&manifest.file)
     }
 
     /// Names of a network's classes; empty where its manifest names no file.
@@ -196,7 +259,7 @@ impl ModelFolder {
         let Some(file) = &manifest.labels else {
             return Ok(Labels::default());
         };
-        let path = self.path.join(&manifest.name).join(file);
+        let path = manifest.folder.join(file);
         let text = fs::read_to_string(&path).map_err(|source| OpenError::Read {
             path: path.clone(),
             source,
@@ -217,7 +280,29 @@ impl ModelFolder {
     /// # Errors
     /// Any [`OpenError`]; each names the file at fault and what to do.
     pub fn open(&self, name: &str, runtime: &dyn Runtime) -> Result<Classifier, OpenError> {
-        let (manifest, labels, weights) = self.read(name)?;
+        self.open_as(name, None, runtime)
+    }
+
+    /// Like [`ModelFolder::open`], for a version that need not be the latest.
+    ///
+    /// # Errors
+    /// Any [`OpenError`]; [`OpenError::NoSuchVersion`] with the versions there are.
+    pub fn open_version(
+        &self,
+        name: &str,
+        version: u64,
+        runtime: &dyn Runtime,
+    ) -> Result<Classifier, OpenError> {
+        self.open_as(name, Some(version), runtime)
+    }
+
+    fn open_as(
+        &self,
+        name: &str,
+        version: Option<u64>,
+        runtime: &dyn Runtime,
+    ) -> Result<Classifier, OpenError> {
+        let (manifest, labels, weights) = self.read(name, version)?;
         let network = runtime
             .load(&weights, &GraphSpec::from(&manifest))
             .map_err(|source| OpenError::Load {
@@ -239,7 +324,7 @@ impl ModelFolder {
         features: Features,
         runtime: &dyn Runtime,
     ) -> Result<StagedClassifier, OpenError> {
-        let (manifest, labels, weights) = self.read(name)?;
+        let (manifest, labels, weights) = self.read(name, None)?;
         if let Some(unknown) = exits
             .iter()
             .find(|exit| manifest.exits.iter().all(|known| known.name != **exit))
@@ -263,8 +348,12 @@ impl ModelFolder {
         Ok(StagedClassifier::new(manifest, labels, network))
     }
 
-    fn read(&self, name: &str) -> Result<(Manifest, Labels, Vec<u8>), OpenError> {
-        let manifest = self.manifest(name)?;
+    fn read(
+        &self,
+        name: &str,
+        version: Option<u64>,
+    ) -> Result<(Manifest, Labels, Vec<u8>), OpenError> {
+        let manifest = self.manifest_of(name, version)?;
         let labels = self.labels(&manifest)?;
         let path = self.weights_path(&manifest);
         let weights = read_weights(&manifest, &path)?;
@@ -285,6 +374,28 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes)
         .iter()
         .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn has_manifest(folder: &Path) -> bool {
+    folder.join(MANIFEST).is_file()
+}
+
+/// Names of what is in a folder.
+fn list(folder: &Path) -> Result<Vec<String>, OpenError> {
+    let failed = |source| OpenError::List {
+        path: folder.to_owned(),
+        source,
+    };
+    fs::read_dir(folder)
+        .map_err(failed)?
+        .map(|entry| {
+            Ok(entry
+                .map_err(failed)?
+                .file_name()
+                .to_string_lossy()
+                .into_owned())
+        })
         .collect()
 }
 

@@ -41,6 +41,9 @@ pub struct Manifest {
     /// The early exits, in the order in which an image passes them; `[[exit]]` in the file.
     #[serde(default, rename = "exit")]
     pub exits: Vec<ExitSpec>,
+    /// The folder that it was read from.
+    #[serde(skip)]
+    pub folder: PathBuf,
 }
 
 /// The input tensor, f32 `[n, 3, size, size]`, and how an image becomes it.
@@ -192,10 +195,13 @@ impl Manifest {
             path: path.to_owned(),
             source,
         })?;
-        let manifest: Self = toml::from_str(&text).map_err(|source| ManifestError::Parse {
+        let mut manifest: Self = toml::from_str(&text).map_err(|source| ManifestError::Parse {
             path: path.to_owned(),
             source: Box::new(source),
         })?;
+        path.parent()
+            .unwrap_or(Path::new(""))
+            .clone_into(&mut manifest.folder);
         match manifest.impossible_field() {
             Some((field, expected)) => Err(ManifestError::Field {
                 path: path.to_owned(),
