@@ -281,4 +281,33 @@ mod tests {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
     }
+
+    #[test]
+    fn the_dashboard_names_metrics_that_there_are() {
+        let metrics = Metrics::default();
+        let model = metrics.of_model("m");
+        model.request(Duration::ZERO, Duration::ZERO);
+        model.batch(1, Duration::ZERO);
+        metrics.request(Some("m"), None, None, 1).answered(1);
+        metrics
+            .request(Some("m"), None, None, 1)
+            .failed(&ServiceError::DeadlinePassed);
+        let text = metrics.encode();
+        let dashboard = include_str!("../../deploy/grafana/cloud-service.json");
+        let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+        let names: std::collections::BTreeSet<&str> = dashboard
+            .match_indices("outpost_cloud_")
+            .map(|(from, _)| {
+                let name = &dashboard[from..];
+                &name[..name.find(|c| !is_name(c)).unwrap()]
+            })
+            .collect();
+        assert!(names.len() >= 10, "{names:?}");
+        for name in names {
+            let is_there = text
+                .lines()
+                .any(|line| line.starts_with(&format!("{name}{{")));
+            assert!(is_there, "{name} is no metric");
+        }
+    }
 }
