@@ -11,6 +11,7 @@ import argparse
 import json
 import pathlib
 import time
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,13 +24,39 @@ from networks import NETWORKS, multiply_adds
 MEAN = (125.3, 123.0, 113.9)
 DEVIATION = (63.0, 62.1, 66.7)
 
-# Peak learning rate, weight decay, and the side of the square that is cut out of an image (0: none;
-# the small network underfits, so it is regularised less). `sides` shrinks images from a share of the
-# epochs on: an early epoch costs half as much, and the last ones see whole images.
+
+class Cycle(NamedTuple):
+    """Epochs over which the learning rate rises to its peak and falls to nothing.
+
+    `cut` is the side of the square that is cut out of every image (0: none). `sides` shrinks images from
+    a share of the epochs on: an early epoch costs half as much, and the last ones see whole images.
+    """
+
+    epochs: int
+    rate: float
+    cut: int = 0
+    sides: dict = {}
+
+
+# Cycles and weight decay. Later cycles continue where the earlier ones left the two larger networks still
+# underfitting. The small network underfits throughout, so it is regularised less.
 RECIPES = {
-    "alexnet": dict(epochs=30, rate=0.15, decay=2e-4, cut=0, sides={}),
-    "googlenet": dict(epochs=20, rate=0.2, decay=5e-4, cut=0, sides={0.0: 24, 0.5: 32}),
-    "resnet": dict(epochs=20, rate=0.2, decay=5e-4, cut=8, sides={0.0: 20, 0.3: 24, 0.55: 32}),
+    "alexnet": dict(cycles=[Cycle(30, 0.15)], decay=2e-4),
+    "googlenet": dict(
+        cycles=[
+            Cycle(20, 0.2, sides={0.0: 24, 0.5: 32}),
+            Cycle(14, 0.12, sides={0.0: 24, 0.3: 32}),
+            Cycle(12, 0.12, cut=8),
+        ],
+        decay=5e-4,
+    ),
+    "resnet": dict(
+        cycles=[
+            Cycle(20, 0.2, cut=8, sides={0.0: 20, 0.3: 24, 0.55: 32}),
+            Cycle(26, 0.12, cut=8, sides={0.0: 24, 0.18: 32}),
+        ],
+        decay=5e-4,
+    ),
 }
 BATCH = 250
 
@@ -87,22 +114,23 @@ def train(network, recipe, training, held_out, checkpoint, log):
         optimiser.load_state_dict(saved["optimiser"])
         first = saved["epoch"] + 1
     steps = len(images) // BATCH
-    for epoch in range(first, recipe["epochs"]):
+    schedule = [(cycle, number) for cycle in recipe["cycles"] for number in range(cycle.epochs)]
+    for epoch, (cycle, number) in list(enumerate(schedule))[first:]:
         started = time.monotonic()
         generator = torch.Generator().manual_seed(1000 + epoch)
         side = 32
-        for share, value in recipe["sides"].items():
-            if epoch >= share * recipe["epochs"]:
+        for share, value in cycle.sides.items():
+            if number >= share * cycle.epochs:
                 side = value
         network.train()
         order = torch.randperm(len(images), generator=generator)
         total_loss = right = 0
         for step in range(steps):
-            rate = learning_rate((epoch + step / steps) / recipe["epochs"], recipe["rate"])
+            rate = learning_rate((number + step / steps) / cycle.epochs, cycle.rate)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             chosen = order[step * BATCH : (step + 1) * BATCH]
-            batch = augment(images[chosen], recipe["cut"], generator)
+            batch = augment(images[chosen], cycle.cut, generator)
             if side != 32:
                 batch = F.interpolate(batch, size=side, mode="bilinear", antialias=True)
             scores = network(batch.contiguous(memory_format=torch.channels_last))
@@ -165,12 +193,9 @@ def main():
     parser.add_argument("network", choices=NETWORKS)
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with train.tar")
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for checkpoints")
-    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     recipe = RECIPES[arguments.network]
-    if arguments.epochs:
-        recipe = {**recipe, "epochs": arguments.epochs}
 
     def log(**values):
         line = json.dumps(values)
