@@ -74,23 +74,34 @@ fn main() -> Result<(), Box<dyn Error>> {
             for (served, channel) in served.iter_mut().zip(&channels) {
                 *served = runtime.block_on(calls(channel, &classifier, threads))?;
             }
-            rounds.push((bare, served));
+            rounds.push(Round {
+                bare,
+                http2: served[0],
+                http3: served[1],
+            });
         }
-        let median = |of: &dyn Fn(&(f64, [f64; 2])) -> f64| {
+        let median = |of: fn(&Round) -> f64| {
             let mut values: Vec<f64> = rounds.iter().map(of).collect();
             values.sort_by(f64::total_cmp);
             values[values.len() / 2]
         };
         println!(
             "| {network} | {:.1} | {:.3} | {:.3} | {:.3} |",
-            median(&|round| round.0),
-            median(&|round| round.1[0] / round.0),
-            median(&|round| round.1[1] / round.0),
-            median(&|round| round.1[1] / round.1[0]),
+            median(|round| round.bare),
+            median(|round| round.http2 / round.bare),
+            median(|round| round.http3 / round.bare),
+            median(|round| round.http3 / round.http2),
         );
     }
     runtime.shutdown_background();
     Ok(())
+}
+
+/// Images a second.
+struct Round {
+    bare: f64,
+    http2: f64,
+    http3: f64,
 }
 
 fn image(classifier: &Classifier) -> Array4<f32> {
