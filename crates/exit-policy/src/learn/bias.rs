@@ -9,6 +9,8 @@
 /// the one that looks best is the one that chance favours most, and as the price moves it leaps from one
 /// lucky place to the next.
 const SMOOTHING: usize = 40;
+/// Fewer examples are not smoothed over: their cuts are few, and a window would blur what little they tell.
+const LEAST_SMOOTHED: usize = 1000;
 
 /// Sets each of the biases in turn so that the total cost of the choices is least. `scores` are, row by
 /// row, those of choices 1 and up; choice 0 has the score 0. `costs` are those of all choices, row by
@@ -80,7 +82,12 @@ fn best_shift(scores: &[f32], costs: &[f64], choices: usize, choice: usize) -> f
         }
         best
     };
-    let smooth = smoothed(&saved, rows.len() / SMOOTHING);
+    let reach = if rows.len() < LEAST_SMOOTHED {
+        0
+    } else {
+        rows.len() / SMOOTHING
+    };
+    let smooth = smoothed(&saved, reach);
     let (_, cut, shift_to) = best(&|cut| smooth[cut]);
     let end = saved[rows.len()].max(0.0).max(saved[now]);
     if saved[cut] >= end {
@@ -136,6 +143,29 @@ mod tests {
         let shifts = tune(&mut scores, &costs, 2);
         assert_eq!(shifts, [-1.5]);
         assert_eq!(total(&scores, &costs, 2), 0.0);
+    }
+
+    #[test]
+    fn among_many_a_lucky_place_does_not_draw_the_cut() {
+        // Going on saves where the score is above 0, and costs below; far below, chance favours a few.
+        let mut scores: Vec<f32> = (0..4000_i16)
+            .map(|i| f32::from(2000 - i) / 1000.0)
+            .collect();
+        let lucky = |i: usize| (3000..3010).contains(&i);
+        let costs: Vec<f64> = (0..4000)
+            .flat_map(|i| {
+                let saved = if lucky(i) {
+                    102.0
+                } else if i < 2000 {
+                    1.0
+                } else {
+                    -1.0
+                };
+                [saved, 0.0]
+            })
+            .collect();
+        let shift = tune(&mut scores, &costs, 2)[0];
+        assert!(shift.abs() < 0.1, "{shift}");
     }
 
     proptest! {
