@@ -205,8 +205,11 @@ impl Server {
         let mut listener = ListenerConfig::new(config.address, identity);
         listener.http3 &= config.http3;
         listener.drain_timeout = config.limits.drain_timeout();
+        let listener = Listener::bind(listener).await?;
+        // From here on a connection is accepted, and answered once `serve` runs.
+        ready.set(true);
         Ok(Self {
-            listener: Listener::bind(listener).await?,
+            listener,
             routes: routes.routes(),
             repository,
             config,
@@ -238,7 +241,6 @@ impl Server {
     /// [`ServerError::Serve`] when the sockets fail.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServerError> {
         let (health, ready) = (self.health, self.ready);
-        ready.set(true);
         let draining = ready.clone();
         let shutdown = async move {
             shutdown.await;
