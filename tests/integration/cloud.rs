@@ -12,8 +12,8 @@ use outpost_proto::{
     ContentsKind, Tensor, TensorData,
     inference::grpc_inference_service_client::GrpcInferenceServiceClient, tensor,
 };
-use outpost_tests::{CertificateFolder, CloudService, EdgeAgent, repository, some_photos};
-use outpost_transport::{Channel, ClientConfig, Protocol, Transport, Trust};
+use outpost_tests::{CertificateFolder, CloudService, EdgeAgent, edge_config, some_photos};
+use outpost_transport::{Channel, Protocol, Transport};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -151,11 +151,7 @@ fn the_circuit_opens_over_a_dead_cloud_and_closes_when_it_is_back() {
     let address = cloud.address();
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("edge-agent.toml");
-    let text = format!(
-        "models = {:?}\ncascade = {:?}\n[circuit]\nfailures_to_open = 1\nopen_for_ms = 3000\n",
-        repository().join("models"),
-        repository().join("models/cascades/squeezenet-lite2.toml"),
-    );
+    let text = edge_config("[circuit]\nfailures_to_open = 1\nopen_for_ms = 3000");
     std::fs::write(&config, text).unwrap();
     let mut agent = EdgeAgent::classify()
         .cloud(&cloud.url(), &certificates)
@@ -198,9 +194,7 @@ fn health_and_reflection_are_served_over_both_transports() {
     let cloud = CloudService::start(&certificates);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     for transport in [Transport::H2, Transport::H3] {
-        let mut config = ClientConfig::new(cloud.url());
-        config.transport = transport;
-        config.trust = Trust::Authority(std::fs::read(certificates.authority()).unwrap());
+        let config = cloud.client(&certificates, transport);
         runtime.block_on(async {
             let channel = Channel::new(config).unwrap();
             for service in ["", "inference.GRPCInferenceService"] {
@@ -239,9 +233,7 @@ fn health_and_reflection_are_served_over_both_transports() {
 fn drains(transport: Transport) {
     let certificates = CertificateFolder::valid();
     let cloud = CloudService::start(&certificates);
-    let mut config = ClientConfig::new(cloud.url());
-    config.transport = transport;
-    config.trust = Trust::Authority(std::fs::read(certificates.authority()).unwrap());
+    let config = cloud.client(&certificates, transport);
     let image = Bytes::from(std::fs::read(&some_photos(1)[0]).unwrap());
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let answered = runtime.block_on(async {

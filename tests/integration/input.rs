@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use outpost_tests::{Answers, EdgeAgent, program, repository, some_photos};
+use outpost_tests::{Answers, EdgeAgent, edge_config, program, repository, some_photos};
 use tempfile::TempDir;
 
 fn classify(images: &[&Path]) -> Answers {
@@ -94,12 +94,7 @@ fn images_over_the_byte_limit_are_refused_before_they_are_read() {
     let config = write(
         &folder,
         "edge-agent.toml",
-        format!(
-            "models = {:?}\ncascade = {:?}\nmode = \"device-only\"\n[images]\nmax_bytes = 1000\n",
-            repository().join("models"),
-            repository().join("models/cascades/squeezenet-lite2.toml"),
-        )
-        .as_bytes(),
+        edge_config("mode = \"device-only\"\n[images]\nmax_bytes = 1000").as_bytes(),
     );
     let answers = EdgeAgent::classify()
         .args(["--config".as_ref(), config.as_os_str()])

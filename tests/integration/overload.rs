@@ -19,10 +19,8 @@ use outpost_proto::{
     },
     tensor,
 };
-use outpost_tests::{CertificateFolder, CloudService, EdgeAgent, repository, some_photos};
-use outpost_transport::{
-    Channel, ClientConfig, Listener, ListenerConfig, ServerIdentity, Transport, Trust,
-};
+use outpost_tests::{CertificateFolder, CloudService, EdgeAgent, edge_config, some_photos};
+use outpost_transport::{Channel, Listener, ListenerConfig, ServerIdentity, Transport};
 use tonic::{Code, Request, Response, Status, service::Routes};
 
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
@@ -60,9 +58,7 @@ fn a_full_queue_refuses_with_a_time_to_come_back_and_every_call_is_counted() {
             .1
             .contains("<title>cloud-service</title>")
     );
-    let mut config = ClientConfig::new(cloud.url());
-    config.transport = Transport::H2;
-    config.trust = Trust::Authority(std::fs::read(certificates.authority()).unwrap());
+    let config = cloud.client(&certificates, Transport::H2);
     let image = Bytes::from(std::fs::read(&some_photos(1)[0]).unwrap());
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (mut answered, mut refused) = (0, 0);
@@ -188,12 +184,7 @@ fn offloads_to_busy(refusals: usize, pushback: &'static str) -> (Vec<String>, Ve
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("edge-agent.toml");
     // One image at a time, so that each knows what the one before was told.
-    let text = format!(
-        "models = {:?}\ncascade = {:?}\nmax_in_flight = 1\n",
-        repository().join("models"),
-        repository().join("models/cascades/squeezenet-lite2.toml"),
-    );
-    std::fs::write(&config, text).unwrap();
+    std::fs::write(&config, edge_config("max_in_flight = 1")).unwrap();
     let answers = EdgeAgent::classify()
         .args(["--config".as_ref(), config.as_os_str()])
         .cloud(&url, &certificates)

@@ -11,7 +11,7 @@ use outpost_proto::{
     tensor,
 };
 use outpost_tests::{CertificateFolder, CloudService, repository};
-use outpost_transport::{Channel, ClientConfig, Transport, Trust};
+use outpost_transport::{Channel, Transport};
 use tonic::Code;
 
 const NETWORK: &str = "cifar10-alexnet";
@@ -45,9 +45,7 @@ fn replaced_under_load(transport: Transport) {
             models.path()
         ),
     );
-    let mut config = ClientConfig::new(cloud.url());
-    config.transport = transport;
-    config.trust = Trust::Authority(fs::read(certificates.authority()).unwrap());
+    let config = cloud.client(&certificates, transport);
     let image = TensorData::Fp32(vec![0.0; 3 * 32 * 32]);
     let image = Tensor::new("image", vec![1, 3, 32, 32], image).unwrap();
     let request = tensor::infer_request(NETWORK, "", [image], ContentsKind::Raw);
@@ -93,8 +91,7 @@ fn replaced_under_load(transport: Transport) {
 fn callers_may_not_load_where_the_models_are_fixed() {
     let certificates = CertificateFolder::valid();
     let cloud = CloudService::start(&certificates);
-    let mut config = ClientConfig::new(cloud.url());
-    config.trust = Trust::Authority(fs::read(certificates.authority()).unwrap());
+    let config = cloud.client(&certificates, Transport::Auto);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let mut client = GrpcInferenceServiceClient::new(Channel::new(config).unwrap());

@@ -11,7 +11,10 @@ use std::{
     process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio},
 };
 
-use outpost_transport::development_certificates::{Certificates, ExistingFiles, Validity};
+use outpost_transport::{
+    ClientConfig, Transport, Trust,
+    development_certificates::{Certificates, ExistingFiles, Validity},
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -164,6 +167,15 @@ impl CloudService {
         format!("https://{}", self.address)
     }
 
+    /// What a client needs to reach it over a transport.
+    pub fn client(&self, certificates: &CertificateFolder, transport: Transport) -> ClientConfig {
+        ClientConfig {
+            transport,
+            trust: Trust::Authority(std::fs::read(certificates.authority()).unwrap()),
+            ..ClientConfig::new(self.url())
+        }
+    }
+
     /// Reads where metrics and health are; the configuration must give `operations_address`.
     pub fn with_operations(mut self) -> (Self, SocketAddr) {
         let mut line = String::new();
@@ -204,6 +216,13 @@ impl Drop for CloudService {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// A configuration of `edge-agent` with the repository's models and SqueezeNet → Lite2, and further lines.
+pub fn edge_config(extra: &str) -> String {
+    let models = repository().join("models");
+    let cascade = models.join("cascades/squeezenet-lite2.toml");
+    format!("models = {models:?}\ncascade = {cascade:?}\n{extra}\n")
 }
 
 /// An `edge-agent classify` in the making.
