@@ -1,6 +1,6 @@
 //! Dynamic batching: requests that wait for the same network run together.
 //!
-//! A [`Batcher`] belongs to one network. It admits a bounded number of requests; each waits in a
+//! A [`Batcher`] belongs to one network. It admits a bounded number of images; each request waits in a
 //! [`queue`] until an instance of the network, a thread of its own, takes it with its neighbours,
 //! runs them as one batch and gives each its own rows.
 
@@ -21,7 +21,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::{config::Batching, error::ServiceError, metrics::ModelMetrics, statistics::Statistics};
-use queue::{Item, Next, Policy, Queue};
+use queue::{Next, Policy, Queue, Queued};
 
 /// The first guess of what an image costs, until one was run: about a mid-sized network on one core.
 const FIRST_PACE: Duration = Duration::from_millis(20);
@@ -92,9 +92,13 @@ struct Request {
     places: Option<Places>,
 }
 
-impl Item for Request {
+impl Queued for Request {
     fn images(&self) -> usize {
         self.images.len_of(Axis(0))
+    }
+
+    fn joined(&self) -> Instant {
+        self.joined
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -177,9 +181,7 @@ impl Batcher {
                 .lock()
                 .queue
                 .drop_useless(Instant::now(), &mut dropped);
-            for request in dropped {
-                request.reply(Err(ServiceError::DeadlinePassed));
-            }
+            refuse(dropped, || ServiceError::DeadlinePassed);
             places()
         });
         match permit {
@@ -212,17 +214,13 @@ impl Batcher {
         places: Places,
     ) -> Result<Scores, ServiceError> {
         let (reply, answer) = oneshot::channel();
-        let joined = Instant::now();
-        self.shared.lock().queue.push(
-            Request {
-                images,
-                deadline,
-                joined,
-                reply,
-                places: Some(places),
-            },
-            joined,
-        );
+        self.shared.lock().queue.push(Request {
+            images,
+            deadline,
+            joined: Instant::now(),
+            reply,
+            places: Some(places),
+        });
         self.shared.changed.notify_one();
         answer.await.map_err(|_| ServiceError::WorkerLost)?
     }
@@ -268,9 +266,7 @@ impl Shared {
             if !dropped.is_empty() {
                 // Callers wake outside of the lock; what is in the queue may change meanwhile.
                 drop(state);
-                for request in dropped.drain(..) {
-                    request.reply(Err(ServiceError::DeadlinePassed));
-                }
+                refuse(dropped.drain(..), || ServiceError::DeadlinePassed);
                 if let Next::Run(batch) = next {
                     return Some(batch);
                 }
@@ -295,7 +291,7 @@ impl Shared {
 
     /// Gives each request its rows.
     fn run_batch(&self, batch: Vec<Request>) {
-        let images: usize = batch.iter().map(Item::images).sum();
+        let images: usize = batch.iter().map(Queued::images).sum();
         let started = Instant::now();
         // A panic is the batch's, not the instance's.
         let scores = catch_unwind(AssertUnwindSafe(|| self.infer(&batch)));
@@ -310,17 +306,9 @@ impl Shared {
             }
             Ok(Err(error)) => {
                 let error = Arc::new(error);
-                for request in batch {
-                    request.reply(Err(ServiceError::Infer(error.clone())));
-                }
-                return;
+                return refuse(batch, || ServiceError::Infer(error.clone()));
             }
-            Err(_) => {
-                for request in batch {
-                    request.reply(Err(ServiceError::WorkerLost));
-                }
-                return;
-            }
+            Err(_) => return refuse(batch, || ServiceError::WorkerLost),
         };
         let mut from = 0;
         for request in batch {
@@ -375,6 +363,13 @@ impl Shared {
                 format!("it gave {found} rows for {images} images").into(),
             ))
         }
+    }
+}
+
+/// Answers requests with the same error.
+fn refuse(requests: impl IntoIterator<Item = Request>, error: impl Fn() -> ServiceError) {
+    for request in requests {
+        request.reply(Err(error()));
     }
 }
 

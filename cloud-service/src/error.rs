@@ -4,13 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use outpost_proto::{Datatype, TensorError};
 use outpost_runtime::{DecodeError, InferError, OpenError, PreprocessError};
+use outpost_transport::RETRY_PUSHBACK;
 use tonic::{Code, Status, metadata::MetadataMap};
 
 use crate::repository::{LoadError, RepositoryError};
-
-/// Trailer that says after how many milliseconds a refused call may be tried again, as gRPC's retry
-/// design names it.
-const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// Why a request was refused. Every message names what to send instead.
 #[derive(Debug, thiserror::Error)]

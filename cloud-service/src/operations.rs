@@ -24,7 +24,8 @@ use axum::{
     response::{Html, IntoResponse},
     routing::get,
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::metrics::Metrics;
 
@@ -52,7 +53,7 @@ impl Ready {
 /// The listener and its task, which ends with it.
 pub(crate) struct Operations {
     address: SocketAddr,
-    task: JoinHandle<()>,
+    _task: AbortOnDropHandle<()>,
 }
 
 impl Operations {
@@ -70,18 +71,15 @@ impl Operations {
                 tracing::error!(%error, "metrics and health are no longer served");
             }
         });
-        Ok(Self { address, task })
+        Ok(Self {
+            address,
+            _task: AbortOnDropHandle::new(task),
+        })
     }
 
     /// The bound address.
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.address
-    }
-}
-
-impl Drop for Operations {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+use anyhow::Chain;
 use outpost_runtime::{ModelFolder, OpenError, Runtime};
 use sha2::{Digest, Sha256};
 
@@ -102,14 +103,9 @@ pub enum RepositoryError {
 }
 
 /// An error with its sources.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let causes: Vec<String> = Chain::new(error).map(ToString::to_string).collect();
+    causes.join(": ")
 }
 
 impl Repository {
@@ -125,10 +121,11 @@ impl Repository {
         runtime: Box<dyn Runtime>,
         metrics: Metrics,
     ) -> Result<Self, ServerError> {
+        let mode = config.repository.mode;
         let folder = ModelFolder::new(&config.models);
         let present = folder.names().map_err(LoadError::from)?;
         if let Some(name) = config.network.keys().find(|name| !present.contains(name)) {
-            if config.repository.mode == Mode::Fixed {
+            if mode == Mode::Fixed {
                 return Err(ServerError::Config(ConfigError::NoSuchNetwork {
                     name: name.clone(),
                     present,
@@ -145,12 +142,17 @@ impl Repository {
             changing: Mutex::default(),
             config,
         };
-        if repository.config.repository.mode == Mode::Poll {
+        let wanted = repository.wanted().map_err(LoadError::from)?;
+        let all = repository.config.networks.is_empty() && mode != Mode::Explicit;
+        for name in present.iter().filter(|name| all && !wanted.contains(name)) {
+            tracing::info!(network = %name, "not served: its weights are not in the folder");
+        }
+        if mode == Mode::Poll {
             repository.follow_folder();
             return Ok(repository);
         }
-        for name in repository.wanted().map_err(LoadError::from)? {
-            repository.load_network(&name)?;
+        for name in &wanted {
+            repository.load_network(name)?;
         }
         Ok(repository)
     }
@@ -170,14 +172,10 @@ impl Repository {
 
     /// Whether the weights of a network are there, or its manifest is at fault, which loading will tell.
     fn has_weights(&self, name: &str) -> bool {
-        let has_weights = match self.folder.manifest(name) {
+        match self.folder.manifest(name) {
             Ok(manifest) => self.folder.weights_path(&manifest).is_file(),
             Err(_) => true,
-        };
-        if !has_weights {
-            tracing::info!(network = %name, "not served: its weights are not in the folder");
         }
-        has_weights
     }
 
     /// Names of the networks that are served, sorted.

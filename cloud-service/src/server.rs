@@ -7,7 +7,8 @@ use outpost_runtime::TractRuntime;
 use outpost_transport::{
     BindError, IdentityError, Listener, ListenerConfig, ServeError, ServerIdentity,
 };
-use tokio::{task::JoinHandle, time::MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::service::Routes;
 
 use crate::{
@@ -109,15 +110,6 @@ async fn load_networks(
         return Err(ServerError::NoModels(config.models.display().to_string()));
     }
     Ok(Arc::new(repository))
-}
-
-/// A task that ends with its owner.
-struct Follower(JoinHandle<()>);
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// Follows the model folder.
@@ -253,7 +245,7 @@ impl Server {
         };
         let _follower = (self.config.repository.mode == Mode::Poll).then(|| {
             let every = Duration::from_secs(self.config.repository.poll_seconds);
-            Follower(tokio::spawn(follow_folder(self.repository, every)))
+            AbortOnDropHandle::new(tokio::spawn(follow_folder(self.repository, every)))
         });
         let served = self.listener.serve(self.routes, shutdown).await;
         ready.set(false);

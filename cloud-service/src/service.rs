@@ -156,6 +156,17 @@ impl InferenceService {
         Ok((output, times))
     }
 
+    /// Whether callers may change what is served, by a call with these arguments.
+    fn check_change<'a>(
+        &self,
+        repository: &str,
+        parameters: impl IntoIterator<Item = &'a String>,
+        known: &[&str],
+    ) -> Result<(), ServiceError> {
+        self.repository.check_explicit()?;
+        Ok(check_repository_call(repository, parameters, known)?)
+    }
+
     /// Runs what reads files or loads networks off the async threads.
     async fn with_repository<T: Send + 'static>(
         &self,
@@ -342,12 +353,7 @@ impl GrpcInferenceService for InferenceService {
         request: Request<RepositoryModelLoadRequest>,
     ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
         let request = request.into_inner();
-        self.repository
-            .check_explicit()
-            .and_then(|()| {
-                check_repository_call(&request.repository_name, request.parameters.keys(), &[])
-            })
-            .map_err(ServiceError::from)?;
+        self.check_change(&request.repository_name, request.parameters.keys(), &[])?;
         self.with_repository(move |repository| repository.load_network(&request.model_name))
             .await?
             .map_err(|error| ServiceError::from(RepositoryError::from(error)))?;
@@ -360,12 +366,7 @@ impl GrpcInferenceService for InferenceService {
     ) -> Result<Response<RepositoryModelUnloadResponse>, Status> {
         let request = request.into_inner();
         let known = [UNLOAD_DEPENDENTS];
-        self.repository
-            .check_explicit()
-            .and_then(|()| {
-                check_repository_call(&request.repository_name, request.parameters.keys(), &known)
-            })
-            .map_err(ServiceError::from)?;
+        self.check_change(&request.repository_name, request.parameters.keys(), &known)?;
         self.with_repository(move |repository| repository.unload_network(&request.model_name))
             .await?;
         Ok(Response::new(RepositoryModelUnloadResponse {}))

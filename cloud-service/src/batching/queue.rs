@@ -17,9 +17,11 @@ pub(crate) struct Policy {
 }
 
 /// A request that waits.
-pub(crate) trait Item {
+pub(crate) trait Queued {
     /// Images in it, at least 1.
     fn images(&self) -> usize;
+    /// When it joined the queue.
+    fn joined(&self) -> Instant;
     /// When its answer is of no use any more.
     fn deadline(&self) -> Option<Instant>;
     /// Whether its caller has gone.
@@ -37,20 +39,15 @@ pub(crate) enum Next<T> {
     Wait,
 }
 
-struct Waiting<T> {
-    item: T,
-    since: Instant,
-}
-
 /// Requests in the order in which they came.
 pub(crate) struct Queue<T> {
     policy: Policy,
-    waiting: VecDeque<Waiting<T>>,
+    waiting: VecDeque<T>,
     images: usize,
     closed: bool,
 }
 
-impl<T: Item> Queue<T> {
+impl<T: Queued> Queue<T> {
     pub(crate) fn new(policy: Policy) -> Self {
         Self {
             policy,
@@ -66,9 +63,9 @@ impl<T: Item> Queue<T> {
     }
 
     /// Adds a request at the end. Its length is bounded by who adds.
-    pub(crate) fn push(&mut self, item: T, now: Instant) {
+    pub(crate) fn push(&mut self, item: T) {
         self.images += item.images();
-        self.waiting.push_back(Waiting { item, since: now });
+        self.waiting.push_back(item);
     }
 
     /// Nothing more comes, so nothing waits for more.
@@ -89,14 +86,11 @@ impl<T: Item> Queue<T> {
             return Next::Wait;
         };
         // Nobody waits for company until it is too late.
-        let deadlines = self
-            .waiting
-            .iter()
-            .filter_map(|waiting| waiting.item.deadline());
+        let deadlines = self.waiting.iter().filter_map(T::deadline);
         let latest = deadlines
             .min()
             .and_then(|deadline| deadline.checked_sub(pace));
-        let due = oldest.since + self.policy.max_delay;
+        let due = oldest.joined() + self.policy.max_delay;
         let due = latest.map_or(due, |latest| latest.min(due));
         let full = self.images >= self.policy.max_batch;
         if full || self.closed || now >= due {
@@ -111,7 +105,7 @@ impl<T: Item> Queue<T> {
     /// The most requests from the front that make a batch whose size is `right`.
     fn fitting(&self, right: impl Fn(usize) -> bool) -> Option<usize> {
         let sizes = self.waiting.iter().scan(0, |images, waiting| {
-            *images += waiting.item.images();
+            *images += waiting.images();
             Some(*images)
         });
         let fitting = sizes
@@ -123,9 +117,8 @@ impl<T: Item> Queue<T> {
 
     /// The first `count` requests.
     fn take(&mut self, count: usize) -> Vec<T> {
-        let taken = self.waiting.drain(..count);
-        let batch: Vec<T> = taken.map(|waiting| waiting.item).collect();
-        self.images -= batch.iter().map(Item::images).sum::<usize>();
+        let batch: Vec<T> = self.waiting.drain(..count).collect();
+        self.images -= batch.iter().map(T::images).sum::<usize>();
         batch
     }
 
@@ -134,15 +127,15 @@ impl<T: Item> Queue<T> {
         let useless =
             |item: &T| item.is_gone() || item.deadline().is_some_and(|deadline| deadline <= now);
         // The usual case costs no move.
-        if !self.waiting.iter().any(|waiting| useless(&waiting.item)) {
+        if !self.waiting.iter().any(useless) {
             return;
         }
-        for waiting in std::mem::take(&mut self.waiting) {
-            if useless(&waiting.item) {
-                self.images -= waiting.item.images();
-                dropped.push(waiting.item);
+        for item in std::mem::take(&mut self.waiting) {
+            if useless(&item) {
+                self.images -= item.images();
+                dropped.push(item);
             } else {
-                self.waiting.push_back(waiting);
+                self.waiting.push_back(item);
             }
         }
     }

@@ -87,6 +87,15 @@ fn send(calls: &mut JoinSet<Result<Vec<f32>, ServiceError>>, batcher: &Arc<Batch
     calls.spawn(async move { ask(&batcher, &[value]).await });
 }
 
+/// A network of one instance that is at work on the image 0, and the call that waits for it.
+async fn busy(batching: &Batching) -> (Fixture, JoinSet<Result<Vec<f32>, ServiceError>>) {
+    let mut fixture = start(batching);
+    let mut calls = JoinSet::new();
+    send(&mut calls, &fixture.batcher, 0.0);
+    assert_eq!(fixture.began.recv().await, Some(1));
+    (fixture, calls)
+}
+
 fn waiting(batcher: &Batcher) -> usize {
     batcher.shared.lock().queue.images()
 }
@@ -136,14 +145,12 @@ async fn what_queues_behind_a_busy_network_runs_together() {
         max_batch: 4,
         ..one_instance()
     };
+    let (fixture, mut calls) = busy(&batching).await;
     let Fixture {
         batcher,
         mut began,
         leave,
-    } = start(&batching);
-    let mut calls = JoinSet::new();
-    send(&mut calls, &batcher, 0.0);
-    assert_eq!(began.recv().await, Some(1));
+    } = fixture;
     for value in 1..=5_u8 {
         send(&mut calls, &batcher, value.into());
     }
@@ -203,14 +210,12 @@ async fn callers_that_go_away_make_room_and_cost_no_compute() {
         max_queue: 1,
         ..one_instance()
     };
+    let (fixture, mut calls) = busy(&batching).await;
     let Fixture {
         batcher,
         mut began,
         leave,
-    } = start(&batching);
-    let mut calls = JoinSet::new();
-    send(&mut calls, &batcher, 1.0);
-    assert_eq!(began.recv().await, Some(1));
+    } = fixture;
     let gone = tokio::time::timeout(Duration::ZERO, ask(&batcher, &[2.0])).await;
     assert!(gone.is_err());
     assert_eq!(waiting(&batcher), 1);
@@ -234,15 +239,14 @@ async fn what_waits_when_the_service_ends_is_answered() {
     let Fixture { batcher, leave, .. } = start(&batching);
     drop(leave);
     let (reply, answer) = oneshot::channel();
-    let now = Instant::now();
     let request = Request {
         images: images(&[5.0]),
         deadline: None,
-        joined: now,
+        joined: Instant::now(),
         reply,
         places: None,
     };
-    batcher.shared.lock().queue.push(request, now);
+    batcher.shared.lock().queue.push(request);
     drop(batcher);
     let scores = answer.await.unwrap().unwrap();
     assert_eq!(scores.rows[[0, 0]], 5.0);

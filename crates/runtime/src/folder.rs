@@ -206,16 +206,14 @@ impl ModelFolder {
 
     /// The manifest of a version, or of the latest.
     fn manifest_of(&self, name: &str, version: Option<u64>) -> Result<Manifest, OpenError> {
-        let present = self.names()?;
-        if !present.iter().any(|there| there == name) {
+        let present = self.versions(name)?;
+        let Some(&latest) = present.last() else {
             return Err(OpenError::NoSuchNetwork {
                 name: name.to_owned(),
                 path: self.path.clone(),
-                present,
+                present: self.names()?,
             });
-        }
-        let present = self.versions(name)?;
-        let latest = present.last().copied().unwrap_or(1);
+        };
         let version = version.unwrap_or(latest);
         if !present.contains(&version) {
             return Err(OpenError::NoSuchVersion {

@@ -49,3 +49,7 @@ pub use server::{BindError, IdentityError, Listener, ListenerConfig, ServeError,
 /// The largest message that channels accept unless told otherwise, and a good limit for services:
 /// 16 MiB hold a batch of twenty 260×260 images as FP32 pixels.
 pub const DEFAULT_MAX_MESSAGE_BYTES: usize = 16 << 20;
+
+/// Trailer in which a busy server says after how many milliseconds a call may be tried again, as gRPC's retry
+/// design names it.
+pub const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";

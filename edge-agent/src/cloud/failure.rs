@@ -3,11 +3,8 @@
 use std::{error::Error, time::Duration};
 
 use outpost_cascade::FallbackCause;
-use outpost_transport::{CallError, ConnectError};
+use outpost_transport::{CallError, ConnectError, RETRY_PUSHBACK};
 use tonic::{Code, Status};
-
-/// Trailer in which a busy server says after how many milliseconds a call may be tried again.
-const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// Why a call gave nothing, with what a person may read about it.
 pub(super) struct Failure {

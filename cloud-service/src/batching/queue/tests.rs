@@ -11,13 +11,18 @@ const PACE: Duration = Duration::from_millis(2);
 struct Request {
     number: usize,
     images: usize,
+    joined: Instant,
     deadline: Option<Instant>,
     gone: bool,
 }
 
-impl Item for Request {
+impl Queued for Request {
     fn images(&self) -> usize {
         self.images
+    }
+
+    fn joined(&self) -> Instant {
+        self.joined
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -29,10 +34,11 @@ impl Item for Request {
     }
 }
 
-fn request(number: usize, images: usize) -> Request {
+fn request(number: usize, images: usize, joined: Instant) -> Request {
     Request {
         number,
         images,
+        joined,
         deadline: None,
         gone: false,
     }
@@ -67,7 +73,7 @@ fn without_a_delay_what_waits_runs_at_once() {
     let mut queue = Queue::new(policy(4, 0, &[]));
     assert_eq!(queue.next(now, PACE, &mut Vec::new()), Next::Wait);
     for number in 0..6 {
-        queue.push(request(number, 1), now);
+        queue.push(request(number, 1, now));
     }
     assert_eq!(runs(&mut queue, now), Some(vec![0, 1, 2, 3]));
     assert_eq!(runs(&mut queue, now), Some(vec![4, 5]));
@@ -78,7 +84,7 @@ fn without_a_delay_what_waits_runs_at_once() {
 fn a_request_waits_for_others_until_its_delay_is_over_or_a_preferred_size_is_there() {
     let now = Instant::now();
     let mut queue = Queue::new(policy(8, 10, &[2, 4]));
-    queue.push(request(0, 1), now);
+    queue.push(request(0, 1, now));
     let due = now + milliseconds(10);
     assert_eq!(
         queue.next(now + milliseconds(3), PACE, &mut Vec::new()),
@@ -86,7 +92,7 @@ fn a_request_waits_for_others_until_its_delay_is_over_or_a_preferred_size_is_the
     );
     assert_eq!(runs(&mut queue, due), Some(vec![0]));
     for number in 1..4 {
-        queue.push(request(number, 1), due);
+        queue.push(request(number, 1, due));
     }
     // Three wait: two of them are a preferred size, the third waits on.
     assert_eq!(runs(&mut queue, due), Some(vec![1, 2]));
@@ -100,8 +106,8 @@ fn a_request_waits_for_others_until_its_delay_is_over_or_a_preferred_size_is_the
 fn a_preferred_size_is_met_exactly_or_not_at_all() {
     let now = Instant::now();
     let mut queue = Queue::new(policy(8, 10, &[4]));
-    queue.push(request(0, 3), now);
-    queue.push(request(1, 2), now);
+    queue.push(request(0, 3, now));
+    queue.push(request(1, 2, now));
     assert_eq!(runs(&mut queue, now), None);
     assert_eq!(runs(&mut queue, now + milliseconds(10)), Some(vec![0, 1]));
 }
@@ -112,9 +118,9 @@ fn nobody_waits_for_company_until_it_is_too_late() {
     let mut queue = Queue::new(policy(8, 10, &[]));
     let hurried = Request {
         deadline: Some(now + milliseconds(7)),
-        ..request(0, 1)
+        ..request(0, 1, now)
     };
-    queue.push(hurried, now);
+    queue.push(hurried);
     let next = queue.next(now, PACE, &mut Vec::new());
     assert_eq!(next, Next::WaitUntil(now + milliseconds(5)));
     assert_eq!(runs(&mut queue, now + milliseconds(5)), Some(vec![0]));
@@ -125,7 +131,7 @@ fn a_request_of_more_images_than_a_batch_runs_alone() {
     let now = Instant::now();
     let mut queue = Queue::new(policy(4, 10, &[]));
     for (number, images) in [(0, 3), (1, 9), (2, 1)] {
-        queue.push(request(number, images), now);
+        queue.push(request(number, images, now));
     }
     assert_eq!(runs(&mut queue, now), Some(vec![0]));
     assert_eq!(runs(&mut queue, now), Some(vec![1]));
@@ -138,18 +144,18 @@ fn what_is_too_late_or_has_no_caller_never_runs() {
     let mut queue = Queue::new(policy(4, 0, &[]));
     let late = Request {
         deadline: Some(now + milliseconds(5)),
-        ..request(0, 1)
+        ..request(0, 1, now)
     };
     let gone = Request {
         gone: true,
-        ..request(1, 1)
+        ..request(1, 1, now)
     };
-    for request in [late.clone(), gone.clone(), request(2, 1)] {
-        queue.push(request, now);
+    for request in [late.clone(), gone.clone(), request(2, 1, now)] {
+        queue.push(request);
     }
     let mut dropped = Vec::new();
     let next = queue.next(now + milliseconds(5), PACE, &mut dropped);
-    assert_eq!(next, Next::Run(vec![request(2, 1)]));
+    assert_eq!(next, Next::Run(vec![request(2, 1, now)]));
     assert_eq!(dropped, [late, gone]);
 }
 
@@ -202,7 +208,7 @@ proptest! {
             match event {
                 Event::Push { images, patience, gone } => {
                     let deadline = patience.map(|patience| now + milliseconds(patience));
-                    queue.push(Request { number: pushed, images, deadline, gone }, now);
+                    queue.push(Request { number: pushed, images, joined: now, deadline, gone });
                     pushed += 1;
                 }
                 Event::Pass(time) => now += milliseconds(time),
@@ -217,7 +223,7 @@ proptest! {
                     match next {
                         Next::Run(batch) => {
                             prop_assert!(!batch.is_empty());
-                            let images: usize = batch.iter().map(Item::images).sum();
+                            let images: usize = batch.iter().map(Queued::images).sum();
                             prop_assert!(images <= max_batch || batch.len() == 1);
                             for request in batch {
                                 prop_assert!(!request.gone);
@@ -229,17 +235,17 @@ proptest! {
                         }
                         Next::WaitUntil(at) => {
                             prop_assert!(at > now);
-                            let oldest = queue.waiting.front().map(|waiting| waiting.since);
+                            let oldest = queue.waiting.front().map(|waiting| waiting.joined);
                             prop_assert!(Some(at) <= oldest.map(|since| since + milliseconds(delay)));
                             for waiting in &queue.waiting {
-                                prop_assert!(waiting.item.deadline.is_none_or(|deadline| at < deadline));
+                                prop_assert!(waiting.deadline.is_none_or(|deadline| at < deadline));
                             }
                         }
                         Next::Wait => prop_assert_eq!(queue.images(), 0),
                     }
                 }
             }
-            let waiting: usize = queue.waiting.iter().map(|waiting| waiting.item.images).sum();
+            let waiting: usize = queue.waiting.iter().map(|waiting| waiting.images).sum();
             prop_assert_eq!(queue.images(), waiting);
         }
         prop_assert_eq!(left.len(), pushed);

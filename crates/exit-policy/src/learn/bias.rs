@@ -52,12 +52,7 @@ fn best_shift(scores: &[f32], costs: &[f64], choices: usize, choice: usize) -> f
         return 0.0;
     };
     // What is saved where the choice is taken by the first so many.
-    let saved: Vec<f64> = std::iter::once(0.0)
-        .chain(rows.iter().scan(0.0, |sum, row| {
-            *sum += row.1;
-            Some(*sum)
-        }))
-        .collect();
+    let saved = sums_of_first(rows.iter().map(|row| row.1));
     let now = rows.partition_point(|row| row.0 > 0.0);
     let shift = |cut: usize| {
         let margin = |lead: f32| 1e-3 * (1.0 + lead.abs());
@@ -96,15 +91,19 @@ fn best_shift(scores: &[f32], costs: &[f64], choices: usize, choice: usize) -> f
     best(&|cut| saved[cut]).2
 }
 
+/// The sums of the first 0, 1, … values.
+fn sums_of_first(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let sums = values.scan(0.0, |sum, value| {
+        *sum += value;
+        Some(*sum)
+    });
+    std::iter::once(0.0).chain(sums).collect()
+}
+
 /// Every value becomes the mean of those up to `reach` places away; fewer near the ends, as many on
 /// either side.
 fn smoothed(values: &[f64], reach: usize) -> Vec<f64> {
-    let sums: Vec<f64> = std::iter::once(0.0)
-        .chain(values.iter().scan(0.0, |sum, value| {
-            *sum += value;
-            Some(*sum)
-        }))
-        .collect();
+    let sums = sums_of_first(values.iter().copied());
     (0..values.len())
         .map(|i| {
             let reach = reach.min(i).min(values.len() - 1 - i);
