@@ -24,7 +24,7 @@ use outpost_proto::{
 use outpost_runtime::{Classifier, ModelFolder, TractRuntime};
 use outpost_transport::{
     Channel, ClientConfig, Transport, Trust,
-    development_certificates::{Certificates, ExistingFiles, Validity},
+    development_certificates::{Certificates, ExistingFiles, Subjects, Validity},
 };
 use tokio::task::JoinSet;
 
@@ -37,7 +37,13 @@ const CALLERS_PER_THREAD: usize = 2;
 fn main() -> Result<(), Box<dyn Error>> {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
     let folder = tempfile::tempdir()?;
-    let certificates = Certificates::issue(&["127.0.0.1".into()], Validity::days(1))?;
+    let certificates = Certificates::issue(
+        &Subjects {
+            hosts: vec!["127.0.0.1".into()],
+            ..Default::default()
+        },
+        Validity::days(1),
+    )?;
     let files = certificates.write(folder.path(), ExistingFiles::Keep)?;
     let runtime = tokio::runtime::Runtime::new()?;
     let config = Config {

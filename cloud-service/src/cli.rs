@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use outpost_transport::development_certificates::{self, ExistingFiles};
+use outpost_transport::development_certificates::{self, ExistingFiles, Subjects};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -58,11 +58,14 @@ enum Command {
     Serve(Serve),
     /// Checks a configuration, its certificate and its networks as `serve` would, and ends.
     CheckConfig(Serve),
-    /// Makes a certificate authority and a server certificate for development.
+    /// Makes a certificate authority and certificates for development.
     DevelopmentCertificates {
-        /// Folder for ca.pem, server.pem and server.key.
+        /// Folder for ca.pem, server.pem and server.key, and NAME.pem and NAME.key of every client.
         #[arg(long)]
         out: PathBuf,
+        /// Client to make a certificate for; may be repeated.
+        #[arg(long = "client", value_name = "NAME")]
+        clients: Vec<String>,
         /// Name or address that the certificate is for; may be repeated.
         #[arg(long = "host", default_values = ["localhost", "127.0.0.1", "::1"])]
         hosts: Vec<String>,
@@ -114,6 +117,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         Command::DevelopmentCertificates {
             out,
+            clients,
             hosts,
             days,
             overwrite,
@@ -123,7 +127,12 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
             } else {
                 ExistingFiles::Keep
             };
-            let files = development_certificates::generate(&out, &hosts, days, existing)?;
+            let files = development_certificates::generate(
+                &out,
+                &Subjects { hosts, clients },
+                days,
+                existing,
+            )?;
             println!("{}", files.authority.display());
             Ok(())
         }

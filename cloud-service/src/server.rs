@@ -4,9 +4,7 @@ use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use outpost_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 use outpost_runtime::TractRuntime;
-use outpost_transport::{
-    BindError, IdentityError, Listener, ListenerConfig, ServeError, ServerIdentity,
-};
+use outpost_transport::{BindError, Identity, IdentityError, Listener, ListenerConfig, ServeError};
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::service::Routes;
@@ -127,8 +125,8 @@ async fn follow_folder(repository: Arc<Repository>, every: Duration) {
     }
 }
 
-fn load_identity(config: &Config) -> Result<Option<ServerIdentity>, IdentityError> {
-    let load = |tls: &Tls| ServerIdentity::load(&tls.certificate, &tls.key);
+fn load_identity(config: &Config) -> Result<Option<Identity>, IdentityError> {
+    let load = |tls: &Tls| Identity::load(&tls.certificate, &tls.key);
     config.tls.as_ref().map(load).transpose()
 }
 

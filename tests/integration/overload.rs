@@ -20,7 +20,7 @@ use outpost_proto::{
     tensor,
 };
 use outpost_tests::{CertificateFolder, CloudService, EdgeAgent, edge_config, some_photos};
-use outpost_transport::{Channel, Listener, ListenerConfig, ServerIdentity, Transport};
+use outpost_transport::{Channel, Identity, Listener, ListenerConfig, Transport};
 use tonic::{Code, Request, Response, Status, service::Routes};
 
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
@@ -164,7 +164,7 @@ impl GrpcInferenceService for Busy {
 /// Offloads three photos to a cloud that refuses so many calls; gives the reasons and when it was called.
 fn offloads_to_busy(refusals: usize, pushback: &'static str) -> (Vec<String>, Vec<Instant>) {
     let certificates = CertificateFolder::valid();
-    let identity = ServerIdentity::load(&certificates.chain(), &certificates.key()).unwrap();
+    let identity = Identity::load(&certificates.chain(), &certificates.key()).unwrap();
     let calls = Arc::<Mutex<Vec<Instant>>>::default();
     let busy = Busy {
         calls: calls.clone(),

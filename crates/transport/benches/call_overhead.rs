@@ -19,8 +19,8 @@ use outpost_proto::inference::{
     model_infer_response::InferOutputTensor,
 };
 use outpost_transport::{
-    Channel, ClientConfig, Listener, ListenerConfig, Protocol, ServerIdentity, Transport, Trust,
-    development_certificates::{Certificates, Validity},
+    Channel, ClientConfig, Identity, Listener, ListenerConfig, Protocol, Transport, Trust,
+    development_certificates::{Certificates, Subjects, Validity},
 };
 use tonic::{Request, Response, Status, service::Routes};
 
@@ -45,7 +45,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn measure(service: &tokio::runtime::Runtime) -> Result<(), Box<dyn Error>> {
-    let certificates = Certificates::issue(&["127.0.0.1".into()], Validity::days(1))?;
+    let certificates = Certificates::issue(
+        &Subjects {
+            hosts: vec!["127.0.0.1".into()],
+            ..Default::default()
+        },
+        Validity::days(1),
+    )?;
     let both = serve(service, &certificates, true).await?;
     let http2_only = serve(service, &certificates, false).await?;
     let blocked = UdpSocket::bind(http2_only)?;
@@ -112,13 +118,13 @@ async fn serve(
     certificates: &Certificates,
     http3: bool,
 ) -> Result<SocketAddr, Box<dyn Error>> {
-    let identity = ServerIdentity::from_pem(
+    let identity = Identity::from_pem(
         certificates.chain_pem.as_bytes(),
         certificates.key_pem.as_bytes(),
     )?;
     let config = ListenerConfig {
         http3,
-        ..ListenerConfig::new((Ipv4Addr::LOCALHOST, 0).into(), Some(identity))
+        ..ListenerConfig::new((Ipv4Addr::LOCALHOST, 0).into(), Some(identity.into()))
     };
     let listener = runtime.spawn(Listener::bind(config)).await??;
     let address = listener.local_addr();

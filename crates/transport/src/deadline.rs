@@ -17,7 +17,8 @@ use tonic::{Code, Status, body::Body};
 
 use crate::error::CallError;
 
-/// When a call's answer is due: in the extensions of every request that came with a `grpc-timeout`.
+/// When a call's answer is due, by its `grpc-timeout` or by the listener's limit: in the extensions of every
+/// request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 
@@ -49,6 +50,17 @@ impl TimeAllowed {
         let duration = parse(value).ok_or(MalformedTimeout)?;
         let deadline = Instant::now().checked_add(duration).map(Deadline);
         Ok(deadline.map(|deadline| Self { duration, deadline }))
+    }
+
+    /// The time that a call asked for, if any, but no more than `limit`.
+    pub(crate) fn at_most(asked: Option<Self>, limit: Duration) -> Self {
+        match asked {
+            Some(asked) if asked.duration <= limit => asked,
+            _ => Self {
+                duration: limit,
+                deadline: Deadline(Instant::now() + limit),
+            },
+        }
     }
 }
 

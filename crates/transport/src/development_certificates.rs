@@ -1,9 +1,9 @@
-//! Certificates for development and for a private network: an authority of one's own, and a server
-//! certificate that it signed.
+//! Certificates for development and for a private network: an authority of one's own, and the
+//! certificates of a server and its clients that it signed.
 //!
-//! The authority's key is thrown away once it has signed, so whoever trusts `ca.pem` trusts that
-//! one server certificate and can be shown no other. A new server certificate therefore comes with
-//! a new authority, which every client must be given.
+//! The authority's key is thrown away once it has signed, so whoever trusts `ca.pem` trusts these
+//! certificates and can be shown no other. A new certificate therefore comes with a new authority,
+//! which every side must be given.
 
 use std::{
     fs::{self, OpenOptions},
@@ -24,14 +24,23 @@ pub const CHAIN_FILE: &str = "server.pem";
 /// The file name of the server's key, which only its owner may read.
 pub const KEY_FILE: &str = "server.key";
 
-/// Issues certificates for `hosts`, valid from now for `days`, and writes them into `directory`.
+/// Issues certificates, valid from now for `days`, and writes them into `directory`.
 pub fn generate(
     directory: &Path,
-    hosts: &[String],
+    subjects: &Subjects,
     days: u32,
     existing: ExistingFiles,
 ) -> Result<CertificateFiles, GenerateError> {
-    Certificates::issue(hosts, Validity::days(days))?.write(directory, existing)
+    Certificates::issue(subjects, Validity::days(days))?.write(directory, existing)
+}
+
+/// Whom certificates are for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subjects {
+    /// Names or IP addresses of the server.
+    pub hosts: Vec<String>,
+    /// Names of clients: letters, digits, `-`, `_` and `.`, as each becomes the name of two files.
+    pub clients: Vec<String>,
 }
 
 /// What becomes of files that are there already.
@@ -63,23 +72,38 @@ impl Validity {
     }
 }
 
-/// An authority's certificate, and a server's certificate and key, as PEM text.
+/// An authority's certificate, and the certificates and keys of a server and its clients, as PEM text.
 #[derive(Clone)]
 pub struct Certificates {
-    /// For clients to trust.
+    /// For both sides to trust.
     pub authority_pem: String,
     /// The server's certificate.
     pub chain_pem: String,
     /// The server's private key.
     pub key_pem: String,
+    /// The clients' certificates.
+    pub clients: Vec<ClientCertificate>,
+}
+
+/// A client's certificate and key, as PEM text.
+#[derive(Clone)]
+pub struct ClientCertificate {
+    /// The client's name: common name and DNS name of the certificate.
+    pub name: String,
+    /// The certificate.
+    pub chain_pem: String,
+    /// The private key.
+    pub key_pem: String,
 }
 
 impl Certificates {
-    /// Issues a server certificate for `hosts` (names or IP addresses) under an authority made for
-    /// it.
-    pub fn issue(hosts: &[String], validity: Validity) -> Result<Self, GenerateError> {
-        if hosts.is_empty() {
+    /// Issues certificates under an authority made for them.
+    pub fn issue(subjects: &Subjects, validity: Validity) -> Result<Self, GenerateError> {
+        if subjects.hosts.is_empty() {
             return Err(GenerateError::NoHost);
+        }
+        if let Some(client) = subjects.clients.iter().find(|name| !is_client_name(name)) {
+            return Err(GenerateError::ClientName(client.clone()));
         }
         let mut authority = CertificateParams::default();
         authority.distinguished_name = name("Outpost development authority");
@@ -93,25 +117,47 @@ impl Certificates {
             .map_err(GenerateError::Issue)?;
         let issuer = Issuer::new(authority, authority_key);
 
-        let mut server = CertificateParams::new(hosts).map_err(GenerateError::Host)?;
-        server.distinguished_name = name("Outpost service");
-        server.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        server.use_authority_key_identifier_extension = true;
-        server.not_before = validity.not_before;
-        server.not_after = validity.not_after;
-        let server_key = KeyPair::generate().map_err(GenerateError::Issue)?;
-        let server_certificate = server
-            .signed_by(&server_key, &issuer)
-            .map_err(GenerateError::Issue)?;
+        let sign = |common_name: &str, hosts: &[String], usage: ExtendedKeyUsagePurpose| {
+            let mut subject = CertificateParams::new(hosts).map_err(GenerateError::Host)?;
+            subject.distinguished_name = name(common_name);
+            subject.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+            subject.extended_key_usages = vec![usage];
+            subject.use_authority_key_identifier_extension = true;
+            subject.not_before = validity.not_before;
+            subject.not_after = validity.not_after;
+            let key = KeyPair::generate().map_err(GenerateError::Issue)?;
+            let certificate = subject
+                .signed_by(&key, &issuer)
+                .map_err(GenerateError::Issue)?;
+            Ok((certificate.pem(), key.serialize_pem()))
+        };
+        let (chain_pem, key_pem) = sign(
+            "Outpost service",
+            &subjects.hosts,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        )?;
+        let client = |name: &String| {
+            let usage = ExtendedKeyUsagePurpose::ClientAuth;
+            let (chain_pem, key_pem) = sign(name, std::slice::from_ref(name), usage)?;
+            Ok(ClientCertificate {
+                name: name.clone(),
+                chain_pem,
+                key_pem,
+            })
+        };
         Ok(Self {
             authority_pem: authority_certificate.pem(),
-            chain_pem: server_certificate.pem(),
-            key_pem: server_key.serialize_pem(),
+            chain_pem,
+            key_pem,
+            clients: subjects
+                .clients
+                .iter()
+                .map(client)
+                .collect::<Result<_, _>>()?,
         })
     }
 
-    /// Writes the three files into `directory`, which is made if it is missing.
+    /// Writes the files into `directory`, which is made if it is missing.
     pub fn write(
         &self,
         directory: &Path,
@@ -126,31 +172,33 @@ impl Certificates {
             chain: directory.join(CHAIN_FILE),
             key: directory.join(KEY_FILE),
         };
-        let contents = [
-            (&files.authority, &self.authority_pem, 0o644),
-            (&files.chain, &self.chain_pem, 0o644),
-            (&files.key, &self.key_pem, 0o600),
+        let mut contents = vec![
+            (files.authority.clone(), &self.authority_pem, 0o644),
+            (files.chain.clone(), &self.chain_pem, 0o644),
+            (files.key.clone(), &self.key_pem, 0o600),
         ];
+        for client in &self.clients {
+            let file = |kind| directory.join(format!("{}.{kind}", client.name));
+            contents.push((file("pem"), &client.chain_pem, 0o644));
+            contents.push((file("key"), &client.key_pem, 0o600));
+        }
         // All are looked at before any is written: half a set is of no use.
         for (path, ..) in &contents {
             match (path.exists(), existing) {
                 (false, _) => {}
                 (true, ExistingFiles::Keep) => {
-                    return Err(GenerateError::Exists(path.to_path_buf()));
+                    return Err(GenerateError::Exists(path.clone()));
                 }
                 (true, ExistingFiles::Replace) => {
                     fs::remove_file(path).map_err(|source| GenerateError::Write {
-                        path: path.to_path_buf(),
+                        path: path.clone(),
                         source,
                     })?;
                 }
             }
         }
         for (path, pem, mode) in contents {
-            write_new(path, pem, mode).map_err(|source| GenerateError::Write {
-                path: path.to_owned(),
-                source,
-            })?;
+            write_new(&path, pem, mode).map_err(|source| GenerateError::Write { path, source })?;
         }
         Ok(files)
     }
@@ -177,6 +225,11 @@ pub enum GenerateError {
     /// A host is neither a name nor an IP address.
     #[error("a host is neither a name nor an IP address; correct it")]
     Host(#[source] rcgen::Error),
+    /// A client's name cannot be that of a file.
+    #[error(
+        "a client cannot be named {0:?}; use letters, digits, `-`, `_` and `.`, and neither ca nor server"
+    )]
+    ClientName(String),
     /// Signing failed.
     #[error("the certificates could not be signed; check that the validity makes sense")]
     Issue(#[source] rcgen::Error),
@@ -191,6 +244,14 @@ pub enum GenerateError {
         /// What the operating system said.
         source: io::Error,
     },
+}
+
+fn is_client_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let is_taken = ["ca", "server"].contains(&name.to_ascii_lowercase().as_str());
+    name.bytes().all(fits)
+        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && !is_taken
 }
 
 fn name(common_name: &str) -> DistinguishedName {
@@ -213,29 +274,49 @@ fn write_new(path: &Path, contents: &str, mode: u32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ServerIdentity;
+    use crate::Identity;
 
-    fn hosts() -> Vec<String> {
-        vec!["localhost".into(), "127.0.0.1".into(), "::1".into()]
+    fn subjects() -> Subjects {
+        Subjects {
+            hosts: vec!["localhost".into(), "127.0.0.1".into(), "::1".into()],
+            clients: vec!["camera-7".into()],
+        }
     }
 
     #[test]
     fn the_files_make_an_identity_and_the_key_is_private() {
         let directory = tempfile::tempdir().unwrap();
-        let files = generate(directory.path(), &hosts(), 30, ExistingFiles::Keep).unwrap();
-        ServerIdentity::load(&files.chain, &files.key).unwrap();
+        let files = generate(directory.path(), &subjects(), 30, ExistingFiles::Keep).unwrap();
+        Identity::load(&files.chain, &files.key).unwrap();
+        let client_key = directory.path().join("camera-7.key");
+        Identity::load(&directory.path().join("camera-7.pem"), &client_key).unwrap();
         #[cfg(unix)]
-        {
+        for key in [files.key, client_key] {
             use std::os::unix::fs::PermissionsExt as _;
-            let mode = fs::metadata(&files.key).unwrap().permissions().mode();
+            let mode = fs::metadata(key).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn a_client_whose_name_is_no_file_is_refused() {
+        for name in ["", "../camera", "a/b", ".hidden", "ca", "SERVER", "a b"] {
+            let subjects = Subjects {
+                clients: vec![name.into()],
+                ..subjects()
+            };
+            let error = Certificates::issue(&subjects, Validity::days(1));
+            assert!(
+                matches!(error, Err(GenerateError::ClientName(_))),
+                "{name:?}"
+            );
         }
     }
 
     #[test]
     fn existing_files_are_replaced_only_when_asked() {
         let directory = tempfile::tempdir().unwrap();
-        let make = |existing| generate(directory.path(), &hosts(), 30, existing);
+        let make = |existing| generate(directory.path(), &subjects(), 30, existing);
         let files = make(ExistingFiles::Keep).unwrap();
         let first = fs::read(&files.key).unwrap();
         assert!(matches!(
@@ -251,15 +332,15 @@ mod tests {
     fn errors_name_the_file_at_fault() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name| directory.path().join(name);
-        let one = generate(&path("one"), &hosts(), 30, ExistingFiles::Keep).unwrap();
-        let two = generate(&path("two"), &hosts(), 30, ExistingFiles::Keep).unwrap();
+        let one = generate(&path("one"), &subjects(), 30, ExistingFiles::Keep).unwrap();
+        let two = generate(&path("two"), &subjects(), 30, ExistingFiles::Keep).unwrap();
         for (chain, key, named) in [
             (&path("missing.pem"), &one.key, "missing.pem"),
             (&one.key, &one.key, "holds no certificate"),
             (&one.chain, &one.chain, "holds no private key"),
             (&one.chain, &two.key, "is not the key"),
         ] {
-            let error = ServerIdentity::load(chain, key).unwrap_err();
+            let error = Identity::load(chain, key).unwrap_err();
             assert!(error.to_string().contains(named), "{error}");
         }
     }

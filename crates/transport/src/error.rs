@@ -5,7 +5,7 @@
 
 use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use rustls::CertificateError;
+use rustls::{AlertDescription, CertificateError};
 use tonic::{Code, Status};
 
 use crate::Protocol;
@@ -116,9 +116,9 @@ impl ConnectError {
     }
 }
 
-/// Why the peer's identity was not accepted.
+/// Why one side's identity was not accepted, or the handshake failed.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("the server's certificate was not accepted: {advice}")]
+#[error("{advice}")]
 pub struct TlsError {
     advice: &'static str,
     #[source]
@@ -133,30 +133,68 @@ impl TlsError {
             rustls::Error::InvalidCertificate(error) => match error {
                 // Another authority of the same name is an unknown authority too.
                 C::UnknownIssuer | C::BadSignature => {
-                    "unknown authority; trust the authority that signed it, or correct the address"
+                    "the server's certificate was not accepted: unknown authority; \
+                     trust the authority that signed it, or correct the address"
                 }
                 C::Expired | C::ExpiredContext { .. } => {
-                    "expired; renew it, or correct this machine's clock"
+                    "the server's certificate was not accepted: expired; \
+                     renew it, or correct this machine's clock"
                 }
                 C::NotValidYet | C::NotValidYetContext { .. } => {
-                    "not valid yet; correct this machine's clock"
+                    "the server's certificate was not accepted: not valid yet; \
+                     correct this machine's clock"
                 }
                 C::NotValidForName | C::NotValidForNameContext { .. } => {
-                    "wrong name; call the server by a name in its certificate, \
-                     or set the server name to one"
+                    "the server's certificate was not accepted: wrong name; \
+                     call the server by a name in its certificate, or set the server name to one"
                 }
-                C::Revoked => "revoked; renew it",
-                _ => "malformed or not meant for a server; issue it anew",
+                C::Revoked => "the server's certificate was not accepted: revoked; renew it",
+                _ => {
+                    "the server's certificate was not accepted: \
+                     malformed or not meant for a server; issue it anew"
+                }
             },
-            _ => "the TLS handshake failed; check that both sides offer TLS 1.2 or 1.3",
+            rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
+                "the server asks for a certificate of this client; set its certificate and key"
+            }
+            rustls::Error::AlertReceived(alert) if is_about_certificate(*alert) => {
+                "the server did not accept this client's certificate; \
+                 renew it, or have its authority added at the server"
+            }
+            _ => "the TLS handshake failed; check that both sides offer TLS 1.3, or 1.2",
         };
         Self { advice, source }
+    }
+
+    /// What the server said about this client's certificate with an alert, if it did.
+    ///
+    /// In TLS 1.3 a client is through with its handshake before the server has seen the certificate, so that
+    /// the alert comes when the connection is in use.
+    pub(crate) fn of_alert(alert: AlertDescription) -> Option<Self> {
+        is_about_certificate(alert).then(|| Self::new(rustls::Error::AlertReceived(alert)))
     }
 
     /// What rustls said.
     pub fn rustls_error(&self) -> &rustls::Error {
         &self.source
     }
+}
+
+fn is_about_certificate(alert: AlertDescription) -> bool {
+    use AlertDescription as A;
+    matches!(
+        alert,
+        A::CertificateRequired
+            | A::NoCertificate
+            | A::BadCertificate
+            | A::UnsupportedCertificate
+            | A::CertificateRevoked
+            | A::CertificateExpired
+            | A::CertificateUnknown
+            | A::UnknownCA
+            | A::AccessDenied
+            | A::DecryptError
+    )
 }
 
 /// Why a call failed, where the failure is the transport's and not the service's answer.

@@ -33,6 +33,7 @@ pub mod development_certificates;
 mod error;
 mod frames;
 mod http3_body;
+mod identity;
 mod protocol;
 mod quic;
 mod server;
@@ -40,11 +41,15 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Channel, ClientConfig, ConfigError, Trust};
+pub use client::{BearerToken, Channel, ClientConfig, ConfigError, TokenError, Trust};
 pub use deadline::Deadline;
 pub use error::{CallError, ConnectError, TlsError};
+pub use identity::{Identity, IdentityError};
 pub use protocol::{Protocol, Transport, UnknownTransport};
-pub use server::{BindError, IdentityError, Listener, ListenerConfig, ServeError, ServerIdentity};
+pub use server::{
+    BindError, ClientAuthentication, ClientAuthority, ClientAuthorityError, Listener,
+    ListenerConfig, PeerCertificate, ServeError, ServerTls, TlsHandle, TlsVersion,
+};
 
 /// The largest message that channels accept unless told otherwise, and a good limit for services:
 /// 16 MiB hold a batch of twenty 260×260 images as FP32 pixels.

@@ -3,8 +3,14 @@
 mod calls;
 mod http2;
 mod http3;
-mod identity;
+mod idle;
 mod listener;
+mod peer;
+mod places;
+mod tls;
 
-pub use identity::{IdentityError, ServerIdentity};
 pub use listener::{BindError, Listener, ListenerConfig, ServeError};
+pub use peer::PeerCertificate;
+pub use tls::{
+    ClientAuthentication, ClientAuthority, ClientAuthorityError, ServerTls, TlsHandle, TlsVersion,
+};

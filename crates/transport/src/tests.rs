@@ -5,3 +5,4 @@ mod connecting;
 mod fixture;
 mod hostile;
 mod lifetime;
+mod security;

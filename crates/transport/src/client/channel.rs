@@ -164,10 +164,11 @@ impl Channel {
         uri.path_and_query
             .get_or_insert(PathAndQuery::from_static("/"));
         *request.uri_mut() = Uri::from_parts(uri).expect("scheme, authority and path are there");
-        request
-            .headers_mut()
-            .entry(header::USER_AGENT)
-            .or_insert(USER_AGENT);
+        let headers = request.headers_mut();
+        headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
+        if let Some(token) = &target.token {
+            headers.insert(header::AUTHORIZATION, token.header());
+        }
     }
 
     /// Sends the request over the connection, or over a second one if the first turns out to have

@@ -5,8 +5,11 @@ use std::time::Duration;
 use http::{Uri, uri::Authority, uri::Scheme};
 use rustls::pki_types;
 
-use super::trust::{ClientTls, Trust};
-use crate::Transport;
+use super::{
+    token::BearerToken,
+    trust::{ClientTls, Trust},
+};
+use crate::{Identity, Transport};
 
 /// How to reach one service.
 #[derive(Clone, Debug)]
@@ -21,6 +24,10 @@ pub struct ClientConfig {
     pub trust: Trust,
     /// The name that the server's certificate must carry. Default: the host of the URL.
     pub server_name: Option<String>,
+    /// The certificate to show to a server that asks for one. Default: none.
+    pub identity: Option<Identity>,
+    /// The token to send with every call, over TLS only. Default: none.
+    pub token: Option<BearerToken>,
     /// The longest that connecting may take, name look-up and handshakes included. Default: 5 s.
     pub connect_timeout: Duration,
     /// The largest message to accept, for [`Channel::max_message_bytes`]. Default:
@@ -44,6 +51,8 @@ impl ClientConfig {
             transport: Transport::default(),
             trust: Trust::PublicAuthorities,
             server_name: None,
+            identity: None,
+            token: None,
             connect_timeout: Duration::from_secs(5),
             max_message_bytes: crate::DEFAULT_MAX_MESSAGE_BYTES,
             // Often enough to notice a dead path within one patient user's wait, and longer than
@@ -77,6 +86,11 @@ pub enum ConfigError {
     /// HTTP/3 was asked for in the clear.
     #[error("`{0}` asks for HTTP/3 in the clear, which does not exist; write https://, or h2")]
     PlaintextHttp3(String),
+    /// A token or a certificate would go out in the clear, or to nobody.
+    #[error(
+        "`{0}` is in the clear, where a token would be read by all and a certificate is not asked for; write https://"
+    )]
+    CredentialsInTheClear(String),
     /// The server name is neither a DNS name nor an IP address.
     #[error("`{0}` is neither a host name nor an IP address")]
     ServerName(String),
@@ -105,6 +119,7 @@ pub(super) struct Target {
     pub(super) transport: Transport,
     /// None for HTTP/2 in the clear.
     pub(super) tls: Option<ClientTls>,
+    pub(super) token: Option<BearerToken>,
     pub(super) connect_timeout: Duration,
     pub(super) max_message_bytes: usize,
     pub(super) keep_alive: Duration,
@@ -138,11 +153,14 @@ impl Target {
         let host = authority.host().trim_matches(['[', ']']).to_owned();
         let (tls, transport, default_port) = if *scheme == Scheme::HTTPS {
             let name = config.server_name.as_deref().unwrap_or(&host);
-            let tls = ClientTls::new(&config.trust, name)?;
+            let tls = ClientTls::new(&config.trust, config.identity.as_ref(), name)?;
             (Some(tls), config.transport, 443)
         } else if *scheme == Scheme::HTTP {
             if config.transport == Transport::H3 {
                 return Err(ConfigError::PlaintextHttp3(url));
+            }
+            if config.token.is_some() || config.identity.is_some() {
+                return Err(ConfigError::CredentialsInTheClear(url));
             }
             (None, Transport::H2, 80)
         } else {
@@ -155,6 +173,7 @@ impl Target {
             host,
             transport,
             tls,
+            token: config.token,
             connect_timeout: config.connect_timeout,
             max_message_bytes: config.max_message_bytes,
             keep_alive: config.keep_alive,
@@ -187,6 +206,16 @@ mod tests {
             check("http://cloud", Transport::H3),
             Err(E::PlaintextHttp3(_))
         ));
+    }
+
+    #[test]
+    fn a_token_is_not_sent_in_the_clear() {
+        let config = ClientConfig {
+            token: Some(BearerToken::new("secret").unwrap()),
+            ..ClientConfig::new("http://cloud")
+        };
+        let error = Target::new(config).unwrap_err();
+        assert!(matches!(error, ConfigError::CredentialsInTheClear(_)));
     }
 
     #[test]

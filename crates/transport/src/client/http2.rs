@@ -7,8 +7,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
 use h2::Reason;
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
@@ -18,11 +23,13 @@ use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    time::timeout,
 };
 use tokio_rustls::TlsConnector;
 use tonic::{Code, Status, body::Body};
 
 use super::{
+    alert::{Alert, AlertStream},
     config::Target,
     connect::Failure,
     trust::{ClientTls, Verdict},
@@ -39,7 +46,12 @@ pub(super) struct Http2 {
     sender: SendRequest<Body>,
     /// Set once the connection takes no more calls.
     retired: Arc<AtomicBool>,
+    /// Ends with the connection; what the server said about this client's certificate, if it did.
+    ended: Shared<BoxFuture<'static, Option<TlsError>>>,
 }
+
+/// How long a call that failed waits for its connection to end and to say why. The end is under way by then.
+const ENDING: Duration = Duration::from_millis(100);
 
 impl Http2 {
     pub(super) async fn connect(
@@ -52,15 +64,20 @@ impl Http2 {
         tcp.set_nodelay(true).map_err(failed)?;
         limit_silence(&tcp, target);
         match &target.tls {
-            None => Self::start(tcp, target, address).await,
+            None => Self::start(tcp, Alert::default(), target, address).await,
             Some(tls) => {
-                let stream = secure(tcp, tls, address).await?;
-                Self::start(stream, target, address).await
+                let (stream, alert) = AlertStream::new(secure(tcp, tls, address).await?);
+                Self::start(stream, alert, target, address).await
             }
         }
     }
 
-    async fn start<S>(stream: S, target: &Target, address: SocketAddr) -> Result<Self, ConnectError>
+    async fn start<S>(
+        stream: S,
+        alert: Alert,
+        target: &Target,
+        address: SocketAddr,
+    ) -> Result<Self, ConnectError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -80,14 +97,16 @@ impl Http2 {
                 source: Arc::new(error),
             })?;
         // Ends with the connection, which ends with its last sender and call.
-        tokio::spawn(async move {
+        let ended = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%address, %error, "HTTP/2 connection lost");
             }
+            TlsError::of_alert(alert.get()?)
         });
         Ok(Self {
             sender,
             retired: Arc::default(),
+            ended: ended.map(|ended| ended.ok().flatten()).boxed().shared(),
         })
     }
 
@@ -104,11 +123,23 @@ impl Http2 {
                     self.retired.store(true, Ordering::Relaxed);
                     Err(Failure::NotSent {
                         request: Box::new(request),
-                        error: call_error(error.into_error()),
+                        error: self.explain(error.into_error()).await,
                     })
                 }
-                None => Err(Failure::Failed(call_error(error.into_error()))),
+                None => Err(Failure::Failed(self.explain(error.into_error()).await)),
             },
+        }
+    }
+
+    /// Sorts an error of a call, with what the connection's end tells about it.
+    async fn explain(&self, error: hyper::Error) -> CallError {
+        let error = call_error(error);
+        if !matches!(error, CallError::Interrupted { .. }) {
+            return error;
+        }
+        match timeout(ENDING, self.ended.clone()).await {
+            Ok(Some(refused)) => CallError::Connect(refused.into()),
+            Ok(None) | Err(_) => error,
         }
     }
 }

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     Protocol,
-    error::{CallError, ConnectError},
+    error::{CallError, ConnectError, TlsError},
     http3_body::{IncomingBody, call_error, send_body},
     quic::{self, Opener},
     settings,
@@ -88,7 +88,10 @@ impl Http3 {
             biased;
             result = connecting => result.map_err(|error| match verdict.take() {
                 Some(error) => error.into(),
-                None => closed(Arc::new(error)),
+                None => match refused(&error) {
+                    Some(refused) => refused.into(),
+                    None => closed(Arc::new(error)),
+                },
             })?,
             error = refusal(address) => return Err(error),
         };
@@ -100,7 +103,12 @@ impl Http3 {
                 MAX_HEADER_BYTES,
             ))
             .await
-            .map_err(|error| closed(Arc::new(error)))?;
+            .map_err(
+                |error| match connection.close_reason().as_ref().and_then(refused) {
+                    Some(refused) => refused.into(),
+                    None => closed(Arc::new(error)),
+                },
+            )?;
         // Ends with the connection, which ends with its last sender.
         tokio::spawn(async move {
             let error = poll_fn(|cx| driver.poll_close(cx)).await;
@@ -132,7 +140,7 @@ impl Http3 {
                 self.retired.store(true, Ordering::Relaxed);
                 return Err(Failure::NotSent {
                     request: Box::new(request),
-                    error: call_error(error),
+                    error: self.explain(error),
                 });
             }
         };
@@ -147,13 +155,21 @@ impl Http3 {
         };
         let response = tokio::select! {
             biased;
-            response = receive.recv_response() => response.map_err(call_error)?,
+            response = receive.recv_response() => response.map_err(|error| self.explain(error))?,
             error = self.gone_silent() => return Err(Failure::Failed(error)),
         };
         // The connection would close under the body if the channel were dropped first.
         let keep = (upload, self.clone());
         Ok(response
             .map(|()| Body::new(IncomingBody::new(receive, Code::H3_REQUEST_CANCELLED, keep))))
+    }
+
+    /// Sorts an error of a call, with what the connection's end tells about it.
+    fn explain(&self, error: StreamError) -> CallError {
+        match self.connection.close_reason().as_ref().and_then(refused) {
+            Some(refused) => CallError::Connect(refused.into()),
+            None => call_error(error),
+        }
     }
 
     /// Waits until the server is silent and its host says that the service no longer runs.
@@ -177,4 +193,14 @@ impl Http3 {
             }
         }
     }
+}
+
+/// What the server said about this client's certificate when it closed the connection, if it did.
+fn refused(error: &quinn::ConnectionError) -> Option<TlsError> {
+    let quinn::ConnectionError::ConnectionClosed(close) = error else {
+        return None;
+    };
+    // RFC 9001: 0x100 and the alert's number.
+    let alert = u64::from(close.error_code).checked_sub(0x100)?;
+    TlsError::of_alert(u8::try_from(alert).ok()?.into())
 }

@@ -12,7 +12,7 @@ use rustls::{
 };
 
 use super::ConfigError;
-use crate::{Protocol, error::TlsError};
+use crate::{Identity, Protocol, error::TlsError};
 
 /// The authorities whose signature on a server's certificate is believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +38,11 @@ pub(super) struct ClientTls {
 }
 
 impl ClientTls {
-    pub(super) fn new(trust: &Trust, server_name: &str) -> Result<Self, ConfigError> {
+    pub(super) fn new(
+        trust: &Trust,
+        identity: Option<&Identity>,
+        server_name: &str,
+    ) -> Result<Self, ConfigError> {
         let mut roots = RootCertStore::empty();
         match trust {
             Trust::Authority(pem) => {
@@ -60,8 +64,11 @@ impl ClientTls {
         let template = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(rustls::DEFAULT_VERSIONS)
             .expect("ring offers suites of TLS 1.2 and of TLS 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let template = match identity {
+            Some(identity) => template.with_client_cert_resolver(identity.resolver()),
+            None => template.with_no_client_auth(),
+        };
         let server_name = ServerName::try_from(server_name.to_owned())
             .map_err(|_| ConfigError::ServerName(server_name.to_owned()))?;
         Ok(Self {

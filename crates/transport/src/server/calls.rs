@@ -1,12 +1,13 @@
 //! What happens to every call, whichever protocol it came over: context in, deadline kept.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use tokio::time::timeout_at;
 use tonic::{Status, body::Body, service::Routes, transport::server::TcpConnectInfo};
 use tower::Service as _;
 
+use super::peer::PeerCertificate;
 use crate::{
     Protocol,
     deadline::{DeadlineBody, Expiry, TimeAllowed},
@@ -19,6 +20,9 @@ pub(super) struct Calls {
     pub(super) protocol: Protocol,
     pub(super) local: Option<SocketAddr>,
     pub(super) peer: SocketAddr,
+    pub(super) certificate: Option<Arc<PeerCertificate>>,
+    /// The longest that a call may take, whatever it asks for.
+    pub(super) max_call: Duration,
 }
 
 impl Calls {
@@ -35,16 +39,17 @@ impl Calls {
             local_addr: self.local,
             remote_addr: Some(self.peer),
         });
+        if let Some(certificate) = self.certificate {
+            extensions.insert(certificate);
+        }
         let mut routes = self.routes;
-        let Some(time_allowed) = time_allowed else {
-            return infallible(routes.call(request).await);
-        };
+        let time_allowed = TimeAllowed::at_most(time_allowed, self.max_call);
         extensions.insert(time_allowed.deadline);
         match timeout_at(time_allowed.deadline.instant(), routes.call(request)).await {
             Ok(response) => infallible(response)
                 .map(|body| DeadlineBody::wrap(body, time_allowed, Expiry::Trailers)),
             Err(_) => Status::deadline_exceeded(format!(
-                "no answer within the {:?} that the call allowed",
+                "no answer within {:?}, the time of the call",
                 time_allowed.duration
             ))
             .into_http(),
@@ -61,7 +66,7 @@ fn infallible<T>(result: Result<T, std::convert::Infallible>) -> T {
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, time::Duration};
+    use std::convert::Infallible;
 
     use http_body_util::BodyExt as _;
     use tokio::time::Instant;
@@ -108,6 +113,8 @@ mod tests {
             protocol: Protocol::H3,
             local: None,
             peer: ([127, 0, 0, 1], 1).into(),
+            certificate: None,
+            max_call: Duration::from_secs(120),
         };
         let request = Request::post("/test/Method")
             .header("grpc-timeout", grpc_timeout)
@@ -125,6 +132,15 @@ mod tests {
         let status = Status::from_header_map(response.headers()).unwrap();
         assert_eq!(status.code(), Code::DeadlineExceeded);
         assert!(http_body::Body::is_end_stream(response.body()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_cannot_have_more_time_than_the_listener_allows() {
+        let started = Instant::now();
+        let response = answer("3H", |_| std::future::pending()).await;
+        assert_eq!(started.elapsed(), Duration::from_secs(120));
+        let status = Status::from_header_map(response.headers()).unwrap();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
     }
 
     #[tokio::test(start_paused = true)]

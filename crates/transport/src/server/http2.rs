@@ -1,6 +1,6 @@
 //! Serves HTTP/2: accepts TCP connections, secures them, and drains them at the end.
 
-use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, pin::pin, time::Duration};
 
 use http_body_util::BodyExt as _;
 use hyper::{server::conn::http2, service::service_fn};
@@ -8,7 +8,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::watch,
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -18,7 +18,11 @@ use tonic::{body::Body, service::Routes};
 
 use super::{
     calls::Calls,
+    idle::CallCount,
     listener::{HANDSHAKE_TIMEOUT, Limits, drain},
+    peer::PeerCertificate,
+    places::Places,
+    tls::Secured,
 };
 use crate::{
     Protocol,
@@ -32,10 +36,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What serves one listener.
 pub(super) struct Http2Server {
     pub(super) listener: TcpListener,
-    /// None serves in the clear.
-    pub(super) tls: Option<TlsAcceptor>,
+    /// What new connections are secured with; None serves in the clear.
+    pub(super) tls: Option<watch::Receiver<Secured>>,
     pub(super) limits: Limits,
-    pub(super) connections: Arc<Semaphore>,
+    pub(super) places: Places,
 }
 
 impl Http2Server {
@@ -57,9 +61,12 @@ impl Http2Server {
                     }
                 },
             };
-            let Ok(permit) = self.connections.clone().try_acquire_owned() else {
-                tracing::warn!(%peer, "connection turned away: the limit is reached");
-                continue;
+            let place = match self.places.take(peer) {
+                Ok(place) => place,
+                Err(error) => {
+                    tracing::warn!(%peer, %error, "connection turned away");
+                    continue;
+                }
             };
             let connection = Http2Connection {
                 calls: Calls {
@@ -67,14 +74,16 @@ impl Http2Server {
                     protocol: Protocol::H2,
                     local,
                     peer,
+                    certificate: None,
+                    max_call: self.limits.max_call,
                 },
                 limits: self.limits,
                 shutdown: shutdown.clone(),
             };
-            let tls = self.tls.clone();
+            let tls = self.tls.as_ref().map(|tls| tls.borrow().http2.clone());
             tasks.spawn(async move {
                 connection.accept(tcp, tls).await;
-                drop(permit);
+                drop(place);
             });
         }
         // The port is free for a successor while the last calls are answered.
@@ -90,7 +99,7 @@ struct Http2Connection {
 }
 
 impl Http2Connection {
-    async fn accept(self, tcp: TcpStream, tls: Option<TlsAcceptor>) {
+    async fn accept(mut self, tcp: TcpStream, tls: Option<TlsAcceptor>) {
         let peer = self.calls.peer;
         if let Err(error) = tcp.set_nodelay(true) {
             tracing::debug!(%peer, %error, "connection lost before it began");
@@ -106,7 +115,11 @@ impl Http2Connection {
             secured = handshake => secured,
         };
         match secured {
-            Ok(Ok(stream)) => self.serve(stream, peer).await,
+            Ok(Ok(stream)) => {
+                let chain = stream.get_ref().1.peer_certificates();
+                self.calls.certificate = PeerCertificate::from_chain(chain).map(Into::into);
+                self.serve(stream, peer).await;
+            }
             Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
             Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
         }
@@ -117,9 +130,13 @@ impl Http2Connection {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let calls = self.calls;
+        let count = CallCount::new();
+        let counted = count.clone();
         let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
             let calls = calls.clone();
+            let in_flight = counted.begin();
             async move {
+                let _in_flight = in_flight;
                 let request = request.map(|body| Body::new(body.map_err(box_error)));
                 Ok::<_, Infallible>(calls.answer(request).await)
             }
@@ -137,6 +154,11 @@ impl Http2Connection {
         let result = tokio::select! {
             result = connection.as_mut() => result,
             () = self.shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+            () = count.idle_for(self.limits.max_idle) => {
+                tracing::debug!(%peer, "connection ended: nothing was asked for long");
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

@@ -8,13 +8,18 @@ use h3::{
     server::{RequestResolver, RequestStream},
 };
 use http::{Request, Response};
-use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
+use rustls::pki_types::CertificateDer;
+use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, service::Routes};
 
 use super::{
     calls::Calls,
+    idle::CallCount,
     listener::{HANDSHAKE_TIMEOUT, Limits, ServeError, drain},
+    peer::PeerCertificate,
+    places::Places,
+    tls::Secured,
 };
 use crate::{
     Protocol,
@@ -30,8 +35,10 @@ const CLOSING: Duration = Duration::from_secs(1);
 /// What serves one endpoint.
 pub(super) struct Http3Server {
     pub(super) endpoint: quinn::Endpoint,
+    /// What new connections are secured with.
+    pub(super) tls: watch::Receiver<Secured>,
     pub(super) limits: Limits,
-    pub(super) connections: Arc<Semaphore>,
+    pub(super) places: Places,
 }
 
 impl Http3Server {
@@ -53,18 +60,19 @@ impl Http3Server {
             let peer = incoming.remote_address();
             // Handshakes with invented addresses must not take all the places, so once half are
             // taken a client first proves that it hears what is sent to it.
-            if self.connections.available_permits() < self.limits.max_connections / 2
-                && !incoming.remote_address_validated()
-            {
+            if self.places.are_scarce(peer) && !incoming.remote_address_validated() {
                 if incoming.retry().is_err() {
                     tracing::debug!(%peer, "connection turned away: it will not prove its address");
                 }
                 continue;
             }
-            let Ok(permit) = self.connections.clone().try_acquire_owned() else {
-                tracing::warn!(%peer, "connection turned away: the limit is reached");
-                incoming.refuse();
-                continue;
+            let place = match self.places.take(peer) {
+                Ok(place) => place,
+                Err(error) => {
+                    tracing::warn!(%peer, %error, "connection turned away");
+                    incoming.refuse();
+                    continue;
+                }
             };
             let connection = Http3Connection {
                 calls: Calls {
@@ -72,13 +80,16 @@ impl Http3Server {
                     protocol: Protocol::H3,
                     local,
                     peer,
+                    certificate: None,
+                    max_call: self.limits.max_call,
                 },
                 limits: self.limits,
                 shutdown: shutdown.clone(),
             };
+            let secured = self.tls.borrow().http3.clone();
             tasks.spawn(async move {
-                connection.accept(incoming).await;
-                drop(permit);
+                connection.accept(incoming, secured).await;
+                drop(place);
             });
         }
         // Newcomers are told at once that they are too late; their own timeouts are long.
@@ -107,12 +118,13 @@ struct Http3Connection {
 }
 
 impl Http3Connection {
-    async fn accept(self, incoming: quinn::Incoming) {
+    async fn accept(mut self, incoming: quinn::Incoming, secured: Arc<quinn::ServerConfig>) {
         let peer = self.calls.peer;
+        let handshake = async { incoming.accept_with(secured)?.await };
         let connection = tokio::select! {
             biased;
             () = self.shutdown.cancelled() => return,
-            connection = timeout(HANDSHAKE_TIMEOUT, async { incoming.await }) => connection,
+            connection = timeout(HANDSHAKE_TIMEOUT, handshake) => connection,
         };
         let connection = match connection {
             Ok(Ok(connection)) => connection,
@@ -125,6 +137,11 @@ impl Http3Connection {
                 return;
             }
         };
+        let chain = connection
+            .peer_identity()
+            .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
+        let chain = chain.as_deref().map(Vec::as_slice);
+        self.calls.certificate = PeerCertificate::from_chain(chain).map(Into::into);
         if let Err(error) = self.serve(connection).await
             && !error.is_h3_no_error()
         {
@@ -141,6 +158,7 @@ impl Http3Connection {
             .send_grease(false)
             .build(connection)
             .await?;
+        let count = CallCount::new();
         let mut running = JoinSet::new();
         let mut draining = false;
         loop {
@@ -149,7 +167,9 @@ impl Http3Connection {
                     let Some(resolver) = accepted? else { return Ok(()) };
                     let call = answer(self.calls.clone(), resolver);
                     let abandoned = abandonment.of_last_accepted();
+                    let in_flight = count.begin();
                     running.spawn(async move {
+                        let _in_flight = in_flight;
                         tokio::select! {
                             result = call => if let Err(error) = result {
                                 tracing::debug!(%error, "an answer was not taken");
@@ -159,7 +179,7 @@ impl Http3Connection {
                     });
                 }
                 Some(_) = running.join_next() => {}
-                () = self.shutdown.cancelled(), if !draining => {
+                () = end(&self.shutdown, &count, self.limits.max_idle), if !draining => {
                     draining = true;
                     // Names the stream after the last accepted one as the first that will not be
                     // answered, as RFC 9114 has it.
@@ -171,6 +191,14 @@ impl Http3Connection {
                 return Ok(());
             }
         }
+    }
+}
+
+/// Returns when a connection is to end: with its server, or because nothing was asked for long.
+async fn end(shutdown: &CancellationToken, count: &CallCount, max_idle: Duration) {
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = count.idle_for(max_idle) => {}
     }
 }
 

@@ -3,13 +3,16 @@
 use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use futures::future::OptionFuture;
-use quinn::crypto::rustls::QuicServerConfig;
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use super::{http2::Http2Server, http3::Http3Server, identity::ServerIdentity};
+use super::{
+    http2::Http2Server,
+    http3::Http3Server,
+    places::{PlaceLimits, Places},
+    tls::{Secured, ServerTls, TlsHandle},
+};
 use crate::{Protocol, settings};
 
 /// How long a peer may take over a TLS handshake or over the headers of a call: many round trips of
@@ -25,26 +28,33 @@ const PORT_ATTEMPTS: usize = 16;
 pub struct ListenerConfig {
     /// The address of both protocols; with port 0 the system chooses one free for both.
     pub address: SocketAddr,
-    /// The certificate and key; None serves HTTP/2 in the clear, and no HTTP/3.
-    pub tls: Option<ServerIdentity>,
+    /// The certificate and key, and whose clients are taken; None serves HTTP/2 in the clear, and no HTTP/3.
+    pub tls: Option<ServerTls>,
     /// Whether to serve HTTP/3 beside HTTP/2. Default: if there is TLS.
     pub http3: bool,
     /// Calls that one connection may have in flight. Default: 128.
     pub max_concurrent_calls: u32,
     /// Connections at a time, over both protocols; more are turned away. Default: 1024.
     pub max_connections: usize,
+    /// Of these, connections of one address (of one network of 64 bits, for IPv6). Default: 256.
+    pub max_connections_per_peer: usize,
     /// Bytes of headers that a call may have. Default: 16 KiB.
     pub max_header_bytes: u32,
+    /// The longest that a call may take, its request and its answer included, whatever the client allows.
+    /// Default: 2 minutes.
+    pub max_call: Duration,
     /// How long a client may be silent, though asked, before its connection is given up. Default:
     /// 30 s.
     pub idle_timeout: Duration,
+    /// How long a connection without a call is kept, though its client is there. Default: 1 hour.
+    pub max_idle: Duration,
     /// How long calls in flight may take once the listener shuts down. Default: 10 s.
     pub drain_timeout: Duration,
 }
 
 impl ListenerConfig {
     /// The defaults for `address`.
-    pub fn new(address: SocketAddr, tls: Option<ServerIdentity>) -> Self {
+    pub fn new(address: SocketAddr, tls: Option<ServerTls>) -> Self {
         Self {
             address,
             http3: tls.is_some(),
@@ -52,8 +62,13 @@ impl ListenerConfig {
             // HTTP/2 and HTTP/3 recommend at least 100.
             max_concurrent_calls: 128,
             max_connections: 1024,
+            // A site's devices often share one address.
+            max_connections_per_peer: 256,
             max_header_bytes: 16 << 10,
+            // A message of 16 MiB at 1.2 Mbit/s.
+            max_call: Duration::from_secs(120),
             idle_timeout: Duration::from_secs(30),
+            max_idle: Duration::from_secs(3600),
             drain_timeout: Duration::from_secs(10),
         }
     }
@@ -63,9 +78,10 @@ impl ListenerConfig {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) max_concurrent_calls: u32,
-    pub(super) max_connections: usize,
     pub(super) max_header_bytes: u32,
+    pub(super) max_call: Duration,
     pub(super) idle_timeout: Duration,
+    pub(super) max_idle: Duration,
     pub(super) drain_timeout: Duration,
 }
 
@@ -74,6 +90,7 @@ pub struct Listener {
     local_addr: SocketAddr,
     http2: Http2Server,
     http3: Option<Http3Server>,
+    tls: Option<TlsHandle>,
 }
 
 impl Listener {
@@ -83,51 +100,64 @@ impl Listener {
     ///
     /// Outside a tokio runtime.
     pub async fn bind(config: ListenerConfig) -> Result<Self, BindError> {
-        let quic_identity = match (config.http3, &config.tls) {
+        let quic_tls = match (config.http3, &config.tls) {
             (true, None) => return Err(BindError::Http3InTheClear),
-            (true, Some(identity)) => Some(identity),
+            (true, Some(tls)) => Some(tls),
             (false, _) => None,
         };
         let limits = Limits {
             max_concurrent_calls: config.max_concurrent_calls,
-            max_connections: config.max_connections,
             max_header_bytes: config.max_header_bytes,
+            max_call: config.max_call,
             idle_timeout: config.idle_timeout,
+            max_idle: config.max_idle,
             drain_timeout: config.drain_timeout,
         };
-        let connections = Arc::new(Semaphore::new(config.max_connections));
-        let (tcp, udp) = bind_both(config.address, quic_identity.is_some()).await?;
+        let places = Places::new(PlaceLimits {
+            in_all: config.max_connections,
+            per_peer: config.max_connections_per_peer,
+        });
+        let (tcp, udp) = bind_both(config.address, quic_tls.is_some()).await?;
         let local_addr = tcp.local_addr().map_err(|source| BindError::Address {
             address: config.address,
             protocol: Protocol::H2,
             source,
         })?;
-        let http3 = match (quic_identity, udp) {
-            (Some(identity), Some(udp)) => Some(Http3Server {
-                endpoint: endpoint(udp, identity, limits).map_err(|source| BindError::Address {
-                    address: local_addr,
-                    protocol: Protocol::H3,
-                    source,
-                })?,
-                limits,
-                connections: connections.clone(),
-            }),
+        let tls = config.tls.as_ref().map(|tls| TlsHandle::new(tls, limits));
+        let http3 = match (quic_tls, &tls, udp) {
+            (Some(server), Some(handle), Some(udp)) => {
+                let secured = handle.subscribe();
+                let endpoint = endpoint(udp, server, &secured.borrow());
+                Some(Http3Server {
+                    endpoint: endpoint.map_err(|source| BindError::Address {
+                        address: local_addr,
+                        protocol: Protocol::H3,
+                        source,
+                    })?,
+                    tls: secured,
+                    limits,
+                    places: places.clone(),
+                })
+            }
             _ => None,
-        };
-        let acceptor = |identity: &ServerIdentity| {
-            TlsAcceptor::from(Arc::new(identity.tls_config(Protocol::H2)))
         };
         let http2 = Http2Server {
             listener: tcp,
-            tls: config.tls.as_ref().map(acceptor),
+            tls: tls.as_ref().map(TlsHandle::subscribe),
             limits,
-            connections,
+            places,
         };
         Ok(Self {
             local_addr,
             http2,
             http3,
+            tls,
         })
+    }
+
+    /// Changes the TLS of new connections, also while the listener serves; None without TLS.
+    pub fn tls(&self) -> Option<TlsHandle> {
+        self.tls.clone()
     }
 
     /// The address of both protocols.
@@ -203,17 +233,12 @@ async fn bind_both(
 
 fn endpoint(
     socket: std::net::UdpSocket,
-    identity: &ServerIdentity,
-    limits: Limits,
+    tls: &ServerTls,
+    secured: &Secured,
 ) -> io::Result<quinn::Endpoint> {
-    let crypto = QuicServerConfig::try_from(identity.tls_config(Protocol::H3))
-        .expect("ring offers the suite of TLS 1.3 that QUIC starts with");
-    let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    let transport =
-        settings::transport_config(limits.idle_timeout, None, limits.max_concurrent_calls);
-    server.transport_config(Arc::new(transport));
-    let endpoint = identity.quic_endpoint_config();
+    let endpoint = tls.identity.quic_endpoint_config();
     let runtime = Arc::new(quinn::TokioRuntime);
+    let server = quinn::ServerConfig::clone(&secured.http3);
     quinn::Endpoint::new(endpoint, Some(server), socket, runtime)
 }
 

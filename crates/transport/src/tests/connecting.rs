@@ -8,7 +8,7 @@ use std::{
 use time::OffsetDateTime;
 use tonic::Code;
 
-use super::fixture::{Cloud, LOOPBACK, certificates, hosts, infer};
+use super::fixture::{Cloud, LOOPBACK, certificates, infer, subjects};
 use crate::{
     CallError, Channel, ClientConfig, ConnectError, Protocol, Transport, Trust,
     development_certificates::{Certificates, Validity},
@@ -140,7 +140,7 @@ async fn an_expired_certificate_is_not_believed() {
         not_before: now - time::Duration::days(2),
         not_after: now - time::Duration::days(1),
     };
-    let expired = Certificates::issue(&hosts(), validity).unwrap();
+    let expired = Certificates::issue(&subjects(), validity).unwrap();
     let cloud = Cloud::start_with(expired, LOOPBACK, |_| {}).await;
     for message in tls_error(&cloud, |_| {}).await {
         assert!(message.contains("expired"), "{message}");

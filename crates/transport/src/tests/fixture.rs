@@ -19,9 +19,9 @@ use tokio::{
 use tonic::{Request, Response, Status, service::Routes};
 
 use crate::{
-    Channel, ClientConfig, DEFAULT_MAX_MESSAGE_BYTES, Deadline, Listener, ListenerConfig, Protocol,
-    ServeError, ServerIdentity, Transport, Trust,
-    development_certificates::{Certificates, Validity},
+    Channel, ClientConfig, DEFAULT_MAX_MESSAGE_BYTES, Deadline, Identity, Listener, ListenerConfig,
+    PeerCertificate, Protocol, ServeError, ServerTls, TlsHandle, Transport, Trust,
+    development_certificates::{Certificates, Subjects, Validity},
 };
 
 pub(super) const LOOPBACK: SocketAddr =
@@ -70,6 +70,9 @@ impl GrpcInferenceService for Scripted {
         let protocol = request.extensions().get::<Protocol>().copied();
         let deadline = request.extensions().get::<Deadline>().copied();
         let peer = request.remote_addr();
+        let certificate = request.extensions().get::<Arc<PeerCertificate>>().cloned();
+        let token = request.metadata().get("authorization");
+        let token = token.map(|token| token.to_str().unwrap().to_owned());
         let request = request.into_inner();
         let mut response = ModelInferResponse {
             model_name: request.model_name.clone(),
@@ -81,6 +84,11 @@ impl GrpcInferenceService for Scripted {
             "protocol" => response.id = protocol.unwrap().to_string(),
             "peer" => response.id = peer.unwrap().to_string(),
             "deadline" => response.id = deadline.unwrap().remaining().as_millis().to_string(),
+            "names" => {
+                let certificate = certificate.expect("a certificate was shown");
+                response.id = certificate.names().join(" ");
+            }
+            "token" => response.id = token.unwrap_or_default(),
             "hold" => {
                 let _over = OnDrop(self.over.clone());
                 self.begun.add_permits(1);
@@ -92,16 +100,19 @@ impl GrpcInferenceService for Scripted {
     }
 }
 
-pub(super) fn hosts() -> Vec<String> {
-    vec!["localhost".into(), "127.0.0.1".into()]
+pub(super) fn subjects() -> Subjects {
+    Subjects {
+        hosts: vec!["localhost".into(), "127.0.0.1".into()],
+        clients: vec!["camera-7".into(), "camera-8".into()],
+    }
 }
 
 pub(super) fn certificates() -> Certificates {
-    Certificates::issue(&hosts(), Validity::days(1)).unwrap()
+    Certificates::issue(&subjects(), Validity::days(1)).unwrap()
 }
 
-pub(super) fn identity(certificates: &Certificates) -> ServerIdentity {
-    ServerIdentity::from_pem(
+pub(super) fn identity(certificates: &Certificates) -> Identity {
+    Identity::from_pem(
         certificates.chain_pem.as_bytes(),
         certificates.key_pem.as_bytes(),
     )
@@ -115,6 +126,7 @@ pub(super) struct Cloud {
     certificates: Certificates,
     runtime: Option<Runtime>,
     shutdown: Option<oneshot::Sender<()>>,
+    pub(super) tls: Option<TlsHandle>,
     served: JoinHandle<Result<(), ServeError>>,
 }
 
@@ -128,7 +140,7 @@ impl Cloud {
         address: SocketAddr,
         adjust: impl FnOnce(&mut ListenerConfig),
     ) -> Self {
-        let mut config = ListenerConfig::new(address, Some(identity(&certificates)));
+        let mut config = ListenerConfig::new(address, Some(identity(&certificates).into()));
         adjust(&mut config);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -138,6 +150,7 @@ impl Cloud {
         let bound = runtime.spawn(Listener::bind(config)).await;
         let listener = bound.unwrap().unwrap();
         let address = listener.local_addr();
+        let tls = listener.tls();
         let script = Scripted::new();
         let service = GrpcInferenceServiceServer::new(script.clone())
             .max_decoding_message_size(DEFAULT_MAX_MESSAGE_BYTES);
@@ -151,6 +164,7 @@ impl Cloud {
             certificates,
             runtime: Some(runtime),
             shutdown: Some(shutdown),
+            tls,
             served,
         }
     }
@@ -165,6 +179,11 @@ impl Cloud {
 
     pub(super) fn channel(&self, transport: Transport) -> Channel {
         Channel::new(self.config(transport)).unwrap()
+    }
+
+    /// The TLS that it was started with, without a word about clients.
+    pub(super) fn original_tls(&self) -> ServerTls {
+        identity(&self.certificates).into()
     }
 
     /// Begins the shutdown.

@@ -1,4 +1,4 @@
-//! Who a server is: its certificate and key, and the TLS settings made of them.
+//! Who one side of a connection is: its certificate and key.
 
 use std::{
     fmt, fs, io,
@@ -9,7 +9,6 @@ use std::{
 use quinn::EndpointConfig;
 use quinn_proto::HashedConnectionIdGenerator;
 use rustls::{
-    ServerConfig,
     pki_types::{
         CertificateDer, PrivateKeyDer,
         pem::{self, PemObject},
@@ -17,17 +16,15 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
-use crate::Protocol;
-
-/// A server's certificate chain and the key that proves it is its own.
+/// A certificate chain, and the key that proves it is one's own.
 #[derive(Clone)]
-pub struct ServerIdentity {
+pub struct Identity {
     certified_key: Arc<CertifiedKey>,
     reset_key: ring::hmac::Key,
 }
 
-impl ServerIdentity {
-    /// Reads the chain (the server's certificate first) and its key from PEM files.
+impl Identity {
+    /// Reads the chain (one's own certificate first) and its key from PEM files.
     pub fn load(chain: &Path, key: &Path) -> Result<Self, IdentityError> {
         let origin = |path: &Path| path.display().to_string();
         let read = |path: &Path| {
@@ -39,7 +36,7 @@ impl ServerIdentity {
         Self::parse(&read(chain)?, &read(key)?, origin(chain), origin(key))
     }
 
-    /// Takes the chain (the server's certificate first) and its key as PEM text.
+    /// Takes the chain (one's own certificate first) and its key as PEM text.
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, IdentityError> {
         Self::parse(chain, key, "the chain given".into(), "the key given".into())
     }
@@ -91,16 +88,9 @@ impl ServerIdentity {
         })
     }
 
-    /// The TLS settings of a listener that speaks `protocol`.
-    pub(super) fn tls_config(&self, protocol: Protocol) -> ServerConfig {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(rustls::DEFAULT_VERSIONS)
-            .expect("ring offers suites of TLS 1.2 and of TLS 1.3")
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(self.certified_key.clone())));
-        config.alpn_protocols = vec![protocol.alpn()];
-        config
+    /// Shows the certificate to every peer.
+    pub(crate) fn resolver(&self) -> Arc<SingleCertAndKey> {
+        Arc::new(SingleCertAndKey::from(self.certified_key.clone()))
     }
 
     /// The settings of a QUIC endpoint whose successor after a restart can tell clients that their
@@ -109,7 +99,7 @@ impl ServerIdentity {
     /// The connection ids and the keys that resets are signed with derive from the private key, so
     /// that they are the same after a restart: a client then believes the reset and reconnects at
     /// once, where it would otherwise wait for its idle timeout.
-    pub(super) fn quic_endpoint_config(&self) -> EndpointConfig {
+    pub(crate) fn quic_endpoint_config(&self) -> EndpointConfig {
         let mut config = EndpointConfig::new(Arc::new(self.reset_key.clone()));
         let mut id_key = [0; 8];
         let signature = ring::hmac::sign(&self.reset_key, b"outpost QUIC connection ids");
@@ -128,16 +118,16 @@ fn reset_key(key: &PrivateKeyDer<'_>) -> ring::hmac::Key {
     ring::hmac::Key::new(algorithm, derived.as_ref())
 }
 
-impl fmt::Debug for ServerIdentity {
+impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Never the key.
-        f.debug_struct("ServerIdentity")
+        f.debug_struct("Identity")
             .field("certificates", &self.certified_key.cert.len())
             .finish_non_exhaustive()
     }
 }
 
-/// Why a [`ServerIdentity`] could not be made.
+/// Why a [`Identity`] could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdentityError {
