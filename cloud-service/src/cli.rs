@@ -8,7 +8,8 @@ use outpost_transport::development_certificates::{self, ExistingFiles, Subjects}
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    config::{Config, ConfigError, Tls},
+    access::new_token,
+    config::{AccessConfig, Config, ConfigError, Tls},
     server::Server,
 };
 
@@ -41,7 +42,10 @@ enum LogFormat {
 impl Arguments {
     /// Begins to write log lines, as they are asked for.
     pub fn start_logging(&self) {
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+        let filter = EnvFilter::try_from_default_env()
+            .unwrap_or_else(|_| "info".into())
+            // It writes down the headers of every call, with callers' tokens.
+            .add_directive("h2=info".parse().expect("a target and a level"));
         let lines = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr);
@@ -58,6 +62,15 @@ enum Command {
     Serve(Serve),
     /// Checks a configuration, its certificate and its networks as `serve` would, and ends.
     CheckConfig(Serve),
+    /// Makes a token for a caller, and prints the entry for the file of identities.
+    NewToken {
+        /// Name of the caller's identity.
+        #[arg(long)]
+        name: String,
+        /// File to write the token to; only its owner may read it.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Makes a certificate authority and certificates for development.
     DevelopmentCertificates {
         /// Folder for ca.pem, server.pem and server.key, and NAME.pem and NAME.key of every client.
@@ -101,6 +114,9 @@ struct Serve {
     /// Private key, PEM.
     #[arg(long, env = "OUTPOST_KEY", requires = "certificate")]
     key: Option<PathBuf>,
+    /// File of the identities that may call.
+    #[arg(long, env = "OUTPOST_IDENTITIES")]
+    identities: Option<PathBuf>,
 }
 
 /// Does what the command line says; `serve` ends with SIGINT or SIGTERM.
@@ -113,6 +129,14 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::CheckConfig(serve) => {
             let checked = Server::check(serve.config()?).await?;
             print!("{checked}");
+            Ok(())
+        }
+        Command::NewToken { name, out } => {
+            let entry = new_token(&name, &out).with_context(|| {
+                let path = out.display();
+                format!("cannot write the token {path}: name a file that is not there yet")
+            })?;
+            print!("{entry}");
             Ok(())
         }
         Command::DevelopmentCertificates {
@@ -152,8 +176,14 @@ impl Serve {
         if !self.networks.is_empty() {
             config.networks = self.networks;
         }
+        if let Some(identities) = self.identities {
+            config.access = Some(AccessConfig { identities });
+        }
         if let (Some(certificate), Some(key)) = (self.certificate, self.key) {
-            config.tls = Some(Tls { certificate, key });
+            match &mut config.tls {
+                Some(tls) => (tls.certificate, tls.key) = (certificate, key),
+                None => config.tls = Some(Tls::new(certificate, key)),
+            }
         }
         Ok(config)
     }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use outpost_runtime::ImageLimits;
+use outpost_transport::{ListenerConfig, TlsVersion};
 use serde::Deserialize;
 
 /// The configuration. Relative paths are relative to the folder of the file.
@@ -32,6 +33,11 @@ pub struct Config {
     pub plaintext: bool,
     /// Serve HTTP/3 beside HTTP/2. Default `true`; needs `tls`.
     pub http3: bool,
+    /// Who may call; everybody, where it is absent.
+    pub access: Option<AccessConfig>,
+    /// Seconds between two looks at the files of certificates, keys, authorities and identities; SIGHUP has
+    /// them read at once. Default 60.
+    pub credentials_seconds: u64,
     /// Bounds on what a peer may ask.
     pub limits: Limits,
     /// How the models that are served change while the service runs.
@@ -134,7 +140,7 @@ pub struct Batching {
     pub instances: usize,
 }
 
-/// Where the server's certificate and key are.
+/// Where the server's certificate and key are, and whose certificates it takes.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
@@ -142,6 +148,51 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// Private key, PEM.
     pub key: PathBuf,
+    /// Certificates of the authorities of clients, PEM. Default none: clients are not asked for certificates.
+    #[serde(default)]
+    pub client_authority: Option<PathBuf>,
+    /// Lists of the certificates that these authorities revoked, PEM. Default none.
+    #[serde(default)]
+    pub client_revocations: Option<PathBuf>,
+    /// Whether a client must show a certificate. Default `required`, where there is an authority.
+    #[serde(default)]
+    pub client_certificates: ClientCertificates,
+    /// The oldest version of TLS over TCP, `1.2` or `1.3`. Default `1.3`; QUIC always has it.
+    #[serde(default)]
+    pub minimum_version: TlsVersion,
+}
+
+impl Tls {
+    /// A certificate and its key, and the defaults.
+    pub fn new(certificate: PathBuf, key: PathBuf) -> Self {
+        Self {
+            certificate,
+            key,
+            client_authority: None,
+            client_revocations: None,
+            client_certificates: ClientCertificates::default(),
+            minimum_version: TlsVersion::default(),
+        }
+    }
+}
+
+/// Whether a client must show a certificate, where there is an authority for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificates {
+    /// It gets no connection without.
+    #[default]
+    Required,
+    /// It may come without, and be known by a token.
+    Optional,
+}
+
+/// Who may call.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessConfig {
+    /// The file of identities.
+    pub identities: PathBuf,
 }
 
 /// Bounds on what a peer may ask.
@@ -156,6 +207,21 @@ pub struct Limits {
     pub max_image_pixels: u64,
     /// Most images in one request. Default 64.
     pub max_batch: usize,
+    /// Connections at a time, over both transports. Default 1024.
+    pub max_connections: usize,
+    /// Of these, connections of one address (of one network of 64 bits, for IPv6). Default 256.
+    pub max_connections_per_peer: usize,
+    /// Calls that one connection may have in flight. Default 128.
+    pub max_concurrent_calls: usize,
+    /// Bytes of headers that a call may have. Default 16 KiB.
+    pub max_header_bytes: usize,
+    /// Seconds that a call may take from its headers to the end of its answer, whatever it allows itself.
+    /// Default 120.
+    pub max_call_seconds: u64,
+    /// Seconds that a peer may be silent, though asked, before its connection is given up. Default 30.
+    pub idle_timeout_seconds: u64,
+    /// Seconds that a connection is kept without a call. Default 3600.
+    pub max_idle_seconds: u64,
     /// Requests whose images are decoded at a time. Default: the machine's cores.
     pub decoders: usize,
     /// Seconds that accepted requests get to finish at shutdown. Default 10.
@@ -172,6 +238,8 @@ impl Default for Config {
             tls: None,
             plaintext: false,
             http3: true,
+            access: None,
+            credentials_seconds: 60,
             limits: Limits::default(),
             repository: RepositoryConfig::default(),
             batching: Batching::default(),
@@ -219,6 +287,14 @@ impl Batching {
     }
 }
 
+/// Seconds of a day.
+const DAY: usize = 86_400;
+
+/// A number of seconds to compare with a limit.
+fn seconds(value: u64) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
+}
+
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -243,6 +319,13 @@ impl Default for Limits {
             max_image_bytes: 8 << 20,
             max_image_pixels: 50_000_000,
             max_batch: 64,
+            max_connections: 1024,
+            max_connections_per_peer: 256,
+            max_concurrent_calls: 128,
+            max_header_bytes: 16 << 10,
+            max_call_seconds: 120,
+            idle_timeout_seconds: 30,
+            max_idle_seconds: 3600,
             decoders: cores(),
             drain_timeout_seconds: 10,
         }
@@ -258,9 +341,18 @@ impl Limits {
         }
     }
 
-    /// Time that accepted requests get to finish at shutdown.
-    pub fn drain_timeout(&self) -> Duration {
-        Duration::from_secs(self.drain_timeout_seconds)
+    /// Bounds a listener.
+    pub(crate) fn apply_to(&self, listener: &mut ListenerConfig) {
+        // The check has bounded both.
+        let bounded = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+        listener.max_connections = self.max_connections;
+        listener.max_connections_per_peer = self.max_connections_per_peer;
+        listener.max_concurrent_calls = bounded(self.max_concurrent_calls);
+        listener.max_header_bytes = bounded(self.max_header_bytes);
+        listener.max_call = Duration::from_secs(self.max_call_seconds);
+        listener.idle_timeout = Duration::from_secs(self.idle_timeout_seconds);
+        listener.max_idle = Duration::from_secs(self.max_idle_seconds);
+        listener.drain_timeout = Duration::from_secs(self.drain_timeout_seconds);
     }
 }
 
@@ -290,6 +382,14 @@ pub enum ConfigError {
          or `plaintext = true` behind a proxy that adds TLS"
     )]
     NoTls,
+    /// Callers are to be known, and their tokens would be read on the way.
+    #[error(
+        "`access` needs `tls`: without it tokens travel in the clear and no certificate is asked for"
+    )]
+    AccessInTheClear,
+    /// Revocations without an authority.
+    #[error("`tls.client_revocations` needs `tls.client_authority`, whose lists they are")]
+    RevocationsAlone,
     /// A number beyond reason.
     #[error("`{name}` is above {limit}: lower it")]
     TooLarge {
@@ -332,10 +432,16 @@ impl Config {
             source: Box::new(source),
         })?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        config.models = folder.join(&config.models);
+        let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
+        resolve(&mut config.models);
         if let Some(tls) = &mut config.tls {
-            tls.certificate = folder.join(&tls.certificate);
-            tls.key = folder.join(&tls.key);
+            resolve(&mut tls.certificate);
+            resolve(&mut tls.key);
+            tls.client_authority.iter_mut().for_each(resolve);
+            tls.client_revocations.iter_mut().for_each(resolve);
+        }
+        if let Some(access) = &mut config.access {
+            resolve(&mut access.identities);
         }
         Ok(config)
     }
@@ -372,13 +478,44 @@ impl Config {
                 usize::MAX,
             ),
             ("max_batch", limits.max_batch, usize::MAX),
+            ("max_connections", limits.max_connections, 1_000_000),
+            (
+                "max_connections_per_peer",
+                limits.max_connections_per_peer,
+                1_000_000,
+            ),
+            ("max_concurrent_calls", limits.max_concurrent_calls, 65_536),
+            ("max_header_bytes", limits.max_header_bytes, 1 << 20),
+            ("max_call_seconds", seconds(limits.max_call_seconds), DAY),
+            (
+                "idle_timeout_seconds",
+                seconds(limits.idle_timeout_seconds),
+                DAY,
+            ),
+            (
+                "max_idle_seconds",
+                seconds(limits.max_idle_seconds),
+                30 * DAY,
+            ),
             ("decoders", limits.decoders, 1024),
         ] {
             check_number(&format!("limits.{name}"), value, limit)?;
         }
-        // A day: more is a service that does not poll.
-        let poll_seconds = usize::try_from(self.repository.poll_seconds).unwrap_or(usize::MAX);
-        check_number("repository.poll_seconds", poll_seconds, 86_400)?;
+        for (name, value) in [
+            ("repository.poll_seconds", self.repository.poll_seconds),
+            ("credentials_seconds", self.credentials_seconds),
+        ] {
+            check_number(name, seconds(value), DAY)?;
+        }
+        if let Some(tls) = &self.tls
+            && tls.client_authority.is_none()
+            && tls.client_revocations.is_some()
+        {
+            return Err(ConfigError::RevocationsAlone);
+        }
+        if self.tls.is_none() && self.access.is_some() {
+            return Err(ConfigError::AccessInTheClear);
+        }
         self.batching.check("batching")?;
         for (name, network) in &self.network {
             let none = match &network.versions {

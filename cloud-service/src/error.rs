@@ -13,6 +13,51 @@ use crate::repository::{LoadError, RepositoryError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServiceError {
+    /// The caller showed nothing to be known by.
+    #[error(
+        "this service knows its callers: send `authorization: Bearer TOKEN`, or show a certificate"
+    )]
+    NoCredentials,
+    /// The token is of nobody.
+    #[error("the token is not known here: send one that was issued for this service")]
+    UnknownToken,
+    /// The names in the certificate are of nobody.
+    #[error("no identity has a certificate of the name {0:?}: have one added")]
+    UnknownCertificate(Vec<String>),
+    /// The caller may not use the network.
+    #[error("{identity:?} may not use the network {network:?}: have its identity changed")]
+    NetworkForbidden {
+        /// The caller.
+        identity: String,
+        /// The network.
+        network: String,
+    },
+    /// The caller may not do this.
+    #[error("{identity:?} lacks the permission {permission:?}: have its identity changed")]
+    Forbidden {
+        /// The caller.
+        identity: String,
+        /// What it lacks.
+        permission: &'static str,
+    },
+    /// The caller sends more than it may.
+    #[error("{identity:?} is at its limit of images: try again in {} ms", retry_after.as_millis())]
+    RateLimit {
+        /// The caller.
+        identity: String,
+        /// When there is room again.
+        retry_after: Duration,
+    },
+    /// The caller sends more at once than it ever may.
+    #[error("{identity:?} may send {burst} images at once and sent {images}: send fewer")]
+    Burst {
+        /// The caller.
+        identity: String,
+        /// Images of the request.
+        images: usize,
+        /// Its limit.
+        burst: u32,
+    },
     /// The model is not served here.
     #[error("there is no model {name:?}; this server has {present:?}")]
     NoSuchModel {
@@ -126,6 +171,11 @@ impl ServiceError {
     /// The word that counts it in metrics.
     pub fn cause(&self) -> &'static str {
         match self {
+            Self::NoCredentials | Self::UnknownToken | Self::UnknownCertificate(_) => {
+                "unauthenticated"
+            }
+            Self::NetworkForbidden { .. } | Self::Forbidden { .. } => "forbidden",
+            Self::RateLimit { .. } | Self::Burst { .. } => "rate-limit",
             Self::NoSuchModel { .. } | Self::NoSuchVersion { .. } => "not-found",
             Self::Tensor(_)
             | Self::Inputs { .. }
@@ -146,8 +196,12 @@ impl From<ServiceError> for Status {
     fn from(error: ServiceError) -> Self {
         use ServiceError as E;
         let code = match &error {
+            E::NoCredentials | E::UnknownToken | E::UnknownCertificate(_) => Code::Unauthenticated,
+            E::NetworkForbidden { .. } | E::Forbidden { .. } => Code::PermissionDenied,
+            E::RateLimit { .. } => Code::ResourceExhausted,
             E::NoSuchModel { .. } | E::NoSuchVersion { .. } => Code::NotFound,
-            E::Tensor(_)
+            E::Burst { .. }
+            | E::Tensor(_)
             | E::Inputs { .. }
             | E::NoSuchOutput { .. }
             | E::Datatype { .. }
@@ -171,7 +225,7 @@ impl From<ServiceError> for Status {
             },
         };
         let mut metadata = MetadataMap::new();
-        if let E::QueueFull { retry_after, .. } = &error {
+        if let E::QueueFull { retry_after, .. } | E::RateLimit { retry_after, .. } = &error {
             let milliseconds = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
             metadata.insert(RETRY_PUSHBACK, milliseconds.max(1).into());
         }
@@ -198,6 +252,41 @@ mod tests {
         let name = || "m".to_owned();
         let not_opened = |error| RepositoryError::Load(LoadError::Open(error)).into();
         let cases = [
+            (ServiceError::NoCredentials, Code::Unauthenticated),
+            (ServiceError::UnknownToken, Code::Unauthenticated),
+            (
+                ServiceError::UnknownCertificate(vec![]),
+                Code::Unauthenticated,
+            ),
+            (
+                ServiceError::NetworkForbidden {
+                    identity: name(),
+                    network: name(),
+                },
+                Code::PermissionDenied,
+            ),
+            (
+                ServiceError::Forbidden {
+                    identity: name(),
+                    permission: "manage",
+                },
+                Code::PermissionDenied,
+            ),
+            (
+                ServiceError::RateLimit {
+                    identity: name(),
+                    retry_after: Duration::ZERO,
+                },
+                Code::ResourceExhausted,
+            ),
+            (
+                ServiceError::Burst {
+                    identity: name(),
+                    images: 2,
+                    burst: 1,
+                },
+                Code::InvalidArgument,
+            ),
             (
                 ServiceError::NoSuchModel {
                     name: name(),

@@ -36,10 +36,10 @@ pub(crate) fn only_input(
 }
 
 /// Checks the number of images before anything is decoded.
-pub(crate) fn check_batch_size(tensor: &Tensor, limits: &Limits) -> Result<(), ServiceError> {
+pub(crate) fn image_count(tensor: &Tensor, limits: &Limits) -> Result<usize, ServiceError> {
     let found = tensor.shape().first().copied().unwrap_or(0);
     if (1..=limits.max_batch).contains(&found) {
-        Ok(())
+        Ok(found)
     } else {
         Err(ServiceError::BatchSize {
             found,

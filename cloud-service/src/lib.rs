@@ -2,15 +2,17 @@
 //!
 //! [`Server`] loads the networks of a [`Config`] into a [`Repository`], binds both transports and serves until
 //! told to stop.
-//! A request passes [`service`] (the protocol), `input` (tensors and images to one input, on the
+//! A request passes `access` (who it is from), [`service`] (the protocol), `input` (tensors and images to one input, on the
 //! `workers`), and `batching` (a bounded queue, and the network's own threads), in this order.
 //!
 //! Invariants: every request is bounded before it is decoded; a full queue is an error that the
 //! caller sees; what was accepted is answered before the program ends.
 
+mod access;
 mod batching;
 pub mod cli;
 mod config;
+mod credentials;
 mod error;
 mod input;
 mod metrics;
@@ -21,9 +23,12 @@ pub mod service;
 mod statistics;
 mod workers;
 
+pub use access::{Access, Caller, ContentError, Identities, IdentitiesError, Permission};
 pub use config::{
-    Batching, Config, ConfigError, Limits, Mode, NetworkConfig, RepositoryConfig, Tls, Versions,
+    AccessConfig, Batching, ClientCertificates, Config, ConfigError, Limits, Mode, NetworkConfig,
+    RepositoryConfig, Tls, Versions,
 };
+pub use credentials::CredentialsError;
 pub use error::ServiceError;
 pub use metrics::Metrics;
 pub use operations::Ready;

@@ -2,9 +2,13 @@
 //!
 //! Names follow the conventions of Prometheus: a unit, `_total` for counters, the prefix `outpost_cloud`.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
-use outpost_transport::{Deadline, Protocol};
+use outpost_transport::{Deadline, Protocol, ServerTls};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{
@@ -42,6 +46,16 @@ struct OfCause {
     cause: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfIdentity {
+    identity: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfOutcome {
+    outcome: &'static str,
+}
+
 type Histograms = Family<OfModel, Histogram, fn() -> Histogram>;
 
 /// All metrics of the service. Clones share them.
@@ -50,6 +64,9 @@ pub struct Metrics {
     registry: Arc<Registry>,
     requests: Family<OfTransport, Counter>,
     failures: Family<OfCause, Counter>,
+    images: Family<OfIdentity, Counter>,
+    credentials_read: Family<OfOutcome, Counter>,
+    certificate_expiry: Gauge,
     received: Family<OfTransport, Counter>,
     sent: Family<OfTransport, Counter>,
     waiting: Family<OfModel, Gauge>,
@@ -111,6 +128,24 @@ impl Default for Metrics {
             "Of these, requests that were not answered, by cause",
             failures.clone(),
         );
+        let (images, credentials_read) = (Family::default(), Family::default());
+        registry.register(
+            "identity_images",
+            "Images within the limit of their caller, by its identity",
+            images.clone(),
+        );
+        registry.register(
+            "credentials_read",
+            "How often certificates and identities were read, by outcome",
+            credentials_read.clone(),
+        );
+        let certificate_expiry = Gauge::default();
+        registry.register_with_unit(
+            "certificate_expiry_timestamp",
+            "When the certificate ends, in Unix time",
+            Unit::Seconds,
+            certificate_expiry.clone(),
+        );
         for (name, help, family) in [
             ("received", "Bytes of inference requests", &received),
             ("sent", "Bytes of inference responses", &sent),
@@ -138,6 +173,9 @@ impl Default for Metrics {
             registry: Arc::new(registry),
             requests,
             failures,
+            images,
+            credentials_read,
+            certificate_expiry,
             received,
             sent,
             waiting,
@@ -185,6 +223,33 @@ impl Metrics {
             deadline,
             cause: CALLER_GONE,
         }
+    }
+
+    /// Images of an identity were within its limit.
+    pub(crate) fn admitted(&self, identity: &str, images: usize) {
+        let labels = OfIdentity {
+            identity: identity.to_owned(),
+        };
+        self.images.get_or_create(&labels).inc_by(images as u64);
+    }
+
+    /// The credentials were read and are in use.
+    pub(crate) fn credentials_loaded(&self, tls: Option<&ServerTls>) {
+        self.count_credentials("loaded");
+        let until = tls.and_then(|tls| tls.identity.valid_until());
+        if let Some(until) = until.and_then(|until| until.duration_since(UNIX_EPOCH).ok()) {
+            self.certificate_expiry.set(until.as_secs() as i64);
+        }
+    }
+
+    /// The credentials were read and do not hold.
+    pub(crate) fn credentials_refused(&self) {
+        self.count_credentials("refused");
+    }
+
+    fn count_credentials(&self, outcome: &'static str) {
+        let read = self.credentials_read.get_or_create(&OfOutcome { outcome });
+        read.inc();
     }
 
     /// All metrics as text, in the format of OpenMetrics.

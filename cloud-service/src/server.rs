@@ -1,16 +1,27 @@
 //! Putting the program together: models, listener, health, reflection, an orderly end.
 
-use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use outpost_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 use outpost_runtime::TractRuntime;
-use outpost_transport::{BindError, Identity, IdentityError, Listener, ListenerConfig, ServeError};
+use outpost_transport::{
+    BindError, ClientAuthentication, Listener, ListenerConfig, ServeError, ServerTls,
+};
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::service::Routes;
+use tonic::service::{Routes, interceptor::InterceptedService};
 
 use crate::{
-    config::{Batching, Config, ConfigError, Mode, Tls},
+    access::Access,
+    config::{Batching, Config, ConfigError, Mode},
+    credentials::{Credentials, CredentialsError, Follower},
     metrics::Metrics,
     operations::{Operations, Ready},
     repository::{LoadError, Repository},
@@ -30,9 +41,9 @@ pub enum ServerError {
     /// There is no network to serve.
     #[error("no network in {0} has its weights: run `lab fetch NAME`, or name another folder")]
     NoModels(String),
-    /// The certificate or key is at fault.
+    /// A certificate, a key, an authority or the identities are at fault.
     #[error(transparent)]
-    Identity(#[from] IdentityError),
+    Credentials(#[from] CredentialsError),
     /// The address is not to be had.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -63,6 +74,7 @@ pub struct Server {
     health: tonic_health::server::HealthReporter,
     operations: Option<Operations>,
     ready: Ready,
+    credentials: Follower,
 }
 
 type InferenceServer = GrpcInferenceServiceServer<InferenceService>;
@@ -71,18 +83,54 @@ type InferenceServer = GrpcInferenceServiceServer<InferenceService>;
 #[derive(Debug)]
 pub struct Checked {
     networks: Vec<(String, Batching)>,
-    tls: bool,
+    tls: Option<TlsChecked>,
+    /// How many may call; everybody where it is `None`.
+    identities: Option<usize>,
+}
+
+#[derive(Debug)]
+struct TlsChecked {
+    days_left: Option<u64>,
+    clients: &'static str,
+}
+
+impl TlsChecked {
+    fn of(tls: &ServerTls) -> Self {
+        let left = |until: SystemTime| until.duration_since(SystemTime::now()).unwrap_or_default();
+        Self {
+            days_left: tls
+                .identity
+                .valid_until()
+                .map(|until| left(until).as_secs() / 86_400),
+            clients: match tls.clients {
+                ClientAuthentication::None => "clients are not asked for certificates",
+                ClientAuthentication::Optional(_) => "clients may show certificates",
+                ClientAuthentication::Required(_) => "clients must show certificates",
+            },
+        }
+    }
 }
 
 impl fmt::Display for Checked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "the configuration holds")?;
-        let tls = if self.tls {
-            "TLS, with a certificate and a key that fit"
-        } else {
-            "no TLS: for the inside of a network, behind a proxy that adds it"
-        };
-        writeln!(f, "  {tls}")?;
+        match &self.tls {
+            Some(tls) => {
+                write!(f, "  TLS, with a certificate and a key that fit")?;
+                if let Some(days) = tls.days_left {
+                    write!(f, ", for another {days} days")?;
+                }
+                writeln!(f, "; {}", tls.clients)?;
+            }
+            None => {
+                let words = "no TLS: for the inside of a network, behind a proxy that adds it";
+                writeln!(f, "  {words}")?;
+            }
+        }
+        match self.identities {
+            Some(count) => writeln!(f, "  {count} identities may call")?,
+            None => writeln!(f, "  everybody may call who reaches the address")?,
+        }
         for (name, batching) in &self.networks {
             writeln!(
                 f,
@@ -125,11 +173,6 @@ async fn follow_folder(repository: Arc<Repository>, every: Duration) {
     }
 }
 
-fn load_identity(config: &Config) -> Result<Option<Identity>, IdentityError> {
-    let load = |tls: &Tls| Identity::load(&tls.certificate, &tls.key);
-    config.tls.as_ref().map(load).transpose()
-}
-
 impl Server {
     /// Checks what [`Server::start`] checks, without listening.
     ///
@@ -137,7 +180,7 @@ impl Server {
     /// The [`ServerError`] with which `start` would refuse.
     pub async fn check(config: Config) -> Result<Checked, ServerError> {
         config.check()?;
-        let tls = load_identity(&config)?.is_some();
+        let Credentials { tls, identities } = Credentials::load(&config)?;
         let config = Arc::new(config);
         let repository = load_networks(&config, &Metrics::default()).await?;
         let batching = |name: String| {
@@ -146,7 +189,8 @@ impl Server {
         };
         Ok(Checked {
             networks: repository.names().into_iter().map(batching).collect(),
-            tls,
+            tls: tls.as_ref().map(TlsChecked::of),
+            identities: identities.map(|identities| identities.count()),
         })
     }
 
@@ -156,9 +200,11 @@ impl Server {
     /// A [`ServerError`] that names the file or address at fault.
     pub async fn start(config: Config) -> Result<Self, ServerError> {
         config.check()?;
-        let identity = load_identity(&config)?;
+        let Credentials { tls, identities } = Credentials::load(&config)?;
         let config = Arc::new(config);
         let metrics = Metrics::default();
+        metrics.credentials_loaded(tls.as_ref());
+        let access = identities.map(|identities| Access::new(identities, metrics.clone()));
         let ready = Ready::default();
         // First, so that it says "not ready" while the networks load.
         let operations = match config.operations_address {
@@ -179,23 +225,32 @@ impl Server {
         let service = InferenceService::new(
             repository.clone(),
             config.limits.clone(),
-            metrics,
+            metrics.clone(),
             ready.clone(),
         );
         let inference = InferenceServer::new(service)
             .max_decoding_message_size(config.limits.max_message_bytes)
             .max_encoding_message_size(config.limits.max_message_bytes);
         let mut routes = Routes::builder();
+        match &access {
+            Some(access) => routes.add_service(InterceptedService::new(inference, access.clone())),
+            None => routes.add_service(inference),
+        };
         routes
-            .add_service(inference)
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
             // Older tools know only this one.
             .add_service(reflection().build_v1alpha()?);
-        let mut listener = ListenerConfig::new(config.address, identity);
+        let mut listener = ListenerConfig::new(config.address, tls);
         listener.http3 &= config.http3;
-        listener.drain_timeout = config.limits.drain_timeout();
+        config.limits.apply_to(&mut listener);
         let listener = Listener::bind(listener).await?;
+        let credentials = Follower {
+            config: config.clone(),
+            tls: listener.tls(),
+            access,
+            metrics,
+        };
         // From here on a connection is accepted, and answered once `serve` runs.
         ready.set(true);
         Ok(Self {
@@ -206,6 +261,7 @@ impl Server {
             health,
             operations,
             ready,
+            credentials,
         })
     }
 
@@ -241,6 +297,7 @@ impl Server {
                 .set_service_status("", tonic_health::ServingStatus::NotServing)
                 .await;
         };
+        let _credentials = AbortOnDropHandle::new(tokio::spawn(self.credentials.follow()));
         let _follower = (self.config.repository.mode == Mode::Poll).then(|| {
             let every = Duration::from_secs(self.config.repository.poll_seconds);
             AbortOnDropHandle::new(tokio::spawn(follow_folder(self.repository, every)))

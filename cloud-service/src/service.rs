@@ -26,6 +26,7 @@ use tokio::task::spawn_blocking;
 use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 use crate::{
+    access::{Caller, Permission},
     batching::Batcher,
     config::Limits,
     error::ServiceError,
@@ -80,8 +81,7 @@ impl InferenceService {
         &self,
         request: ModelInferRequest,
         found: &Found,
-        received: Instant,
-        deadline: Option<Deadline>,
+        call: &Call,
     ) -> Result<Response<ModelInferResponse>, ServiceError> {
         let batcher = &*found.batcher;
         let manifest = batcher.model().manifest();
@@ -96,8 +96,12 @@ impl InferenceService {
         // FP16 inputs are raw by necessity, and so is their answer.
         let kind = tensor::contents_kind(&request);
         let tensor = input::only_input(manifest, tensor::take_inputs(request)?)?;
-        input::check_batch_size(&tensor, &self.limits)?;
-        let (output, times) = self.run(batcher, tensor, received, deadline).await?;
+        let images = input::image_count(&tensor, &self.limits)?;
+        if let Some(caller) = &call.caller {
+            caller.take(images)?;
+            self.metrics.admitted(caller.name(), images);
+        }
+        let (output, times) = self.run(batcher, tensor, call).await?;
         let timing = format!(
             "queue;dur={:.3}, decode;dur={:.3}, infer;dur={:.3}, total;dur={:.3}",
             milliseconds(times.queued),
@@ -124,9 +128,11 @@ impl InferenceService {
         &self,
         batcher: &Batcher,
         tensor: Tensor,
-        received: Instant,
-        deadline: Option<Deadline>,
+        call: &Call,
     ) -> Result<(Tensor, RequestTimes), ServiceError> {
+        let &Call {
+            received, deadline, ..
+        } = call;
         let images = tensor.shape().first().copied().unwrap_or(1);
         let places = batcher.admit(images)?;
         let model = batcher.model().clone();
@@ -156,6 +162,17 @@ impl InferenceService {
         Ok((output, times))
     }
 
+    /// A network that the caller may use. Where there is none, it is told of those that it may.
+    fn find(&self, call: &Call, name: &str, version: &str) -> Result<Found, ServiceError> {
+        call.check_use(name)?;
+        self.repository.find(name, version).map_err(|mut error| {
+            if let ServiceError::NoSuchModel { present, .. } = &mut error {
+                present.retain(|name| call.may_use(name));
+            }
+            error
+        })
+    }
+
     /// Whether callers may change what is served, by a call with these arguments.
     fn check_change<'a>(
         &self,
@@ -176,6 +193,63 @@ impl InferenceService {
         spawn_blocking(move || work(&repository))
             .await
             .map_err(|_| ServiceError::WorkerLost)
+    }
+}
+
+/// What a call brings beside its message.
+struct Call {
+    received: Instant,
+    deadline: Option<Deadline>,
+    /// Who it is from, where the service knows its callers; else anybody, who may do anything.
+    caller: Option<Arc<Caller>>,
+}
+
+impl Call {
+    fn of<T>(request: &Request<T>) -> Self {
+        Self {
+            received: Instant::now(),
+            deadline: request.extensions().get().copied(),
+            caller: request.extensions().get().cloned(),
+        }
+    }
+
+    fn may_use(&self, network: &str) -> bool {
+        let caller = self.caller.as_ref();
+        caller.is_none_or(|caller| caller.may(Permission::Infer) && caller.may_use(network))
+    }
+
+    /// Whether the caller may use the network. It is not told whether there is one that it may not use.
+    fn check_use(&self, network: &str) -> Result<(), ServiceError> {
+        self.check(Permission::Infer, network)
+    }
+
+    /// Whether the caller may load and unload the network.
+    fn check_management(&self, network: &str) -> Result<(), ServiceError> {
+        self.check(Permission::Manage, network)?;
+        if let Some(caller) = &self.caller {
+            tracing::info!(identity = caller.name(), network, "manages");
+        }
+        Ok(())
+    }
+
+    fn check(&self, permission: Permission, network: &str) -> Result<(), ServiceError> {
+        let Some(caller) = &self.caller else {
+            return Ok(());
+        };
+        let identity = || caller.name().to_owned();
+        if !caller.may(permission) {
+            return Err(ServiceError::Forbidden {
+                identity: identity(),
+                permission: permission.as_str(),
+            });
+        }
+        if !caller.may_use(network) {
+            return Err(ServiceError::NetworkForbidden {
+                identity: identity(),
+                network: network.to_owned(),
+            });
+        }
+        Ok(())
     }
 }
 
@@ -218,8 +292,9 @@ impl GrpcInferenceService for InferenceService {
         &self,
         request: Request<ModelReadyRequest>,
     ) -> Result<Response<ModelReadyResponse>, Status> {
+        let call = Call::of(&request);
         let ModelReadyRequest { name, version } = request.into_inner();
-        self.repository.find(&name, &version)?;
+        self.find(&call, &name, &version)?;
         let ready = self.ready.get();
         Ok(Response::new(ModelReadyResponse { ready }))
     }
@@ -239,8 +314,9 @@ impl GrpcInferenceService for InferenceService {
         &self,
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
+        let call = Call::of(&request);
         let ModelMetadataRequest { name, version } = request.into_inner();
-        let found = self.repository.find(&name, &version)?;
+        let found = self.find(&call, &name, &version)?;
         let manifest = found.batcher.model().manifest();
         let size = i64::from(manifest.input.size);
         let fp32 = |name: &str, shape| TensorMetadata {
@@ -269,21 +345,20 @@ impl GrpcInferenceService for InferenceService {
         &self,
         request: Request<ModelInferRequest>,
     ) -> Result<Response<ModelInferResponse>, Status> {
-        let received = Instant::now();
-        let deadline = request.extensions().get::<Deadline>().copied();
+        let call = Call::of(&request);
         let transport = request.extensions().get::<Protocol>().copied();
         let request = request.into_inner();
         let model = request.model_name.clone();
-        let found = self.repository.find(&model, &request.model_version);
+        let found = self.find(&call, &model, &request.model_version);
         let served = found.is_ok().then_some(&*model);
         let counted = self
             .metrics
-            .request(served, transport, deadline, request.encoded_len());
+            .request(served, transport, call.deadline, request.encoded_len());
         let answered = match found {
             Ok(found) => {
-                let answered = self.infer(request, &found, received, deadline).await;
+                let answered = self.infer(request, &found, &call).await;
                 if answered.is_err() {
-                    found.batcher.statistics().failed(received.elapsed());
+                    found.batcher.statistics().failed(call.received.elapsed());
                 }
                 answered
             }
@@ -306,10 +381,14 @@ impl GrpcInferenceService for InferenceService {
         &self,
         request: Request<ModelStatisticsRequest>,
     ) -> Result<Response<ModelStatisticsResponse>, Status> {
+        let call = Call::of(&request);
         let ModelStatisticsRequest { name, version } = request.into_inner();
         let found = if name.is_empty() {
-            self.repository.all(&version)
+            let mut all = self.repository.all(&version);
+            all.retain(|(name, _)| call.may_use(name));
+            all
         } else {
+            call.check_use(&name)?;
             let found = self.repository.find_all(&name, &version)?;
             found
                 .into_iter()
@@ -327,11 +406,13 @@ impl GrpcInferenceService for InferenceService {
         &self,
         request: Request<RepositoryIndexRequest>,
     ) -> Result<Response<RepositoryIndexResponse>, Status> {
+        let call = Call::of(&request);
         let request = request.into_inner();
         check_repository_call(&request.repository_name, [], &[]).map_err(ServiceError::from)?;
         let index = self.with_repository(Repository::index).await?;
         let models = index
             .into_iter()
+            .filter(|indexed| call.may_use(&indexed.name))
             .filter(|indexed| indexed.is_ready || !request.ready)
             .map(|indexed| ModelIndex {
                 name: indexed.name,
@@ -352,7 +433,9 @@ impl GrpcInferenceService for InferenceService {
         &self,
         request: Request<RepositoryModelLoadRequest>,
     ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
+        let call = Call::of(&request);
         let request = request.into_inner();
+        call.check_management(&request.model_name)?;
         self.check_change(&request.repository_name, request.parameters.keys(), &[])?;
         self.with_repository(move |repository| repository.load_network(&request.model_name))
             .await?
@@ -364,7 +447,9 @@ impl GrpcInferenceService for InferenceService {
         &self,
         request: Request<RepositoryModelUnloadRequest>,
     ) -> Result<Response<RepositoryModelUnloadResponse>, Status> {
+        let call = Call::of(&request);
         let request = request.into_inner();
+        call.check_management(&request.model_name)?;
         let known = [UNLOAD_DEPENDENTS];
         self.check_change(&request.repository_name, request.parameters.keys(), &known)?;
         self.with_repository(move |repository| repository.unload_network(&request.model_name))

@@ -18,7 +18,7 @@ use outpost_transport::Transport;
 
 use crate::{
     Agent, Record,
-    config::{Cloud, Config, Payload},
+    config::{Cloud, Config},
     paths, table,
 };
 
@@ -48,6 +48,15 @@ struct Classify {
     /// Certificate authority to trust, PEM.
     #[arg(long, env = "OUTPOST_CA")]
     ca: Option<PathBuf>,
+    /// File with the token by which the cloud knows this device.
+    #[arg(long, env = "OUTPOST_TOKEN_FILE", value_name = "FILE")]
+    token: Option<PathBuf>,
+    /// Certificate to show to a cloud that asks for one, PEM.
+    #[arg(long, env = "OUTPOST_CLIENT_CERTIFICATE", value_name = "FILE")]
+    client_certificate: Option<PathBuf>,
+    /// Private key of that certificate, PEM.
+    #[arg(long, env = "OUTPOST_CLIENT_KEY", value_name = "FILE")]
+    client_key: Option<PathBuf>,
     /// h2, h3 or auto, which prefers HTTP/3.
     #[arg(long, env = "OUTPOST_TRANSPORT")]
     transport: Option<Transport>,
@@ -162,23 +171,32 @@ fn config(arguments: &Classify) -> anyhow::Result<Config> {
         None => Config::default(),
     };
     if let Some(url) = &arguments.cloud {
-        let cloud = config.cloud.get_or_insert_with(|| Cloud {
-            url: String::new(),
-            transport: Transport::default(),
-            certificate_authority: None,
-            server_name: None,
-            payload: Payload::default(),
-        });
+        let cloud = config.cloud.get_or_insert_with(|| Cloud::new(url));
         cloud.url.clone_from(url);
     }
+    let of_cloud = [
+        &arguments.ca,
+        &arguments.token,
+        &arguments.client_certificate,
+        &arguments.client_key,
+    ];
     if let Some(cloud) = &mut config.cloud {
         cloud.transport = arguments.transport.unwrap_or(cloud.transport);
-        if let Some(ca) = &arguments.ca {
-            cloud.certificate_authority = Some(ca.clone());
+        let fields = [
+            &mut cloud.certificate_authority,
+            &mut cloud.token,
+            &mut cloud.client_certificate,
+            &mut cloud.client_key,
+        ];
+        for (field, argument) in fields.into_iter().zip(of_cloud) {
+            if let Some(path) = argument {
+                *field = Some(path.clone());
+            }
         }
-    } else if arguments.ca.is_some() || arguments.transport.is_some() {
+    } else if of_cloud.iter().any(|path| path.is_some()) || arguments.transport.is_some() {
         anyhow::bail!(
-            "--ca and --transport need a cloud: give --cloud URL or a configuration file"
+            "--ca, --token, --client-certificate, --client-key and --transport need a cloud: \
+             give --cloud URL or a configuration file"
         );
     }
     if let Some(models) = &arguments.models {

@@ -12,7 +12,10 @@ use outpost_cascade::{Circuit, CircuitConfig, FallbackCause, Refusal};
 use outpost_proto::inference::{
     ModelMetadataRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
 };
-use outpost_transport::{CallError, Channel, ClientConfig, ConfigError, Protocol, Trust};
+use outpost_transport::{
+    BearerToken, CallError, Channel, ClientConfig, ConfigError, Identity, IdentityError, Protocol,
+    TokenError, Trust,
+};
 use prost::Message;
 use tokio::{
     task::spawn_blocking,
@@ -68,6 +71,15 @@ pub enum CloudError {
         /// Why.
         source: io::Error,
     },
+    /// The token cannot be read or is none.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// This device's certificate or key is at fault.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A certificate without its key, or a key without its certificate.
+    #[error("`cloud.{0}` is missing: a certificate and its key go together")]
+    Incomplete(&'static str),
     /// The transport refused the configuration.
     #[error(transparent)]
     Channel(#[from] ConfigError),
@@ -111,6 +123,13 @@ impl Cloud {
             })?;
             client.trust = Trust::Authority(pem);
         }
+        client.token = config.token.as_deref().map(BearerToken::load).transpose()?;
+        client.identity = match (&config.client_certificate, &config.client_key) {
+            (Some(certificate), Some(key)) => Some(Identity::load(certificate, key)?),
+            (None, None) => None,
+            (Some(_), None) => return Err(CloudError::Incomplete("client_key")),
+            (None, Some(_)) => return Err(CloudError::Incomplete("client_certificate")),
+        };
         Ok(Self {
             channel: Channel::new(client)?,
             payload: config.payload,

@@ -55,6 +55,15 @@ pub struct Cloud {
     /// Certificate authority to trust, PEM; the public ones where it is absent.
     #[serde(default)]
     pub certificate_authority: Option<PathBuf>,
+    /// File with the token by which the server knows this device; over TLS only.
+    #[serde(default)]
+    pub token: Option<PathBuf>,
+    /// Certificate chain to show to a server that asks for one, PEM; needs `client_key`.
+    #[serde(default)]
+    pub client_certificate: Option<PathBuf>,
+    /// Private key of `client_certificate`, PEM.
+    #[serde(default)]
+    pub client_key: Option<PathBuf>,
     /// Name in the server's certificate, where it is not the host of `url`.
     #[serde(default)]
     pub server_name: Option<String>,
@@ -118,6 +127,22 @@ impl Default for Config {
             cloud: None,
             circuit: CircuitSettings::default(),
             images: ImageBounds::default(),
+        }
+    }
+}
+
+impl Cloud {
+    /// The cloud at `url`, and the defaults.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            transport: Transport::default(),
+            certificate_authority: None,
+            token: None,
+            client_certificate: None,
+            client_key: None,
+            server_name: None,
+            payload: Payload::default(),
         }
     }
 }
@@ -214,8 +239,14 @@ impl Config {
         config.cascade = folder.join(&config.cascade);
         config.policy = config.policy.map(|policy| folder.join(policy));
         if let Some(cloud) = &mut config.cloud {
-            let authority = cloud.certificate_authority.take();
-            cloud.certificate_authority = authority.map(|path| folder.join(path));
+            for path in [
+                &mut cloud.certificate_authority,
+                &mut cloud.token,
+                &mut cloud.client_certificate,
+                &mut cloud.client_key,
+            ] {
+                *path = path.take().map(|path| folder.join(path));
+            }
         }
         Ok(config)
     }

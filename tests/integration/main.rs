@@ -8,4 +8,5 @@ mod link;
 mod overload;
 mod peers;
 mod reload;
+mod security;
 mod stages;

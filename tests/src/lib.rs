@@ -13,7 +13,7 @@ use std::{
 
 use outpost_transport::{
     ClientConfig, Transport, Trust,
-    development_certificates::{Certificates, ExistingFiles, Validity},
+    development_certificates::{Certificates, ExistingFiles, Subjects, Validity},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -72,12 +72,30 @@ impl CertificateFolder {
     /// Ones that are valid from and until the given times.
     pub fn with_validity(validity: Validity) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let hosts = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        Certificates::issue(&hosts, validity)
+        let certificates = Self { folder };
+        certificates.issue(validity);
+        certificates
+    }
+
+    /// Replaces them, authority and all, by new ones that are valid.
+    pub fn renew(&self) {
+        self.issue(Validity::days(1));
+    }
+
+    fn issue(&self, validity: Validity) {
+        let subjects = Subjects {
+            hosts: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+            clients: vec!["camera-7".to_owned()],
+        };
+        Certificates::issue(&subjects, validity)
             .unwrap()
-            .write(folder.path(), ExistingFiles::Keep)
+            .write(self.folder.path(), ExistingFiles::Replace)
             .unwrap();
-        Self { folder }
+    }
+
+    /// A file in the folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// The authority's certificate.
@@ -126,16 +144,28 @@ impl CloudService {
     }
 
     fn start_as(address: SocketAddr, certificates: &CertificateFolder, text: &str) -> Self {
-        let config = certificates.folder.path().join("cloud-service.toml");
-        let text = format!(
-            "address = \"{address}\"\n{text}\n[tls]\ncertificate = {chain:?}\nkey = {key:?}\n",
+        let tls = format!(
+            "[tls]\ncertificate = {chain:?}\nkey = {key:?}\n",
             chain = certificates.chain(),
             key = certificates.key(),
         );
+        let text = format!("address = \"{address}\"\n{text}\n{tls}");
+        Self::start_from(certificates, &text, |_| {})
+    }
+
+    /// Starts one with a whole configuration, whose relative paths are relative to the folder of the
+    /// certificates, as a command that `adjust` may change.
+    pub fn start_from(
+        certificates: &CertificateFolder,
+        text: &str,
+        adjust: impl FnOnce(&mut Command),
+    ) -> Self {
+        let config = certificates.file("cloud-service.toml");
         std::fs::write(&config, text).unwrap();
-        let mut child = Command::new(program("cloud-service"))
-            .args(["serve", "--config"])
-            .arg(&config)
+        let mut command = Command::new(program("cloud-service"));
+        command.args(["serve", "--config"]).arg(&config);
+        adjust(&mut command);
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -196,9 +226,20 @@ impl CloudService {
     /// # Panics
     /// When `kill` is not installed.
     pub fn terminate(&self) {
-        let killed = Command::new("kill")
-            .arg(self.child.id().to_string())
-            .status();
+        self.signal("-TERM");
+    }
+
+    /// Has it read its certificates and identities again.
+    ///
+    /// # Panics
+    /// When `kill` is not installed.
+    pub fn hang_up(&self) {
+        self.signal("-HUP");
+    }
+
+    fn signal(&self, signal: &str) {
+        let process = self.child.id().to_string();
+        let killed = Command::new("kill").args([signal, &process]).status();
         assert!(killed.unwrap().success());
     }
 

@@ -4,6 +4,7 @@ use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use quinn::EndpointConfig;
@@ -15,6 +16,7 @@ use rustls::{
     },
     sign::{CertifiedKey, SingleCertAndKey},
 };
+use x509_parser::parse_x509_certificate;
 
 /// A certificate chain, and the key that proves it is one's own.
 #[derive(Clone)]
@@ -86,6 +88,13 @@ impl Identity {
             certified_key: Arc::new(certified_key),
             reset_key,
         })
+    }
+
+    /// Until when the first certificate is valid; None where it does not say so in a way that is understood.
+    pub fn valid_until(&self) -> Option<SystemTime> {
+        let (_, certificate) = parse_x509_certificate(self.certified_key.cert.first()?).ok()?;
+        let seconds = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
     }
 
     /// Shows the certificate to every peer.
