@@ -78,36 +78,58 @@ fn load_tls(tls: &Tls) -> Result<ServerTls, CredentialsError> {
 
 /// Puts what changed in the files to use.
 pub(crate) struct Follower {
-    pub(crate) config: Arc<Config>,
+    config: Arc<Config>,
+    users: Users,
+    metrics: Metrics,
+    /// Digest of the files as they were before they were read last.
+    seen: Fingerprint,
+    /// None where the system has no such signal to give.
+    hangups: Option<Signal>,
+}
+
+/// Who uses the credentials.
+pub(crate) struct Users {
     pub(crate) tls: Option<TlsHandle>,
     pub(crate) access: Option<Access>,
-    pub(crate) metrics: Metrics,
 }
 
 impl Follower {
+    /// Follows the files, which were read after `seen`.
+    pub(crate) fn new(
+        config: Arc<Config>,
+        seen: Fingerprint,
+        users: Users,
+        metrics: Metrics,
+    ) -> Self {
+        let hangups = signal(SignalKind::hangup())
+            .inspect_err(|error| {
+                tracing::warn!(%error, "SIGHUP does not have the credentials read again");
+            })
+            .ok();
+        Self {
+            config,
+            users,
+            metrics,
+            seen,
+            hangups,
+        }
+    }
+
     /// Looks at the files in the configured time, and at every SIGHUP.
-    pub(crate) async fn follow(self) {
+    pub(crate) async fn follow(mut self) {
         let mut looks = interval(Duration::from_secs(self.config.credentials_seconds));
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first is at once, and the files were just read.
         looks.tick().await;
-        let mut hangups = match signal(SignalKind::hangup()) {
-            Ok(hangups) => Some(hangups),
-            Err(error) => {
-                tracing::warn!(%error, "SIGHUP does not have the credentials read again");
-                None
-            }
-        };
-        let mut seen = self.fingerprint();
         loop {
             tokio::select! {
                 _ = looks.tick() => {}
-                () = next(&mut hangups) => {}
+                () = next(&mut self.hangups) => {}
             }
-            let now = self.fingerprint();
-            if now != seen {
+            let now = Fingerprint::of(&self.config);
+            if now != self.seen {
                 self.reload();
-                seen = now;
+                self.seen = now;
             }
         }
     }
@@ -115,10 +137,12 @@ impl Follower {
     fn reload(&self) {
         match Credentials::load(&self.config) {
             Ok(credentials) => {
-                if let (Some(handle), Some(tls)) = (&self.tls, &credentials.tls) {
+                if let (Some(handle), Some(tls)) = (&self.users.tls, &credentials.tls) {
                     handle.replace(tls);
                 }
-                if let (Some(access), Some(identities)) = (&self.access, credentials.identities) {
+                if let (Some(access), Some(identities)) =
+                    (&self.users.access, credentials.identities)
+                {
                     access.replace(identities);
                 }
                 self.metrics.credentials_loaded(credentials.tls.as_ref());
@@ -133,16 +157,21 @@ impl Follower {
             }
         }
     }
+}
 
-    /// A digest of all files, as they are now. A file that cannot be read counts as empty: reading it again says
-    /// why.
-    fn fingerprint(&self) -> [u8; 32] {
+/// A digest of all files of credentials as they are at a time. A file that cannot be read counts as empty: reading
+/// it again says why.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    pub(crate) fn of(config: &Config) -> Self {
         let mut digest = Sha256::new();
-        for path in files(&self.config) {
+        for path in files(config) {
             let bytes = std::fs::read(path).unwrap_or_default();
             digest.update(Sha256::digest(bytes));
         }
-        digest.finalize().into()
+        Self(digest.finalize().into())
     }
 }
 

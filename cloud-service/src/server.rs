@@ -21,7 +21,7 @@ use tonic::service::{Routes, interceptor::InterceptedService};
 use crate::{
     access::Access,
     config::{Batching, Config, ConfigError, Mode},
-    credentials::{Credentials, CredentialsError, Follower},
+    credentials::{Credentials, CredentialsError, Fingerprint, Follower, Users},
     metrics::Metrics,
     operations::{Operations, Ready},
     repository::{LoadError, Repository},
@@ -200,6 +200,7 @@ impl Server {
     /// A [`ServerError`] that names the file or address at fault.
     pub async fn start(config: Config) -> Result<Self, ServerError> {
         config.check()?;
+        let seen = Fingerprint::of(&config);
         let Credentials { tls, identities } = Credentials::load(&config)?;
         let config = Arc::new(config);
         let metrics = Metrics::default();
@@ -245,12 +246,11 @@ impl Server {
         listener.http3 &= config.http3;
         config.limits.apply_to(&mut listener);
         let listener = Listener::bind(listener).await?;
-        let credentials = Follower {
-            config: config.clone(),
+        let users = Users {
             tls: listener.tls(),
             access,
-            metrics,
         };
+        let credentials = Follower::new(config.clone(), seen, users, metrics);
         // From here on a connection is accepted, and answered once `serve` runs.
         ready.set(true);
         Ok(Self {

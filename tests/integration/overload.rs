@@ -174,7 +174,10 @@ fn offloads_to_busy(refusals: usize, pushback: &'static str) -> (Vec<String>, Ve
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let address = "127.0.0.1:0".parse().unwrap();
     let listener = runtime
-        .block_on(Listener::bind(ListenerConfig::new(address, Some(identity))))
+        .block_on(Listener::bind(ListenerConfig::new(
+            address,
+            Some(identity.into()),
+        )))
         .unwrap();
     let url = format!("https://{}", listener.local_addr());
     let mut routes = Routes::builder();

@@ -164,26 +164,25 @@ impl CloudService {
         std::fs::write(&config, text).unwrap();
         let mut command = Command::new(program("cloud-service"));
         command.args(["serve", "--config"]).arg(&config);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         adjust(&mut command);
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command.spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut stderr = child.stderr.take().unwrap();
+        let stderr = child.stderr.take();
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
         let Some((_, address)) = line.trim().rsplit_once("://") else {
             let mut said = String::new();
-            stderr.read_to_string(&mut said).unwrap();
+            if let Some(mut stderr) = stderr {
+                stderr.read_to_string(&mut said).unwrap();
+            }
             panic!("cloud-service did not start: {line}{said}");
         };
         Self {
             child,
             stdout,
             address: address.parse().unwrap(),
-            stderr: Some(stderr),
+            stderr,
         }
     }
 
@@ -246,8 +245,9 @@ impl CloudService {
     /// Waits for its end; gives whether it ended well and what it logged.
     pub fn wait(mut self) -> (bool, String) {
         let mut said = String::new();
-        let mut stderr = self.stderr.take().unwrap();
-        stderr.read_to_string(&mut said).unwrap();
+        if let Some(mut stderr) = self.stderr.take() {
+            stderr.read_to_string(&mut said).unwrap();
+        }
         self.stdout.read_to_string(&mut said).unwrap();
         (self.child.wait().unwrap().success(), said)
     }

@@ -6,7 +6,7 @@ use http_body_util::BodyExt as _;
 use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
@@ -32,6 +32,9 @@ use crate::{
 /// The pause after a failed accept. The usual cause is that the process has no file descriptor left,
 /// and trying again at once would only burn time until one is freed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a peer whose handshake failed gets to read why.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What serves one listener.
 pub(super) struct Http2Server {
@@ -108,7 +111,7 @@ impl Http2Connection {
         let Some(acceptor) = tls else {
             return self.serve(tcp, peer).await;
         };
-        let handshake = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp));
+        let handshake = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp).into_fallible());
         let secured = tokio::select! {
             biased;
             () = self.shutdown.cancelled() => return,
@@ -120,7 +123,10 @@ impl Http2Connection {
                 self.calls.certificate = PeerCertificate::from_chain(chain).map(Into::into);
                 self.serve(stream, peer).await;
             }
-            Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+            Ok(Err((error, tcp))) => {
+                tracing::debug!(%peer, %error, "TLS handshake failed");
+                linger(tcp).await;
+            }
             Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
         }
     }
@@ -167,6 +173,16 @@ impl Http2Connection {
             tracing::debug!(%peer, %error, "HTTP/2 connection lost");
         }
     }
+}
+
+/// Closes a connection so that the peer can read why: what it had sent by then would otherwise reset the
+/// connection, and the alert would be lost.
+async fn linger(mut tcp: TcpStream) {
+    let heard = async {
+        tcp.shutdown().await?;
+        tokio::io::copy(&mut tcp, &mut tokio::io::sink()).await
+    };
+    let _ = timeout(LINGER, heard).await;
 }
 
 fn box_error(error: hyper::Error) -> tonic::codegen::StdError {
