@@ -50,10 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         address: ([127, 0, 0, 1], 0).into(),
         models: models.clone(),
         networks: NETWORKS.map(str::to_owned).to_vec(),
-        tls: Some(Tls {
-            certificate: files.chain,
-            key: files.key,
-        }),
+        tls: Some(Tls::new(files.chain, files.key)),
         ..Config::default()
     };
     let threads = config.batching.instances;

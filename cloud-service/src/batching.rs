@@ -48,7 +48,7 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    fn new(permit: OwnedSemaphorePermit, waiting: Gauge) -> Self {
+    pub(crate) fn new(permit: OwnedSemaphorePermit, waiting: Gauge) -> Self {
         waiting.inc_by(permit.num_permits() as i64);
         Self { permit, waiting }
     }

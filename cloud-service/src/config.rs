@@ -8,9 +8,12 @@ use std::{
     time::Duration,
 };
 
+use outpost_cascade::Site;
+use outpost_engine::{CircuitSettings, PeerConfig};
+use outpost_exit_policy::Goal;
 use outpost_runtime::ImageLimits;
 use outpost_transport::{ListenerConfig, TlsVersion};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// The configuration. Relative paths are relative to the folder of the file.
 #[derive(Debug, Clone, Deserialize)]
@@ -40,12 +43,45 @@ pub struct Config {
     pub credentials_seconds: u64,
     /// Bounds on what a peer may ask.
     pub limits: Limits,
+    /// The site that this service is at in cascades. Default `cloud`.
+    pub site: Site,
+    /// Cascades to serve as one model each, from the nodes at this site on.
+    #[serde(rename = "cascade")]
+    pub cascades: Vec<CascadeConfig>,
+    /// The next service, for networks of cascades that are further on than this site.
+    pub cloud: Option<PeerConfig>,
+    /// When this service stops waiting for a next one that keeps failing.
+    pub circuit: CircuitSettings,
     /// How the models that are served change while the service runs.
     pub repository: RepositoryConfig,
     /// How requests queue and run together, for every network without a word of its own.
     pub batching: Batching,
     /// What is different for a network, by its name.
     pub network: BTreeMap<String, NetworkConfig>,
+}
+
+/// A cascade that is served as one model, by the name in its file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CascadeConfig {
+    /// The cascade file, the same as the device's.
+    pub file: PathBuf,
+    /// A policy bundle of `lab learn`, the same as the device's, in place of the cascade's policies.
+    #[serde(default)]
+    pub policy: Option<PathBuf>,
+    /// Which of its operating points, as the edge-agent has it. Default `loss=1`.
+    #[serde(default = "one_point", deserialize_with = "goal")]
+    pub operating_point: Goal,
+}
+
+fn one_point() -> Goal {
+    Goal::MaxLoss(1.0)
+}
+
+fn goal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Goal, D::Error> {
+    String::deserialize(deserializer)?
+        .parse()
+        .map_err(D::Error::custom)
 }
 
 /// What is different for a network.
@@ -241,6 +277,10 @@ impl Default for Config {
             access: None,
             credentials_seconds: 60,
             limits: Limits::default(),
+            site: Site::Cloud,
+            cascades: Vec::new(),
+            cloud: None,
+            circuit: CircuitSettings::default(),
             repository: RepositoryConfig::default(),
             batching: Batching::default(),
             network: BTreeMap::new(),
@@ -387,6 +427,9 @@ pub enum ConfigError {
         "`access` needs `tls`: without it tokens travel in the clear and no certificate is asked for"
     )]
     AccessInTheClear,
+    /// A next service where there is none further on.
+    #[error("`cloud` names a next service, and this one is the cloud: set `site = \"fog\"`")]
+    NothingBeyond,
     /// Revocations without an authority.
     #[error("`tls.client_revocations` needs `tls.client_authority`, whose lists they are")]
     RevocationsAlone,
@@ -442,6 +485,13 @@ impl Config {
         }
         if let Some(access) = &mut config.access {
             resolve(&mut access.identities);
+        }
+        for cascade in &mut config.cascades {
+            resolve(&mut cascade.file);
+            cascade.policy.iter_mut().for_each(resolve);
+        }
+        if let Some(cloud) = &mut config.cloud {
+            cloud.resolve(folder);
         }
         Ok(config)
     }
@@ -512,6 +562,9 @@ impl Config {
             && tls.client_revocations.is_some()
         {
             return Err(ConfigError::RevocationsAlone);
+        }
+        if self.site == Site::Cloud && self.cloud.is_some() {
+            return Err(ConfigError::NothingBeyond);
         }
         if self.tls.is_none() && self.access.is_some() {
             return Err(ConfigError::AccessInTheClear);

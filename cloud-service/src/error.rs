@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use outpost_cascade::{FallbackCause, NoAnswer};
+use outpost_engine::ImageError;
 use outpost_proto::{Datatype, TensorError};
 use outpost_runtime::{DecodeError, InferError, OpenError, PreprocessError};
 use outpost_transport::RETRY_PUSHBACK;
@@ -148,6 +150,25 @@ pub enum ServiceError {
         /// Why.
         source: PreprocessError,
     },
+    /// A node that an image cannot begin with.
+    #[error("the parameter `outpost_entry` names {asked:?}: send one of {present:?}")]
+    NoSuchEntry {
+        /// The node asked for.
+        asked: String,
+        /// The nodes there are.
+        present: Vec<String>,
+    },
+    /// A tensor that a cascade does not take.
+    #[error(
+        "a cascade takes images: send tensor {tensor:?} as BYTES [n], encoded, or as UINT8 [n, height, width, 3]"
+    )]
+    NoImages {
+        /// Name of the tensor.
+        tensor: String,
+    },
+    /// A cascade gave no answer.
+    #[error("no answer: {0}")]
+    Cascade(#[from] ImageError),
     /// The queue is full.
     #[error("the queue of {limit} images is full: try again in {} ms", retry_after.as_millis())]
     QueueFull {
@@ -183,6 +204,8 @@ impl ServiceError {
             | Self::Datatype { .. }
             | Self::Shape { .. }
             | Self::BatchSize { .. } => "malformed",
+            Self::NoSuchEntry { .. } | Self::NoImages { .. } => "malformed",
+            Self::Cascade(_) => "cascade",
             Self::Image { .. } | Self::Preprocess { .. } => "image",
             Self::QueueFull { .. } => "queue-full",
             Self::DeadlinePassed => "deadline",
@@ -200,7 +223,15 @@ impl From<ServiceError> for Status {
             E::NetworkForbidden { .. } | E::Forbidden { .. } => Code::PermissionDenied,
             E::RateLimit { .. } => Code::ResourceExhausted,
             E::NoSuchModel { .. } | E::NoSuchVersion { .. } => Code::NotFound,
-            E::Burst { .. }
+            E::Cascade(ImageError::NoAnswer(NoAnswer::OffloadFailed(cause))) => match cause {
+                FallbackCause::Deadline => Code::DeadlineExceeded,
+                FallbackCause::Overloaded => Code::ResourceExhausted,
+                _ => Code::Unavailable,
+            },
+            E::Cascade(_) => Code::Internal,
+            E::NoSuchEntry { .. }
+            | E::NoImages { .. }
+            | E::Burst { .. }
             | E::Tensor(_)
             | E::Inputs { .. }
             | E::NoSuchOutput { .. }
@@ -252,6 +283,26 @@ mod tests {
         let name = || "m".to_owned();
         let not_opened = |error| RepositoryError::Load(LoadError::Open(error)).into();
         let cases = [
+            (
+                ServiceError::NoSuchEntry {
+                    asked: name(),
+                    present: vec![],
+                },
+                Code::InvalidArgument,
+            ),
+            (
+                ServiceError::NoImages { tensor: name() },
+                Code::InvalidArgument,
+            ),
+            (
+                ImageError::from(NoAnswer::OffloadFailed(FallbackCause::Unreachable)).into(),
+                Code::Unavailable,
+            ),
+            (
+                ImageError::from(NoAnswer::OffloadFailed(FallbackCause::Deadline)).into(),
+                Code::DeadlineExceeded,
+            ),
+            (ImageError::Crashed.into(), Code::Internal),
             (ServiceError::NoCredentials, Code::Unauthenticated),
             (ServiceError::UnknownToken, Code::Unauthenticated),
             (

@@ -7,6 +7,7 @@
 //! | `UINT8`, `FP16`, `FP32` | `[n, 3, size, size]` | the network's input as it is |
 
 use ndarray::{Array4, ArrayView4, Axis, concatenate};
+use outpost_engine::Picture;
 use outpost_proto::{Tensor, TensorData};
 use outpost_runtime::{Classifier, ImageLimits, Manifest, RgbImage, decode};
 use outpost_transport::Deadline;
@@ -48,6 +49,91 @@ pub(crate) fn image_count(tensor: &Tensor, limits: &Limits) -> Result<usize, Ser
     }
 }
 
+/// Makes the pictures that a cascade takes. Costs CPU time: call it on a blocking thread.
+pub(crate) fn pictures(
+    tensor: Tensor,
+    limits: &ImageLimits,
+    deadline: Option<Deadline>,
+) -> Result<Vec<Picture>, ServiceError> {
+    let name = tensor.name().to_owned();
+    let shape = tensor.shape().to_vec();
+    match tensor.into_data() {
+        TensorData::Bytes(images) if is_list(&shape) => images
+            .into_iter()
+            .enumerate()
+            .map(|(index, encoded)| {
+                let pixels = decoded(&name, index, &encoded, limits, deadline)?;
+                let encoded = Some(encoded);
+                Ok(Picture { encoded, pixels })
+            })
+            .collect(),
+        TensorData::Uint8(pixels) => {
+            let (height, width) = pixel_size(&name, &shape, None, limits)?;
+            let images = rgb_images(&pixels, height, width).map(|pixels| Picture {
+                encoded: None,
+                pixels,
+            });
+            Ok(images.collect())
+        }
+        _ => Err(ServiceError::NoImages { tensor: name }),
+    }
+}
+
+fn is_list(shape: &[usize]) -> bool {
+    matches!(shape, [_] | [_, 1])
+}
+
+fn decoded(
+    tensor: &str,
+    index: usize,
+    encoded: &[u8],
+    limits: &ImageLimits,
+    deadline: Option<Deadline>,
+) -> Result<RgbImage, ServiceError> {
+    check_deadline(deadline)?;
+    decode(encoded, limits).map_err(|source| ServiceError::Image {
+        tensor: tensor.to_owned(),
+        index,
+        source,
+    })
+}
+
+/// Height and width of the images `[n, height, width, 3]` of a tensor; `size` is that of a network that would also
+/// take `[n, 3, size, size]`.
+fn pixel_size(
+    tensor: &str,
+    shape: &[usize],
+    size: Option<usize>,
+    limits: &ImageLimits,
+) -> Result<(usize, usize), ServiceError> {
+    let wrong = |expected| wrong_shape(tensor.to_owned(), shape.to_vec(), expected);
+    let &[_, height, width, 3] = shape else {
+        let or = size
+            .map(|size| format!("[n, 3, {size}, {size}], or "))
+            .unwrap_or_default();
+        return Err(wrong(format!("{or}[n, height, width, 3] for pixels")));
+    };
+    if height == 0 || width == 0 {
+        return Err(wrong("images with pixels".to_owned()));
+    }
+    let is_over = height
+        .checked_mul(width)
+        .is_none_or(|area| area as u64 > limits.max_pixels);
+    if is_over {
+        return Err(wrong(format!(
+            "images of at most {} pixels",
+            limits.max_pixels
+        )));
+    }
+    Ok((height, width))
+}
+
+fn rgb_images(pixels: &[u8], height: usize, width: usize) -> impl Iterator<Item = RgbImage> + '_ {
+    pixels
+        .chunks_exact(height * width * 3)
+        .filter_map(move |pixels| RgbImage::from_raw(width as u32, height as u32, pixels.to_vec()))
+}
+
 /// Refuses work whose caller no longer waits.
 pub(crate) fn check_deadline(deadline: Option<Deadline>) -> Result<(), ServiceError> {
     match deadline {
@@ -69,15 +155,11 @@ pub(crate) fn prepare(
     let size = model.manifest().input.size as usize;
     let is_network_input = matches!(shape[..], [_, 3, h, w] if (h, w) == (size, size));
     match tensor.into_data() {
-        TensorData::Bytes(images) if matches!(shape[..], [_] | [_, 1]) => {
-            let images = images.iter().enumerate().map(|(index, encoded)| {
-                check_deadline(deadline)?;
-                decode(encoded, limits).map_err(|source| ServiceError::Image {
-                    tensor: name.clone(),
-                    index,
-                    source,
-                })
-            });
+        TensorData::Bytes(images) if is_list(&shape) => {
+            let images = images
+                .iter()
+                .enumerate()
+                .map(|(index, encoded)| decoded(&name, index, encoded, limits, deadline));
             preprocess(model, &name, images)
         }
         TensorData::Bytes(_) => Err(wrong_shape(name, shape, "[n] for encoded images".into())),
@@ -91,28 +173,8 @@ pub(crate) fn prepare(
             Ok(as_is(wide, &shape))
         }
         TensorData::Uint8(pixels) => {
-            let &[_, height, width, 3] = &shape[..] else {
-                let expected =
-                    format!("[n, 3, {size}, {size}], or [n, height, width, 3] for pixels");
-                return Err(wrong_shape(name, shape, expected));
-            };
-            if height == 0 || width == 0 {
-                return Err(wrong_shape(name, shape, "images with pixels".to_owned()));
-            }
-            let over = |limit| {
-                height
-                    .checked_mul(width)
-                    .is_none_or(|area| area as u64 > limit)
-            };
-            if over(limits.max_pixels) {
-                let expected = format!("images of at most {} pixels", limits.max_pixels);
-                return Err(wrong_shape(name, shape, expected));
-            }
-            let images = pixels
-                .chunks_exact(height * width * 3)
-                .filter_map(|pixels| {
-                    RgbImage::from_raw(width as u32, height as u32, pixels.to_vec()).map(Ok)
-                });
+            let (height, width) = pixel_size(&name, &shape, Some(size), limits)?;
+            let images = rgb_images(&pixels, height, width).map(Ok);
             preprocess(model, &name, images)
         }
         TensorData::Fp32(_) | TensorData::Fp16(_) => {

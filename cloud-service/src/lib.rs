@@ -10,12 +10,14 @@
 
 mod access;
 mod batching;
+mod cascade;
 pub mod cli;
 mod config;
 mod credentials;
 mod error;
 mod input;
 mod metrics;
+mod model;
 mod operations;
 mod repository;
 mod server;
@@ -24,9 +26,10 @@ mod statistics;
 mod workers;
 
 pub use access::{Access, Caller, ContentError, Identities, IdentitiesError, Permission};
+pub use cascade::CascadeError;
 pub use config::{
-    AccessConfig, Batching, ClientCertificates, Config, ConfigError, Limits, Mode, NetworkConfig,
-    RepositoryConfig, Tls, Versions,
+    AccessConfig, Batching, CascadeConfig, ClientCertificates, Config, ConfigError, Limits, Mode,
+    NetworkConfig, RepositoryConfig, Tls, Versions,
 };
 pub use credentials::CredentialsError;
 pub use error::ServiceError;

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
+use outpost_cascade::Cascade;
+use outpost_engine::Outcome;
 use outpost_transport::{Deadline, Protocol, ServerTls};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -52,6 +54,14 @@ struct OfIdentity {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfDecision {
+    model: String,
+    site: String,
+    node: String,
+    reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfOutcome {
     outcome: &'static str,
 }
@@ -64,6 +74,7 @@ pub struct Metrics {
     registry: Arc<Registry>,
     requests: Family<OfTransport, Counter>,
     failures: Family<OfCause, Counter>,
+    decided: Family<OfDecision, Counter>,
     images: Family<OfIdentity, Counter>,
     credentials_read: Family<OfOutcome, Counter>,
     certificate_expiry: Gauge,
@@ -128,6 +139,12 @@ impl Default for Metrics {
             "Of these, requests that were not answered, by cause",
             failures.clone(),
         );
+        let decided = Family::default();
+        registry.register(
+            "decided_images",
+            "Images that a cascade answered, by who did and why",
+            decided.clone(),
+        );
         let (images, credentials_read) = (Family::default(), Family::default());
         registry.register(
             "identity_images",
@@ -173,6 +190,7 @@ impl Default for Metrics {
             registry: Arc::new(registry),
             requests,
             failures,
+            decided,
             images,
             credentials_read,
             certificate_expiry,
@@ -231,6 +249,18 @@ impl Metrics {
             identity: identity.to_owned(),
         };
         self.images.get_or_create(&labels).inc_by(images as u64);
+    }
+
+    /// A cascade answered an image.
+    pub(crate) fn decided(&self, cascade: &Cascade, outcome: &Outcome) {
+        let labels = OfDecision {
+            model: cascade.name().to_owned(),
+            site: outcome.decided_by.site.to_string(),
+            // A peer may name anything, and makes no series by it.
+            node: cascade.node(outcome.node).name().to_owned(),
+            reason: outcome.reason.to_string(),
+        };
+        self.decided.get_or_create(&labels).inc();
     }
 
     /// The credentials were read and are in use.

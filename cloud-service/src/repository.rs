@@ -16,9 +16,11 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     batching::Batcher,
+    cascade::{CascadeError, CascadeModel},
     config::{Config, ConfigError, Mode, Versions},
     error::ServiceError,
     metrics::Metrics,
+    model::Model,
     server::ServerError,
 };
 
@@ -29,6 +31,8 @@ pub struct Repository {
     runtime: Box<dyn Runtime>,
     metrics: Metrics,
     served: RwLock<Served>,
+    /// By name. They are there from the start to the end.
+    cascades: BTreeMap<String, Arc<CascadeModel>>,
     /// Why networks, or versions of them, that should be served are not, or are still the old ones.
     failures: Mutex<BTreeMap<(String, Option<u64>), Failure>>,
     /// Held by who changes what is served.
@@ -51,11 +55,14 @@ struct Failure {
     files: Option<[u8; 32]>,
 }
 
-/// A version of a network, and the network at work.
+/// A version of a model, at work.
 pub(crate) struct Found {
-    pub(crate) batcher: Arc<Batcher>,
+    pub(crate) model: Model,
     pub(crate) version: u64,
 }
+
+/// A cascade has one version.
+const CASCADE_VERSION: u64 = 1;
 
 /// A line of the repository's index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +131,21 @@ impl Repository {
         let mode = config.repository.mode;
         let folder = ModelFolder::new(&config.models);
         let present = folder.names().map_err(LoadError::from)?;
-        if let Some(name) = config.network.keys().find(|name| !present.contains(name)) {
+        let mut cascades = BTreeMap::new();
+        for served in &config.cascades {
+            let cascade =
+                CascadeModel::start(served, &config, &folder, runtime.as_ref(), &metrics)?;
+            let name = cascade.name().to_owned();
+            if present.contains(&name) || cascades.contains_key(&name) {
+                return Err(CascadeError::NameTaken(name).into());
+            }
+            cascades.insert(name, Arc::new(cascade));
+        }
+        if let Some(name) = config
+            .network
+            .keys()
+            .find(|name| !present.contains(name) && !cascades.contains_key(*name))
+        {
             if mode == Mode::Fixed {
                 return Err(ServerError::Config(ConfigError::NoSuchNetwork {
                     name: name.clone(),
@@ -138,6 +159,7 @@ impl Repository {
             runtime,
             metrics,
             served: RwLock::default(),
+            cascades,
             failures: Mutex::default(),
             changing: Mutex::default(),
             config,
@@ -183,6 +205,11 @@ impl Repository {
         self.read().keys().cloned().collect()
     }
 
+    /// Names of the cascades that are served, sorted.
+    pub fn cascades(&self) -> Vec<String> {
+        self.cascades.keys().cloned().collect()
+    }
+
     /// A network by name and version; an empty version is the latest that is served.
     ///
     /// # Errors
@@ -197,18 +224,26 @@ impl Repository {
     /// # Errors
     /// [`ServiceError::NoSuchModel`], [`ServiceError::NoSuchVersion`]; never an empty list.
     pub(crate) fn find_all(&self, name: &str, version: &str) -> Result<Vec<Found>, ServiceError> {
+        let no_such_version = |present| ServiceError::NoSuchVersion {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            present,
+        };
+        if let Some(cascade) = self.cascades.get(name) {
+            let found = matching_cascade(cascade, version);
+            return match found {
+                Some(found) => Ok(vec![found]),
+                None => Err(no_such_version(vec![CASCADE_VERSION])),
+            };
+        }
         let served = self.read();
         let versions = served.get(name).ok_or_else(|| ServiceError::NoSuchModel {
             name: name.to_owned(),
-            present: served.keys().cloned().collect(),
+            present: served.keys().chain(self.cascades.keys()).cloned().collect(),
         })?;
         let found: Vec<Found> = matching(versions, version).collect();
         if found.is_empty() {
-            return Err(ServiceError::NoSuchVersion {
-                name: name.to_owned(),
-                version: version.to_owned(),
-                present: versions.keys().copied().collect(),
-            });
+            return Err(no_such_version(versions.keys().copied().collect()));
         }
         Ok(found)
     }
@@ -219,7 +254,10 @@ impl Repository {
         let of_all = served.iter().flat_map(|(name, versions)| {
             matching(versions, version).map(|found| (name.clone(), found))
         });
-        of_all.collect()
+        let cascades = self.cascades.iter().filter_map(|(name, cascade)| {
+            matching_cascade(cascade, version).map(|found| (name.clone(), found))
+        });
+        of_all.chain(cascades).collect()
     }
 
     /// All versions that are served, or that the folder holds. Reads the folder: call it on a blocking
@@ -445,6 +483,14 @@ impl Repository {
     }
 }
 
+fn matching_cascade(cascade: &Arc<CascadeModel>, wanted: &str) -> Option<Found> {
+    let is_wanted = wanted.is_empty() || wanted == CASCADE_VERSION.to_string();
+    is_wanted.then(|| Found {
+        model: Model::Cascade(cascade.clone()),
+        version: CASCADE_VERSION,
+    })
+}
+
 /// All versions, the latest last, or the one that is named as it is written here.
 fn matching<'a>(
     versions: &'a BTreeMap<u64, Version>,
@@ -454,7 +500,7 @@ fn matching<'a>(
         .iter()
         .filter(move |(version, _)| wanted.is_empty() || version.to_string() == wanted)
         .map(|(&version, served)| Found {
-            batcher: served.batcher.clone(),
+            model: Model::Network(served.batcher.clone()),
             version,
         })
 }

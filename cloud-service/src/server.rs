@@ -20,6 +20,7 @@ use tonic::service::{Routes, interceptor::InterceptedService};
 
 use crate::{
     access::Access,
+    cascade::CascadeError,
     config::{Batching, Config, ConfigError, Mode},
     credentials::{Credentials, CredentialsError, Fingerprint, Follower, Users},
     metrics::Metrics,
@@ -38,6 +39,9 @@ pub enum ServerError {
     /// A network could not be loaded.
     #[error(transparent)]
     Model(#[from] LoadError),
+    /// A cascade could not be loaded.
+    #[error(transparent)]
+    Cascade(#[from] CascadeError),
     /// There is no network to serve.
     #[error("no network in {0} has its weights: run `lab fetch NAME`, or name another folder")]
     NoModels(String),
@@ -83,6 +87,7 @@ type InferenceServer = GrpcInferenceServiceServer<InferenceService>;
 #[derive(Debug)]
 pub struct Checked {
     networks: Vec<(String, Batching)>,
+    cascades: Vec<String>,
     tls: Option<TlsChecked>,
     /// How many may call; everybody where it is `None`.
     identities: Option<usize>,
@@ -131,6 +136,9 @@ impl fmt::Display for Checked {
             Some(count) => writeln!(f, "  {count} identities may call")?,
             None => writeln!(f, "  everybody may call who reaches the address")?,
         }
+        for name in &self.cascades {
+            writeln!(f, "  {name}: a cascade, from this site on")?;
+        }
         for (name, batching) in &self.networks {
             writeln!(
                 f,
@@ -148,11 +156,17 @@ async fn load_networks(
     metrics: &Metrics,
 ) -> Result<Arc<Repository>, ServerError> {
     let (for_loading, metrics) = (config.clone(), metrics.clone());
-    let load = move || Repository::load(for_loading, Box::new(TractRuntime), metrics);
+    let runtime = tokio::runtime::Handle::current();
+    let load = move || {
+        // Peers of cascades connect meanwhile.
+        let _entered = runtime.enter();
+        Repository::load(for_loading, Box::new(TractRuntime), metrics)
+    };
     let repository = tokio::task::spawn_blocking(load)
         .await
         .expect("loading networks does not panic")?;
-    if repository.names().is_empty() && config.repository.mode == Mode::Fixed {
+    let is_empty = repository.names().is_empty() && repository.cascades().is_empty();
+    if is_empty && config.repository.mode == Mode::Fixed {
         return Err(ServerError::NoModels(config.models.display().to_string()));
     }
     Ok(Arc::new(repository))
@@ -189,6 +203,7 @@ impl Server {
         };
         Ok(Checked {
             networks: repository.names().into_iter().map(batching).collect(),
+            cascades: repository.cascades(),
             tls: tls.as_ref().map(TlsChecked::of),
             identities: identities.map(|identities| identities.count()),
         })
@@ -275,9 +290,11 @@ impl Server {
         self.operations.as_ref().map(Operations::local_addr)
     }
 
-    /// Names of the networks served.
+    /// Names of the networks and cascades served.
     pub fn models(&self) -> Vec<String> {
-        self.repository.names()
+        let mut names = self.repository.names();
+        names.extend(self.repository.cascades());
+        names
     }
 
     /// Serves until `shutdown` completes; then health says "not serving", and what was accepted is

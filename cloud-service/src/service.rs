@@ -6,16 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use outpost_cascade::NodeId;
+use outpost_engine::ENTRY_PARAMETER;
 use outpost_proto::{
     Datatype, ENCODED_IMAGE_PROPERTY, Tensor, TensorData,
     inference::{
-        ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse,
-        ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest, ModelStatisticsResponse,
-        RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
-        RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
-        ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse,
-        ServerReadyRequest, ServerReadyResponse,
-        grpc_inference_service_server::GrpcInferenceService,
+        InferParameter, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
+        ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest,
+        ModelStatisticsResponse, RepositoryIndexRequest, RepositoryIndexResponse,
+        RepositoryModelLoadRequest, RepositoryModelLoadResponse, RepositoryModelUnloadRequest,
+        RepositoryModelUnloadResponse, ServerLiveRequest, ServerLiveResponse,
+        ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+        grpc_inference_service_server::GrpcInferenceService, infer_parameter::ParameterChoice,
         model_metadata_response::TensorMetadata, repository_index_response::ModelIndex,
     },
     tensor,
@@ -28,10 +30,12 @@ use tonic::{Request, Response, Status, metadata::MetadataValue};
 use crate::{
     access::{Caller, Permission},
     batching::Batcher,
+    cascade::CascadeModel,
     config::Limits,
     error::ServiceError,
     input,
     metrics::Metrics,
+    model::Model,
     operations::Ready,
     repository::{Found, Repository, RepositoryError},
     statistics::RequestTimes,
@@ -83,16 +87,16 @@ impl InferenceService {
         found: &Found,
         call: &Call,
     ) -> Result<Response<ModelInferResponse>, ServiceError> {
-        let batcher = &*found.batcher;
-        let manifest = batcher.model().manifest();
-        let output_name = &manifest.output.tensor;
-        if let Some(asked) = request.outputs.iter().find(|o| o.name != *output_name) {
+        let model = &found.model;
+        let manifest = model.manifest();
+        if let Some(asked) = request.outputs.iter().find(|o| o.name != model.output()) {
             return Err(ServiceError::NoSuchOutput {
                 asked: asked.name.clone(),
-                gives: output_name.clone(),
+                gives: model.output().to_owned(),
             });
         }
-        let id = request.id.clone();
+        let (id, name) = (request.id.clone(), request.model_name.clone());
+        let entry = entry_parameter(&request)?;
         // FP16 inputs are raw by necessity, and so is their answer.
         let kind = tensor::contents_kind(&request);
         let tensor = input::only_input(manifest, tensor::take_inputs(request)?)?;
@@ -101,7 +105,20 @@ impl InferenceService {
             caller.take(images)?;
             self.metrics.admitted(caller.name(), images);
         }
-        let (output, times) = self.run(batcher, tensor, call).await?;
+        let (output, decided_by, times) = match model {
+            Model::Network(batcher) => {
+                let (output, times) = self.run(batcher, tensor, call).await?;
+                (output, None, times)
+            }
+            Model::Cascade(cascade) => {
+                let entry = cascade.entry(entry.as_deref())?;
+                let (output, decided_by, times) =
+                    self.run_cascade(cascade, entry, tensor, call).await?;
+                (output, Some(decided_by), times)
+            }
+        };
+        model.metrics().request(times.queued, times.decoded);
+        model.statistics().answered(times);
         let timing = format!(
             "queue;dur={:.3}, decode;dur={:.3}, infer;dur={:.3}, total;dur={:.3}",
             milliseconds(times.queued),
@@ -109,13 +126,10 @@ impl InferenceService {
             milliseconds(times.computed),
             milliseconds(times.total),
         );
-        let mut response = Response::new(tensor::infer_response(
-            &manifest.name,
-            &found.version.to_string(),
-            &id,
-            [output],
-            kind,
-        ));
+        let version = found.version.to_string();
+        let mut message = tensor::infer_response(&name, &version, &id, [output], kind);
+        message.parameters.extend(decided_by);
+        let mut response = Response::new(message);
         if let Ok(timing) = MetadataValue::try_from(timing) {
             response.metadata_mut().insert(SERVER_TIMING, timing);
         }
@@ -138,12 +152,8 @@ impl InferenceService {
         let model = batcher.model().clone();
         let image_limits = self.limits.image();
         let (images, decoded, waited) = self
-            .decoders
-            .run(move || {
-                input::check_deadline(deadline)?;
-                let started = Instant::now();
-                let images = input::prepare(&model, tensor, &image_limits, deadline)?;
-                Ok((images, started.elapsed(), started.duration_since(received)))
+            .decode(call, move || {
+                input::prepare(&model, tensor, &image_limits, deadline)
             })
             .await?;
         let scores = batcher.run(images, deadline, places).await?;
@@ -157,9 +167,55 @@ impl InferenceService {
             decoded,
             computed: scores.computed,
         };
-        batcher.metrics().request(times.queued, times.decoded);
-        batcher.statistics().answered(times);
         Ok((output, times))
+    }
+
+    /// Decodes and takes each image through the cascade.
+    async fn run_cascade(
+        &self,
+        cascade: &CascadeModel,
+        entry: NodeId,
+        tensor: Tensor,
+        call: &Call,
+    ) -> Result<(Tensor, (String, InferParameter), RequestTimes), ServiceError> {
+        let deadline = call.deadline;
+        let images = tensor.shape().first().copied().unwrap_or(1);
+        let _places = cascade.admit(images)?;
+        let image_limits = self.limits.image();
+        let (pictures, decoded, waited) = self
+            .decode(call, move || {
+                input::pictures(tensor, &image_limits, deadline)
+            })
+            .await?;
+        let answers = cascade.run(pictures, entry, deadline).await?;
+        let times = RequestTimes {
+            total: call.received.elapsed(),
+            queued: waited + answers.queued,
+            decoded,
+            computed: answers.computed,
+        };
+        let output = answers.output(cascade.classes())?;
+        Ok((output, answers.decided_by(), times))
+    }
+
+    /// Makes something of a request's tensor on a decoder's thread; gives the time that it took, and the time
+    /// from the request's arrival until it began.
+    async fn decode<T: Send + 'static>(
+        &self,
+        call: &Call,
+        work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
+    ) -> Result<(T, Duration, Duration), ServiceError> {
+        let &Call {
+            received, deadline, ..
+        } = call;
+        self.decoders
+            .run(move || {
+                input::check_deadline(deadline)?;
+                let started = Instant::now();
+                let made = work()?;
+                Ok((made, started.elapsed(), started.duration_since(received)))
+            })
+            .await
     }
 
     /// A network that the caller may use. Where there is none, it is told of those that it may.
@@ -193,6 +249,20 @@ impl InferenceService {
         spawn_blocking(move || work(&repository))
             .await
             .map_err(|_| ServiceError::WorkerLost)
+    }
+}
+
+/// The node of a cascade that a request asks to begin with.
+fn entry_parameter(request: &ModelInferRequest) -> Result<Option<String>, ServiceError> {
+    let Some(parameter) = request.parameters.get(ENTRY_PARAMETER) else {
+        return Ok(None);
+    };
+    match &parameter.parameter_choice {
+        Some(ParameterChoice::StringParam(name)) => Ok(Some(name.clone())),
+        _ => Err(ServiceError::NoSuchEntry {
+            asked: "no string".to_owned(),
+            present: Vec::new(),
+        }),
     }
 }
 
@@ -317,21 +387,32 @@ impl GrpcInferenceService for InferenceService {
         let call = Call::of(&request);
         let ModelMetadataRequest { name, version } = request.into_inner();
         let found = self.find(&call, &name, &version)?;
-        let manifest = found.batcher.model().manifest();
+        let manifest = found.model.manifest();
         let size = i64::from(manifest.input.size);
         let fp32 = |name: &str, shape| TensorMetadata {
             name: name.to_owned(),
             datatype: Datatype::Fp32.as_str().to_owned(),
             shape,
         };
+        let tensor = &manifest.input.tensor;
+        let (platform, input) = match &found.model {
+            Model::Network(_) => ("tract_onnx", fp32(tensor, vec![-1, 3, size, size])),
+            Model::Cascade(_) => {
+                let encoded = TensorMetadata {
+                    datatype: Datatype::Bytes.as_str().to_owned(),
+                    ..fp32(tensor, vec![-1])
+                };
+                ("outpost_cascade", encoded)
+            }
+        };
         let all = self.repository.find_all(&name, "")?;
         Ok(Response::new(ModelMetadataResponse {
             name,
             versions: all.iter().map(|found| found.version.to_string()).collect(),
-            platform: "tract_onnx".to_owned(),
-            inputs: vec![fp32(&manifest.input.tensor, vec![-1, 3, size, size])],
+            platform: platform.to_owned(),
+            inputs: vec![input],
             outputs: vec![fp32(
-                &manifest.output.tensor,
+                found.model.output(),
                 vec![-1, manifest.output.classes as i64],
             )],
             properties: HashMap::from([(
@@ -358,7 +439,7 @@ impl GrpcInferenceService for InferenceService {
             Ok(found) => {
                 let answered = self.infer(request, &found, &call).await;
                 if answered.is_err() {
-                    found.batcher.statistics().failed(call.received.elapsed());
+                    found.model.statistics().failed(call.received.elapsed());
                 }
                 answered
             }
@@ -397,7 +478,7 @@ impl GrpcInferenceService for InferenceService {
         };
         let model_stats = found
             .iter()
-            .map(|(name, found)| found.batcher.statistics().message(name, found.version))
+            .map(|(name, found)| found.model.statistics().message(name, found.version))
             .collect();
         Ok(Response::new(ModelStatisticsResponse { model_stats }))
     }

@@ -10,7 +10,8 @@ use std::{
 };
 
 use outpost_cascade::Mode;
-use outpost_edge_agent::{Agent, Answered, CircuitSettings, CloudConfig, Config, Payload, Record};
+use outpost_edge_agent::{Agent, Answered, Config, Record};
+use outpost_engine::{CircuitSettings, PeerConfig};
 use outpost_transport::Transport;
 
 const DEADLINE_MS: u64 = 400;
@@ -51,12 +52,9 @@ async fn measure(
         cascade: repository.join("models/cascades/squeezenet-lite2.toml"),
         mode: Mode::CloudOnly,
         deadline_ms: DEADLINE_MS,
-        cloud: Some(CloudConfig {
-            url: format!("https://{cloud}"),
+        cloud: Some(PeerConfig {
             transport,
-            certificate_authority: None,
-            server_name: None,
-            payload: Payload::Auto,
+            ..PeerConfig::new(format!("https://{cloud}"))
         }),
         // Every image tries: the circuit would spare most of them the wait.
         circuit: CircuitSettings {

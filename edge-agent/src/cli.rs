@@ -13,14 +13,11 @@ use clap::{Parser, Subcommand, ValueEnum};
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use outpost_cascade::Mode;
+use outpost_engine::PeerConfig;
 use outpost_exit_policy::Goal;
 use outpost_transport::Transport;
 
-use crate::{
-    Agent, Record,
-    config::{Cloud, Config},
-    paths, table,
-};
+use crate::{Agent, Record, config::Config, paths, table};
 
 /// Answers easy images on the device and sends the hard ones to the cloud.
 #[derive(Parser)]
@@ -171,7 +168,7 @@ fn config(arguments: &Classify) -> anyhow::Result<Config> {
         None => Config::default(),
     };
     if let Some(url) = &arguments.cloud {
-        let cloud = config.cloud.get_or_insert_with(|| Cloud::new(url));
+        let cloud = config.cloud.get_or_insert_with(|| PeerConfig::new(url));
         cloud.url.clone_from(url);
     }
     let of_cloud = [

@@ -3,13 +3,12 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use outpost_cascade::{CircuitConfig, Mode};
+use outpost_cascade::Mode;
+use outpost_engine::{CircuitSettings, PeerConfig};
 use outpost_exit_policy::Goal;
 use outpost_runtime::ImageLimits;
-use outpost_transport::Transport;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// The configuration. Relative paths are relative to the folder of the file.
@@ -36,65 +35,13 @@ pub struct Config {
     /// Images taken up at a time, most of them waiting for the cloud. Default 8.
     pub max_in_flight: usize,
     /// Where hard images go; without it the device answers alone.
-    pub cloud: Option<Cloud>,
+    pub cloud: Option<PeerConfig>,
+    /// Where images go that a network in the fog is to answer, or to pass on where there is no `cloud`.
+    pub fog: Option<PeerConfig>,
     /// When the device stops waiting for a cloud that keeps failing.
     pub circuit: CircuitSettings,
     /// Bounds on the images taken.
     pub images: ImageBounds,
-}
-
-/// Where hard images go, and how.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Cloud {
-    /// `https://host:port`; `http://` speaks plain HTTP/2, for servers behind a trusted link.
-    pub url: String,
-    /// `h2`, `h3` or `auto`, which prefers HTTP/3. Default `auto`.
-    #[serde(default)]
-    pub transport: Transport,
-    /// Certificate authority to trust, PEM; the public ones where it is absent.
-    #[serde(default)]
-    pub certificate_authority: Option<PathBuf>,
-    /// File with the token by which the server knows this device; over TLS only.
-    #[serde(default)]
-    pub token: Option<PathBuf>,
-    /// Certificate chain to show to a server that asks for one, PEM; needs `client_key`.
-    #[serde(default)]
-    pub client_certificate: Option<PathBuf>,
-    /// Private key of `client_certificate`, PEM.
-    #[serde(default)]
-    pub client_key: Option<PathBuf>,
-    /// Name in the server's certificate, where it is not the host of `url`.
-    #[serde(default)]
-    pub server_name: Option<String>,
-    /// What is sent. Default `auto`.
-    #[serde(default)]
-    pub payload: Payload,
-}
-
-/// What is sent to the cloud.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Payload {
-    /// The encoded image where the server says that it takes one, else the network's input tensor.
-    #[default]
-    Auto,
-    /// The encoded image as it was read.
-    Image,
-    /// The network's input tensor, made on the device.
-    Tensor,
-}
-
-/// When the device stops waiting for a cloud that keeps failing.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CircuitSettings {
-    /// Failures in a row that open the circuit. Default 3.
-    pub failures_to_open: u32,
-    /// Milliseconds until the first probe. Default 2000.
-    pub open_for_ms: u64,
-    /// Ceiling in milliseconds of that time, which doubles with every failed probe. Default 60000.
-    pub open_for_at_most_ms: u64,
 }
 
 /// Bounds on the images taken; checked before an image is decoded.
@@ -125,35 +72,9 @@ impl Default for Config {
             device_threads: 1,
             max_in_flight: 8,
             cloud: None,
+            fog: None,
             circuit: CircuitSettings::default(),
             images: ImageBounds::default(),
-        }
-    }
-}
-
-impl Cloud {
-    /// The cloud at `url`, and the defaults.
-    pub fn new(url: impl Into<String>) -> Self {
-        Self {
-            url: url.into(),
-            transport: Transport::default(),
-            certificate_authority: None,
-            token: None,
-            client_certificate: None,
-            client_key: None,
-            server_name: None,
-            payload: Payload::default(),
-        }
-    }
-}
-
-impl Default for CircuitSettings {
-    fn default() -> Self {
-        let circuit = CircuitConfig::default();
-        Self {
-            failures_to_open: circuit.failures_to_open,
-            open_for_ms: circuit.open_for.as_millis() as u64,
-            open_for_at_most_ms: circuit.open_for_at_most.as_millis() as u64,
         }
     }
 }
@@ -164,16 +85,6 @@ impl Default for ImageBounds {
         Self {
             max_bytes: limits.max_bytes,
             max_pixels: limits.max_pixels,
-        }
-    }
-}
-
-impl From<CircuitSettings> for CircuitConfig {
-    fn from(settings: CircuitSettings) -> Self {
-        Self {
-            failures_to_open: settings.failures_to_open,
-            open_for: Duration::from_millis(settings.open_for_ms),
-            open_for_at_most: Duration::from_millis(settings.open_for_at_most_ms),
         }
     }
 }
@@ -238,15 +149,8 @@ impl Config {
         config.models = folder.join(&config.models);
         config.cascade = folder.join(&config.cascade);
         config.policy = config.policy.map(|policy| folder.join(policy));
-        if let Some(cloud) = &mut config.cloud {
-            for path in [
-                &mut cloud.certificate_authority,
-                &mut cloud.token,
-                &mut cloud.client_certificate,
-                &mut cloud.client_key,
-            ] {
-                *path = path.take().map(|path| folder.join(path));
-            }
+        for peer in config.cloud.iter_mut().chain(&mut config.fog) {
+            peer.resolve(folder);
         }
         Ok(config)
     }

@@ -1,7 +1,7 @@
 //! The device program: answers easy images here and sends the hard ones to the cloud.
 //!
-//! [`Agent`] takes one image through the cascade: it runs the networks that are on the device, asks
-//! the `cloud` for the others and falls back on the device's own answer. [`paths`] finds images,
+//! [`Agent`] reads images and takes them through the cascade with [`outpost_engine`], which runs the networks
+//! that are on the device, asks its peers for the others and falls back on the device's own answer. [`paths`] finds images,
 //! [`Record`] is what is printed about each, [`table`] shows records to a person.
 //!
 //! Invariants: an image that can be decoded gets exactly one answer, by its deadline or as soon as
@@ -10,17 +10,11 @@
 
 mod agent;
 pub mod cli;
-mod cloud;
 mod config;
-mod learned;
 pub mod paths;
-mod picture;
 mod record;
 pub mod table;
 
 pub use agent::{Agent, StartError};
-pub use config::{
-    CircuitSettings, Cloud as CloudConfig, Config, ConfigError, ImageBounds, Payload,
-};
-pub use learned::PolicyError;
+pub use config::{Config, ConfigError, ImageBounds};
 pub use record::{Answered, Candidate, Record};

@@ -9,4 +9,5 @@ mod overload;
 mod peers;
 mod reload;
 mod security;
+mod split;
 mod stages;

@@ -77,14 +77,14 @@ fn versions(repository: &Repository) -> Vec<u64> {
 }
 
 fn description(found: &Found) -> &str {
-    &found.batcher.model().manifest().description
+    &batcher(found).model().manifest().description
 }
 
 async fn answers(found: &Found) -> bool {
-    let size = found.batcher.model().manifest().input.size as usize;
-    let places = found.batcher.admit(1).unwrap();
+    let size = batcher(found).model().manifest().input.size as usize;
+    let places = batcher(found).admit(1).unwrap();
     let image = Array4::zeros((1, 3, size, size));
-    found.batcher.run(image, None, places).await.is_ok()
+    batcher(found).run(image, None, places).await.is_ok()
 }
 
 #[tokio::test]
@@ -106,7 +106,7 @@ async fn a_new_version_takes_over_and_the_old_one_ends_what_it_began() {
     assert!(answers(&old).await);
     assert!(answers(&new).await);
     // Nothing but this request holds the old one.
-    let weak = Arc::downgrade(&old.batcher);
+    let weak = Arc::downgrade(batcher(&old));
     drop(old);
     assert!(weak.upgrade().is_none());
 }
@@ -119,7 +119,7 @@ fn what_did_not_change_is_not_loaded_again_and_what_did_is() {
     let before = repository.find(NAME, "4").unwrap();
     repository.follow_folder();
     let same = repository.find(NAME, "4").unwrap();
-    assert!(Arc::ptr_eq(&before.batcher, &same.batcher));
+    assert!(Arc::ptr_eq(batcher(&before), batcher(&same)));
     folder.put(4, "corrected");
     repository.follow_folder();
     assert_eq!(
@@ -250,4 +250,11 @@ fn a_version_that_is_named_and_missing_is_an_error() {
     assert!(error.contains("no version 7"), "{error}");
     // The one that is there serves.
     assert_eq!(versions(&repository), [1]);
+}
+
+fn batcher(found: &Found) -> &Arc<Batcher> {
+    match &found.model {
+        Model::Network(batcher) => batcher,
+        Model::Cascade(_) => panic!("a cascade"),
+    }
 }

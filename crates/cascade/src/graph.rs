@@ -160,9 +160,18 @@ impl Cascade {
         self
     }
 
-    /// A node whose policy is to be learned and has not been put in place.
-    pub fn undecided(&self) -> Option<&Node> {
-        self.nodes.iter().find(|node| node.policy.is_none())
+    /// A node at a site whose policy is to be learned and has not been put in place.
+    pub fn undecided(&self, site: Site) -> Option<&Node> {
+        let is_here = |node: &&Node| node.site == site && node.policy.is_none();
+        self.nodes.iter().find(is_here)
+    }
+
+    /// A node by its name.
+    pub fn find(&self, name: &str) -> Option<NodeId> {
+        self.nodes
+            .iter()
+            .position(|node| node.name == name)
+            .map(NodeId)
     }
 
     /// Identifies the cascade for what is learned for it: SHA-256, in hexadecimal, over its nodes,

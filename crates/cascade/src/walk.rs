@@ -139,16 +139,21 @@ pub struct Walk<'c> {
 }
 
 impl<'c> Walk<'c> {
-    /// Starts at the entry of `cascade`, as seen from the site `here`, for an image that must be
+    /// Starts at `entry` of `cascade`, as seen from the site `here`, for an image that must be
     /// answered within `deadline` of being taken. Gives the first action.
-    pub fn start(cascade: &'c Cascade, here: Site, deadline: Duration) -> (Self, Action) {
+    pub fn start(
+        cascade: &'c Cascade,
+        entry: NodeId,
+        here: Site,
+        deadline: Duration,
+    ) -> (Self, Action) {
         let walk = Self {
             cascade,
             here,
             deadline,
             spoken: None,
         };
-        let action = walk.go_to(cascade.entry());
+        let action = walk.go_to(entry);
         (walk, action)
     }
 

@@ -298,7 +298,7 @@ impl Engine {
         let image = decoded(encoded, path)?;
         let here = cascade.node(cascade.entry()).site();
         let mut progress = Progress::default();
-        let (mut walk, mut action) = Walk::start(cascade, here, Duration::MAX);
+        let (mut walk, mut action) = Walk::start(cascade, cascade.entry(), here, Duration::MAX);
         let mut said = Vec::new();
         loop {
             action = match action {

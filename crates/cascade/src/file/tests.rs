@@ -203,15 +203,23 @@ fn names_have_plain_characters() {
 
 #[test]
 fn a_policy_to_be_learned_leaves_its_node_undecided() {
-    assert!(Cascade::parse(TWO).unwrap().undecided().is_none());
+    assert!(
+        Cascade::parse(TWO)
+            .unwrap()
+            .undecided(Site::Device)
+            .is_none()
+    );
     let parse = || Cascade::parse(STAGES).unwrap();
-    assert_eq!(parse().undecided().unwrap().name(), "small@first");
+    assert_eq!(
+        parse().undecided(Site::Device).unwrap().name(),
+        "small@first"
+    );
     for mode in [Mode::DeviceOnly, Mode::CloudOnly] {
-        assert!(parse().with_mode(mode).undecided().is_none());
+        assert!(parse().with_mode(mode).undecided(Site::Device).is_none());
     }
     let learned = || Box::new(Constant(Decision::Exit)) as Box<dyn DecisionFunction>;
     let decided = parse().with_policies([learned(), learned(), learned(), learned()]);
-    assert!(decided.undecided().is_none());
+    assert!(decided.undecided(Site::Device).is_none());
 }
 
 #[test]

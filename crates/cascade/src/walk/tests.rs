@@ -46,7 +46,7 @@ fn evidence(probabilities: &[f32]) -> Evidence<'_> {
 fn a_confident_network_answers_at_once() {
     let cascade = Cascade::parse(THREE).unwrap();
     let small = node(&cascade, "small");
-    let (mut walk, action) = Walk::start(&cascade, Site::Device, DEADLINE);
+    let (mut walk, action) = Walk::start(&cascade, cascade.entry(), Site::Device, DEADLINE);
     assert_eq!(action, Action::Run(small));
     assert_eq!(
         walk.said(small, &evidence(&SURE), SOON),
@@ -58,7 +58,7 @@ fn a_confident_network_answers_at_once() {
 fn hard_images_go_from_network_to_network_and_then_elsewhere() {
     let cascade = Cascade::parse(THREE).unwrap();
     let [small, middle, large] = ["small", "middle", "large"].map(|n| node(&cascade, n));
-    let (mut walk, _) = Walk::start(&cascade, Site::Device, DEADLINE);
+    let (mut walk, _) = Walk::start(&cascade, cascade.entry(), Site::Device, DEADLINE);
     let action = walk.said(small, &evidence(&UNSURE), SOON);
     assert_eq!(action, Action::Run(middle));
     let action = walk.said(middle, &evidence(&UNSURE), SOON);
@@ -80,7 +80,7 @@ fn hard_images_go_from_network_to_network_and_then_elsewhere() {
 fn the_latest_word_here_stands_in_for_a_cloud_that_fails() {
     let cascade = Cascade::parse(THREE).unwrap();
     let (small, middle) = (node(&cascade, "small"), node(&cascade, "middle"));
-    let (mut walk, _) = Walk::start(&cascade, Site::Device, DEADLINE);
+    let (mut walk, _) = Walk::start(&cascade, cascade.entry(), Site::Device, DEADLINE);
     walk.said(small, &evidence(&UNSURE), SOON);
     walk.said(middle, &evidence(&UNSURE), SOON);
     let action = walk.offload_failed(FallbackCause::Unreachable);
@@ -93,7 +93,7 @@ fn the_latest_word_here_stands_in_for_a_cloud_that_fails() {
 fn nothing_new_is_started_after_the_deadline() {
     let cascade = Cascade::parse(THREE).unwrap();
     let small = node(&cascade, "small");
-    let (mut walk, _) = Walk::start(&cascade, Site::Device, DEADLINE);
+    let (mut walk, _) = Walk::start(&cascade, cascade.entry(), Site::Device, DEADLINE);
     assert_eq!(
         walk.said(small, &evidence(&UNSURE), DEADLINE),
         answer(small, Reason::Fallback(FallbackCause::Deadline))
@@ -104,7 +104,7 @@ fn nothing_new_is_started_after_the_deadline() {
 fn the_cloud_is_asked_when_the_device_network_fails() {
     let cascade = Cascade::parse(THREE).unwrap();
     let (small, large) = (node(&cascade, "small"), node(&cascade, "large"));
-    let (mut walk, _) = Walk::start(&cascade, Site::Device, DEADLINE);
+    let (mut walk, _) = Walk::start(&cascade, cascade.entry(), Site::Device, DEADLINE);
     let deadline = DEADLINE;
     assert_eq!(
         walk.failed(small, SOON),
@@ -124,7 +124,7 @@ fn a_network_that_fails_after_another_spoke_is_a_fallback() {
     let alone = THREE.replace("jumps = [\"large\"]\npolicy = { kind = \"threshold\", measure = \"max-probability\", at_least = 0.5 }", "");
     let cascade = Cascade::parse(&alone).unwrap();
     let (small, middle) = (node(&cascade, "small"), node(&cascade, "middle"));
-    let (mut walk, _) = Walk::start(&cascade, Site::Device, DEADLINE);
+    let (mut walk, _) = Walk::start(&cascade, cascade.entry(), Site::Device, DEADLINE);
     walk.said(small, &evidence(&UNSURE), SOON);
     let reason = Reason::Fallback(FallbackCause::NetworkFailed);
     assert_eq!(walk.failed(middle, SOON), answer(small, reason));
@@ -134,12 +134,12 @@ fn a_network_that_fails_after_another_spoke_is_a_fallback() {
 fn modes_put_constants_in_place_of_the_policy() {
     let device = Cascade::parse(THREE).unwrap().with_mode(Mode::DeviceOnly);
     let small = node(&device, "small");
-    let (mut walk, _) = Walk::start(&device, Site::Device, DEADLINE);
+    let (mut walk, _) = Walk::start(&device, device.entry(), Site::Device, DEADLINE);
     let action = walk.said(small, &evidence(&UNSURE), SOON);
     assert_eq!(action, answer(small, Reason::Confident));
 
     let cloud = Cascade::parse(THREE).unwrap().with_mode(Mode::CloudOnly);
-    let (mut walk, _) = Walk::start(&cloud, Site::Device, DEADLINE);
+    let (mut walk, _) = Walk::start(&cloud, cloud.entry(), Site::Device, DEADLINE);
     let action = walk.said(small, &evidence(&SURE), SOON);
     assert!(matches!(action, Action::Offload { .. }));
 }
@@ -152,7 +152,7 @@ proptest! {
         events in proptest::collection::vec((0..4_u8, 0..150_u64), 8)
     ) {
         let cascade = Cascade::parse(THREE).unwrap();
-        let (mut walk, mut action) = Walk::start(&cascade, Site::Device, DEADLINE);
+        let (mut walk, mut action) = Walk::start(&cascade, cascade.entry(), Site::Device, DEADLINE);
         let mut visited = Vec::new();
         let mut spoken = false;
         for (event, milliseconds) in events {

@@ -10,16 +10,17 @@ use bytes::Bytes;
 use outpost_runtime::{DecodeError, ImageLimits, RgbImage, decode};
 
 /// An image as it was read and as it was decoded.
-pub(crate) struct Picture {
-    /// The file's bytes.
-    pub(crate) encoded: Bytes,
+pub struct Picture {
+    /// The file's bytes; `None` where it came as pixels.
+    pub encoded: Option<Bytes>,
     /// Its pixels, upright.
-    pub(crate) pixels: RgbImage,
+    pub pixels: RgbImage,
 }
 
 /// Why a file became no picture.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum PictureError {
+#[non_exhaustive]
+pub enum PictureError {
     /// The file cannot be read.
     #[error("cannot read the image: {0}")]
     Read(#[from] io::Error),
@@ -33,7 +34,7 @@ impl Picture {
     ///
     /// # Errors
     /// [`PictureError`] when it cannot be read, is no image or breaks a limit.
-    pub(crate) fn read(path: &Path, limits: &ImageLimits) -> Result<Self, PictureError> {
+    pub fn read(path: &Path, limits: &ImageLimits) -> Result<Self, PictureError> {
         let file = File::open(path)?;
         // One byte over the limit is enough to know; a device file or pipe may have no end.
         let mut encoded = Vec::new();
@@ -41,7 +42,7 @@ impl Picture {
             .read_to_end(&mut encoded)?;
         let pixels = decode(&encoded, limits)?;
         Ok(Self {
-            encoded: encoded.into(),
+            encoded: Some(encoded.into()),
             pixels,
         })
     }

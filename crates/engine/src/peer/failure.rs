@@ -86,7 +86,7 @@ fn cause_of(status: &Status) -> FallbackCause {
 }
 
 /// An error with its sources, for a person; a source that repeats what stands before it is left out.
-pub(crate) fn error_chain(error: &dyn Error) -> String {
+pub fn error_chain(error: &dyn Error) -> String {
     let mut chain = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -1,4 +1,4 @@
-//! The networks in the cloud: any server of the Open Inference Protocol, behind a circuit breaker.
+//! A peer at another site: any server of the Open Inference Protocol, behind a circuit breaker.
 
 use std::{
     collections::HashSet,
@@ -23,24 +23,24 @@ use tokio::{
 };
 use tonic::{Request, Status};
 
-use crate::{
-    config::{self, Payload},
-    picture::Picture,
-};
+use crate::picture::Picture;
 use failure::Failure;
 use remote::{RemoteInput, Reply};
 
+mod config;
 mod failure;
 mod remote;
 
-pub(crate) use failure::error_chain;
+pub use config::{CircuitSettings, Payload, PeerConfig};
+pub use failure::error_chain;
+pub use remote::DecidedBy;
 pub(crate) use remote::RemoteNetwork;
 
 /// A gRPC message goes out behind a flag and a length, 5 bytes.
 const MESSAGE_PREFIX_BYTES: u64 = 5;
 
-/// The cloud: a channel, and what keeps the device from waiting for it in vain.
-pub(crate) struct Cloud {
+/// A peer: a channel, and what keeps an engine from waiting for it in vain.
+pub struct Peer {
     channel: Channel,
     payload: Payload,
     circuit: Mutex<Circuit>,
@@ -51,18 +51,18 @@ pub(crate) struct Cloud {
 }
 
 /// What came of an offload.
-pub(crate) struct Offload {
+pub struct Offload {
     /// The reply, or why there is none.
     pub(crate) outcome: Result<Reply, FallbackCause>,
     /// Bytes of the requests that went out.
-    pub(crate) bytes_sent: u64,
+    pub bytes_sent: u64,
     took: Duration,
 }
 
-/// Why the cloud's configuration was refused.
+/// Why a peer's configuration was refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum CloudError {
+pub enum PeerError {
     /// The file of the certificate authority cannot be read.
     #[error("cannot read the certificate authority {}", path.display())]
     Authority {
@@ -74,11 +74,11 @@ pub enum CloudError {
     /// The token cannot be read or is none.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// This device's certificate or key is at fault.
+    /// The certificate to show or its key is at fault.
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// A certificate without its key, or a key without its certificate.
-    #[error("`cloud.{0}` is missing: a certificate and its key go together")]
+    #[error("`{0}` is missing: a certificate and its key go together")]
     Incomplete(&'static str),
     /// The transport refused the configuration.
     #[error(transparent)]
@@ -86,8 +86,8 @@ pub enum CloudError {
 }
 
 impl Offload {
-    /// What comes of an offload where no cloud is configured.
-    pub(crate) fn without_cloud() -> Self {
+    /// What comes of an offload where nobody is configured to take it.
+    pub(crate) fn without_peer() -> Self {
         Self {
             outcome: Err(FallbackCause::NoCloud),
             bytes_sent: 0,
@@ -95,29 +95,38 @@ impl Offload {
         }
     }
 
-    /// The time that was not the cloud's.
-    pub(crate) fn link(&self) -> Duration {
-        self.took.saturating_sub(self.cloud().unwrap_or_default())
+    /// The time that was not the peer's.
+    pub fn link(&self) -> Duration {
+        self.took.saturating_sub(self.at_peer().unwrap_or_default())
     }
 
-    /// The time in the cloud, where the cloud told it.
-    pub(crate) fn cloud(&self) -> Option<Duration> {
-        self.outcome.as_ref().ok()?.cloud
+    /// The time at the peer, where it told it.
+    pub fn at_peer(&self) -> Option<Duration> {
+        self.outcome.as_ref().ok()?.at_peer
+    }
+
+    /// Who decided, where the peer told it.
+    pub(crate) fn decided_by(&self) -> Option<&DecidedBy> {
+        self.outcome.as_ref().ok()?.decided_by.as_ref()
     }
 
     /// What carried the reply.
-    pub(crate) fn protocol(&self) -> Option<Protocol> {
+    pub fn protocol(&self) -> Option<Protocol> {
         self.outcome.as_ref().ok()?.protocol
     }
 }
 
-impl Cloud {
-    pub(crate) fn new(config: &config::Cloud, circuit: CircuitConfig) -> Result<Self, CloudError> {
+impl Peer {
+    /// A peer that connects when it is first needed.
+    ///
+    /// # Errors
+    /// [`PeerError`], which names the file or the field at fault.
+    pub fn new(config: &PeerConfig, circuit: CircuitConfig) -> Result<Self, PeerError> {
         let mut client = ClientConfig::new(&config.url);
         client.transport = config.transport;
         client.server_name.clone_from(&config.server_name);
         if let Some(path) = &config.certificate_authority {
-            let pem = std::fs::read(path).map_err(|source| CloudError::Authority {
+            let pem = std::fs::read(path).map_err(|source| PeerError::Authority {
                 path: path.clone(),
                 source,
             })?;
@@ -127,8 +136,8 @@ impl Cloud {
         client.identity = match (&config.client_certificate, &config.client_key) {
             (Some(certificate), Some(key)) => Some(Identity::load(certificate, key)?),
             (None, None) => None,
-            (Some(_), None) => return Err(CloudError::Incomplete("client_key")),
-            (None, Some(_)) => return Err(CloudError::Incomplete("client_certificate")),
+            (Some(_), None) => return Err(PeerError::Incomplete("client_key")),
+            (None, Some(_)) => return Err(PeerError::Incomplete("client_certificate")),
         };
         Ok(Self {
             channel: Channel::new(client)?,
@@ -139,13 +148,13 @@ impl Cloud {
         })
     }
 
-    /// Connects while the device still loads its networks; a failure shows at the first offload.
+    /// Connects while networks still load; a failure shows at the first offload.
     pub(crate) fn connect_in_background(&self) {
         let channel = self.channel.clone();
         tokio::spawn(async move { channel.connect().await });
     }
 
-    /// Asks the cloud about an image, until `deadline` at the latest.
+    /// Asks about an image, until `deadline` at the latest.
     pub(crate) async fn classify(
         &self,
         network: &Arc<RemoteNetwork>,
@@ -201,9 +210,9 @@ impl Cloud {
     fn report(&self, failure: &Failure) -> FallbackCause {
         let chain = error_chain(&*failure.source);
         if lock(&self.reported).insert(failure.cause) {
-            tracing::warn!(cause = %failure.cause, "no answer from the cloud: {chain}");
+            tracing::warn!(cause = %failure.cause, "no answer from the peer: {chain}");
         } else {
-            tracing::debug!(cause = %failure.cause, "no answer from the cloud: {chain}");
+            tracing::debug!(cause = %failure.cause, "no answer from the peer: {chain}");
         }
         failure.cause
     }
@@ -286,7 +295,7 @@ impl Cloud {
             Payload::Auto => {}
         }
         let request = ModelMetadataRequest {
-            name: network.name().to_owned(),
+            name: network.model().to_owned(),
             version: String::new(),
         };
         let metadata = self

@@ -1,27 +1,69 @@
 //! A network at a server of the Open Inference Protocol: what is asked and what is understood.
 
-use std::time::Duration;
+use std::{fmt, str::FromStr, time::Duration};
 
+use outpost_cascade::Site;
 use outpost_proto::{
     ContentsKind, Datatype, ENCODED_IMAGE_PROPERTY, Tensor, TensorData,
-    inference::{ModelInferRequest, ModelInferResponse, ModelMetadataResponse},
+    inference::{
+        InferParameter, ModelInferRequest, ModelInferResponse, ModelMetadataResponse,
+        infer_parameter::ParameterChoice,
+    },
     tensor,
 };
-use outpost_runtime::{Labels, Manifest, Preprocessor, Probabilities};
+use outpost_runtime::{Labels, Manifest, OutputKind, Preprocessor, Probabilities};
 use outpost_transport::Protocol;
 use tokio::sync::OnceCell;
 use tonic::{Response, metadata::MetadataMap};
 
 use super::failure::Failure;
-use crate::picture::Picture;
+use crate::{DECIDED_BY_PARAMETER, ENTRY_PARAMETER, picture::Picture};
 
-/// A network in the cloud, as its manifest here describes it.
+/// A network at a peer, as its manifest here describes it, or the rest of a cascade that begins with it.
 pub(crate) struct RemoteNetwork {
     manifest: Manifest,
+    /// The cascade and the node that it begins with.
+    cascade: Option<Rest>,
     labels: Labels,
     preprocessor: Preprocessor,
     /// What the server says that the network takes; asked once.
     pub(super) input: OnceCell<RemoteInput>,
+}
+
+/// The rest of a cascade, which the peer serves as one model.
+struct Rest {
+    cascade: String,
+    entry: String,
+}
+
+/// Whose answer it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecidedBy {
+    /// The site.
+    pub site: Site,
+    /// The node of the cascade.
+    pub node: String,
+}
+
+impl FromStr for DecidedBy {
+    type Err = ();
+
+    /// Reads `SITE/NODE`.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (site, node) = text.split_once('/').ok_or(())?;
+        let sites = [Site::Device, Site::Fog, Site::Cloud];
+        let site = sites.into_iter().find(|known| known.to_string() == site);
+        Ok(Self {
+            site: site.ok_or(())?,
+            node: node.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for DecidedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.site, self.node)
+    }
 }
 
 /// What a server says that a network takes.
@@ -37,12 +79,14 @@ enum InputKind {
     Tensor(Datatype),
 }
 
-/// What the cloud said.
+/// What the peer said.
 pub(crate) struct Reply {
     /// About the image.
     pub(crate) probabilities: Probabilities,
+    /// About whose answer it is.
+    pub(super) decided_by: Option<DecidedBy>,
     /// About the time it took.
-    pub(super) cloud: Option<Duration>,
+    pub(super) at_peer: Option<Duration>,
     pub(super) protocol: Option<Protocol>,
 }
 
@@ -51,18 +95,42 @@ impl RemoteNetwork {
         Self {
             preprocessor: Preprocessor::new(manifest.input.clone()),
             manifest,
+            cascade: None,
             labels,
             input: OnceCell::new(),
         }
+    }
+
+    /// The rest of a cascade from the node `entry` on, whose network has this manifest.
+    pub(crate) fn of_cascade(
+        manifest: Manifest,
+        labels: Labels,
+        cascade: &str,
+        entry: &str,
+    ) -> Self {
+        Self {
+            cascade: Some(Rest {
+                cascade: cascade.to_owned(),
+                entry: entry.to_owned(),
+            }),
+            ..Self::new(manifest, labels)
+        }
+    }
+
+    pub(crate) fn manifest(&self) -> &Manifest {
+        &self.manifest
     }
 
     pub(crate) fn labels(&self) -> &Labels {
         &self.labels
     }
 
-    /// Name of the network, here and at the server.
-    pub(super) fn name(&self) -> &str {
-        &self.manifest.name
+    /// Name of the model at the server.
+    pub(super) fn model(&self) -> &str {
+        match &self.cascade {
+            Some(rest) => &rest.cascade,
+            None => &self.manifest.name,
+        }
     }
 
     /// An encoded image under the name of the input tensor.
@@ -90,11 +158,22 @@ impl RemoteNetwork {
     ) -> Result<ModelInferRequest, Failure> {
         let (shape, data, contents) = match input.kind {
             // Typed contents carry the file's own bytes, without a copy.
-            InputKind::Image => (
-                vec![1],
-                TensorData::Bytes(vec![picture.encoded.clone()]),
-                ContentsKind::Typed,
-            ),
+            InputKind::Image => match &picture.encoded {
+                Some(encoded) => (
+                    vec![1],
+                    TensorData::Bytes(vec![encoded.clone()]),
+                    ContentsKind::Typed,
+                ),
+                None => {
+                    let (width, height) = picture.pixels.dimensions();
+                    let pixels = picture.pixels.as_raw().clone();
+                    (
+                        vec![1, height as usize, width as usize, 3],
+                        TensorData::Uint8(pixels.into()),
+                        ContentsKind::Raw,
+                    )
+                }
+            },
             InputKind::Tensor(datatype) => {
                 let input = self
                     .preprocessor
@@ -112,20 +191,30 @@ impl RemoteNetwork {
             }
         };
         let tensor = Tensor::new(&input.name, shape, data).map_err(Failure::unsendable)?;
-        Ok(tensor::infer_request(
-            &self.manifest.name,
-            "",
-            [tensor],
-            contents,
-        ))
+        let mut request = tensor::infer_request(self.model(), "", [tensor], contents);
+        if let Some(rest) = &self.cascade {
+            let entry = ParameterChoice::StringParam(rest.entry.clone());
+            let entry = InferParameter {
+                parameter_choice: Some(entry),
+            };
+            request.parameters.insert(ENTRY_PARAMETER.to_owned(), entry);
+        }
+        Ok(request)
     }
 
     /// What a response says about the image.
     pub(super) fn reply(&self, response: Response<ModelInferResponse>) -> Result<Reply, Failure> {
-        let cloud = total_of_server_timing(response.metadata());
+        let at_peer = total_of_server_timing(response.metadata());
         let protocol = response.extensions().get::<Protocol>().copied();
-        let outputs = tensor::take_outputs(response.into_inner()).map_err(Failure::bad_reply)?;
+        let response = response.into_inner();
+        let decided_by = self.cascade.as_ref().and_then(|_| decided_by(&response));
+        let outputs = tensor::take_outputs(response).map_err(Failure::bad_reply)?;
         let spec = &self.manifest.output;
+        // A cascade's networks may give either; as one model they give probabilities.
+        let kind = match &self.cascade {
+            Some(_) => OutputKind::Probabilities,
+            None => spec.kind,
+        };
         let count = outputs.len();
         // Servers that rename a lone output are understood all the same.
         let output = outputs
@@ -149,11 +238,12 @@ impl RemoteNetwork {
                 spec.classes,
             )));
         }
-        let probabilities = Probabilities::from_output(row, spec.kind)
+        let probabilities = Probabilities::from_output(row, kind)
             .ok_or_else(|| Failure::bad_reply("the output is no distribution over classes"))?;
         Ok(Reply {
             probabilities,
-            cloud,
+            decided_by,
+            at_peer,
             protocol,
         })
     }
@@ -187,6 +277,15 @@ impl RemoteInput {
             name: input.name.clone(),
             kind,
         })
+    }
+}
+
+/// Whose answer a cascade's is, where the peer says so.
+fn decided_by(response: &ModelInferResponse) -> Option<DecidedBy> {
+    let parameter = response.parameters.get(DECIDED_BY_PARAMETER)?;
+    match parameter.parameter_choice.as_ref()? {
+        ParameterChoice::StringParam(text) => text.parse().ok(),
+        _ => None,
     }
 }
 
@@ -224,7 +323,7 @@ mod tests {
     }
 
     fn network() -> RemoteNetwork {
-        let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+        let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
         let folder = outpost_runtime::ModelFolder::new(models);
         let manifest = folder.manifest("efficientnet-lite2").unwrap();
         let labels = folder.labels(&manifest).unwrap();
@@ -251,7 +350,7 @@ mod tests {
                 panic!("refused");
             };
             assert_eq!(reply.probabilities.top1().class_id.0, 7);
-            assert_eq!(reply.cloud, None);
+            assert_eq!(reply.at_peer, None);
         }
     }
 

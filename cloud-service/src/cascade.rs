@@ -1,0 +1,290 @@
+//! A cascade served as one model: images in, the answer of whichever network the policies choose.
+//!
+//! The same engine as on the device, begun at the node that the request names. What is further on, at another
+//! service, is asked there.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures::future::try_join_all;
+use ndarray::Array2;
+use outpost_cascade::{Cascade, Mode, NodeId, Site};
+use outpost_engine::{
+    CASCADE_OUTPUT, DECIDED_BY_PARAMETER, Engine, Outcome, Peer, PeerError, Picture, Plan,
+    PolicyFile, Route, StartError,
+};
+use outpost_proto::{
+    Tensor, TensorData,
+    inference::{InferParameter, infer_parameter::ParameterChoice},
+};
+use outpost_runtime::{Manifest, ModelFolder, Runtime};
+use outpost_transport::Deadline;
+use tokio::sync::Semaphore;
+
+use crate::{
+    batching::Places,
+    config::{CascadeConfig, Config},
+    error::ServiceError,
+    metrics::{Metrics, ModelMetrics},
+    statistics::Statistics,
+};
+
+/// The first guess of what an image costs, until one was answered.
+const FIRST_PACE: Duration = Duration::from_millis(20);
+/// Share of the time left that is kept for the way back: an answer of last resort must still arrive in time.
+const WAY_BACK: f64 = 0.05;
+
+/// A cascade at work.
+pub(crate) struct CascadeModel {
+    engine: Engine,
+    /// Where an image begins whose request does not say.
+    entry: NodeId,
+    /// Classes of every network.
+    classes: usize,
+    places: Arc<Semaphore>,
+    max_queue: usize,
+    turns: usize,
+    /// Time of one image of late, a moving mean.
+    pace: Mutex<Duration>,
+    metrics: Metrics,
+    of_model: ModelMetrics,
+    statistics: Statistics,
+}
+
+/// Why a cascade is not served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CascadeError {
+    /// The engine did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The configuration of the next service is at fault.
+    #[error("cannot use `cloud`, the next service")]
+    Peer(#[from] PeerError),
+    /// No network of it is at this site.
+    #[error(
+        "the cascade {name:?} has no network at the site {site}: set `site`, or serve another cascade"
+    )]
+    NothingHere {
+        /// The cascade.
+        name: String,
+        /// This site.
+        site: Site,
+    },
+    /// Its networks have different classes.
+    #[error("the networks of the cascade {0:?} do not have the same number of classes")]
+    Classes(String),
+    /// A network has its name, or another cascade.
+    #[error("the cascade {0:?} has the name of something else that is served: give it another")]
+    NameTaken(String),
+}
+
+/// What a cascade said about the images of a request, and when.
+pub(crate) struct Answers {
+    outcomes: Vec<Outcome>,
+    /// From the start of the first network to the last answer.
+    pub(crate) computed: Duration,
+    /// Waiting for a turn.
+    pub(crate) queued: Duration,
+}
+
+impl CascadeModel {
+    /// Loads the networks that are at this site. Must be called in a tokio runtime, on a blocking thread.
+    pub(crate) fn start(
+        served: &CascadeConfig,
+        config: &Config,
+        folder: &ModelFolder,
+        runtime: &dyn Runtime,
+        metrics: &Metrics,
+    ) -> Result<Self, CascadeError> {
+        let peer = |peer| Peer::new(peer, config.circuit.into());
+        let peer = config.cloud.as_ref().map(peer).transpose()?;
+        let peers: BTreeMap<Site, Peer> =
+            peer.map(|peer| (Site::Cloud, peer)).into_iter().collect();
+        let here = config.site;
+        let cascade = Cascade::load(&served.file).map_err(|source| StartError::Cascade {
+            path: served.file.clone(),
+            source,
+        })?;
+        let name = cascade.name().to_owned();
+        let batching = config.batching(&name);
+        let engine = Engine::start(Plan {
+            cascade,
+            policy: served.policy.as_deref().map(|path| PolicyFile {
+                path,
+                goal: &served.operating_point,
+            }),
+            mode: Mode::Policy,
+            here,
+            folder,
+            runtime,
+            turns: batching.instances,
+            peers,
+        })?;
+        let (entry, classes) = whole(&engine)?;
+        Ok(Self {
+            entry,
+            classes,
+            places: Arc::new(Semaphore::new(batching.max_queue)),
+            max_queue: batching.max_queue,
+            turns: batching.instances,
+            pace: Mutex::new(FIRST_PACE),
+            of_model: metrics.of_model(&name),
+            metrics: metrics.clone(),
+            statistics: Statistics::default(),
+            engine,
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.engine.cascade().name()
+    }
+
+    /// The manifest of the network that an image begins with whose request does not say another.
+    pub(crate) fn manifest(&self) -> &Manifest {
+        self.engine.manifest(self.entry)
+    }
+
+    pub(crate) fn classes(&self) -> usize {
+        self.classes
+    }
+
+    pub(crate) fn metrics(&self) -> &ModelMetrics {
+        &self.of_model
+    }
+
+    pub(crate) fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    /// The node that a request asks to begin with: one that is here or further on.
+    pub(crate) fn entry(&self, asked: Option<&str>) -> Result<NodeId, ServiceError> {
+        let Some(asked) = asked else {
+            return Ok(self.entry);
+        };
+        let cascade = self.engine.cascade();
+        let here = self.engine.here();
+        cascade
+            .find(asked)
+            .filter(|&id| cascade.node(id).site() >= here)
+            .ok_or_else(|| ServiceError::NoSuchEntry {
+                asked: asked.to_owned(),
+                present: cascade
+                    .nodes()
+                    .filter(|(_, node)| node.site() >= here)
+                    .map(|(_, node)| node.name().to_owned())
+                    .collect(),
+            })
+    }
+
+    /// Takes places for the images of a request, which it keeps until they are answered.
+    pub(crate) fn admit(&self, images: usize) -> Result<Places, ServiceError> {
+        let wanted = u32::try_from(images.min(self.max_queue)).unwrap_or(u32::MAX);
+        let permit = self.places.clone().try_acquire_many_owned(wanted);
+        match permit {
+            Ok(permit) => Ok(Places::new(permit, self.of_model.waiting.clone())),
+            Err(_) => {
+                let pace = *self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+                let rounds = self.max_queue.div_ceil(2 * self.turns);
+                let wait = pace.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX));
+                Err(ServiceError::QueueFull {
+                    limit: self.max_queue,
+                    retry_after: wait.min(Duration::from_secs(10)),
+                })
+            }
+        }
+    }
+
+    /// Takes the images through the cascade, side by side where there are turns.
+    pub(crate) async fn run(
+        &self,
+        pictures: Vec<Picture>,
+        entry: NodeId,
+        deadline: Option<Deadline>,
+    ) -> Result<Answers, ServiceError> {
+        let joined = Instant::now();
+        let left = match deadline {
+            Some(deadline) => deadline.remaining().mul_f64(1.0 - WAY_BACK),
+            None => Duration::MAX,
+        };
+        let answers = pictures.into_iter().map(|picture| async move {
+            let turn = self.engine.turn().await;
+            let queued = joined.elapsed();
+            if deadline.is_some_and(|deadline| deadline.remaining().is_zero()) {
+                return Err(ServiceError::DeadlinePassed);
+            }
+            let route = Route {
+                entry,
+                taken: joined,
+                deadline: left,
+            };
+            let outcome = self.engine.classify(turn, picture, route).await?;
+            self.count(&outcome, joined.elapsed() - queued);
+            Ok((outcome, queued))
+        });
+        let answers = try_join_all(answers).await?;
+        let queued = answers.iter().map(|(_, queued)| *queued).min();
+        let queued = queued.unwrap_or_default();
+        Ok(Answers {
+            outcomes: answers.into_iter().map(|(outcome, _)| outcome).collect(),
+            computed: joined.elapsed() - queued,
+            queued,
+        })
+    }
+
+    fn count(&self, outcome: &Outcome, took: Duration) {
+        self.metrics.decided(self.engine.cascade(), outcome);
+        self.of_model.batch(1, took);
+        self.statistics.ran(1, took);
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        *pace = (*pace * 7 + took) / 8;
+    }
+}
+
+/// The first node at the engine's site, and the classes that it and all later ones have.
+fn whole(engine: &Engine) -> Result<(NodeId, usize), CascadeError> {
+    let (cascade, site) = (engine.cascade(), engine.here());
+    let name = || cascade.name().to_owned();
+    let entry = cascade.nodes().find(|(_, node)| node.site() == site);
+    let Some((entry, _)) = entry else {
+        return Err(CascadeError::NothingHere { name: name(), site });
+    };
+    let classes = |id| engine.manifest(id).output.classes;
+    let mut reached = cascade.nodes().filter(|(_, node)| node.site() >= site);
+    if reached.any(|(id, _)| classes(id) != classes(entry)) {
+        return Err(CascadeError::Classes(name()));
+    }
+    Ok((entry, classes(entry)))
+}
+
+impl Answers {
+    /// Probabilities, `[n, classes]`.
+    pub(crate) fn output(&self, classes: usize) -> Result<Tensor, ServiceError> {
+        let rows = self.outcomes.iter();
+        let rows: Vec<f32> = rows
+            .flat_map(|outcome| outcome.probabilities.as_slice())
+            .copied()
+            .collect();
+        let rows = Array2::from_shape_vec((self.outcomes.len(), classes), rows)
+            .expect("the networks' classes were compared at the start");
+        let shape = rows.shape().to_vec();
+        let (rows, _) = rows.into_raw_vec_and_offset();
+        Ok(Tensor::new(CASCADE_OUTPUT, shape, TensorData::Fp32(rows))?)
+    }
+
+    /// Who answered, as a parameter of the response.
+    pub(crate) fn decided_by(&self) -> (String, InferParameter) {
+        let names: Vec<String> = self
+            .outcomes
+            .iter()
+            .map(|outcome| outcome.decided_by.to_string())
+            .collect();
+        let parameter = InferParameter {
+            parameter_choice: Some(ParameterChoice::StringParam(names.join(","))),
+        };
+        (DECIDED_BY_PARAMETER.to_owned(), parameter)
+    }
+}

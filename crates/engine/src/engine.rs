@@ -1,0 +1,418 @@
+//! The driver of [`outpost_cascade::Walk`].
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use outpost_cascade::{Action, Cascade, CascadeError, Mode, NoAnswer, NodeId, Reason, Site, Walk};
+use outpost_exit_policy::{DecisionFunction, Evidence, Goal};
+use outpost_runtime::{
+    ClassifyError, Features, Labels, LocalNetworks, Manifest, ModelFolder, OpenError, Place,
+    Probabilities, Progress, Runtime,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::spawn_blocking,
+};
+
+use crate::{
+    learned::{LearnedPolicy, PolicyError},
+    peer::{DecidedBy, Offload, Peer, RemoteNetwork},
+    picture::{Picture, PictureError},
+};
+
+/// What an engine is made of.
+pub struct Plan<'a> {
+    /// The cascade, as its file has it.
+    pub cascade: Cascade,
+    /// A policy bundle of `lab learn`, in place of the cascade's policies.
+    pub policy: Option<PolicyFile<'a>>,
+    /// Whose decisions count.
+    pub mode: Mode,
+    /// The site that the engine is at.
+    pub here: Site,
+    /// The model folder.
+    pub folder: &'a ModelFolder,
+    /// What runs the networks that are here.
+    pub runtime: &'a dyn Runtime,
+    /// Images whose networks run here at a time.
+    pub turns: usize,
+    /// Who is asked for what is elsewhere. Where a site has nobody, the nearest site before it that has
+    /// somebody passes images on.
+    pub peers: BTreeMap<Site, Peer>,
+}
+
+/// A policy bundle, and which of its operating points.
+#[derive(Debug, Clone, Copy)]
+pub struct PolicyFile<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// Which operating point.
+    pub goal: &'a Goal,
+}
+
+/// One cascade, the networks of it that are here, and the peers for the others.
+pub struct Engine {
+    cascade: Cascade,
+    here: Site,
+    local: Arc<LocalNetworks>,
+    /// By node; 1 where no learned policy says otherwise.
+    temperatures: Vec<f32>,
+    /// Where in `local` the nodes that are here are.
+    places: HashMap<NodeId, usize>,
+    remote: HashMap<NodeId, Remote>,
+    peers: BTreeMap<Site, Peer>,
+    /// One permit an image whose networks may run here at a time.
+    turns: Arc<Semaphore>,
+}
+
+/// A node elsewhere, and who is asked for it.
+struct Remote {
+    network: Arc<RemoteNetwork>,
+    peer: Option<Site>,
+}
+
+/// The right to run networks here. It ends when the image travels or is answered.
+#[derive(Debug)]
+pub struct Turn {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Where an image begins, and until when it must have its answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Route {
+    /// The node to begin with.
+    pub entry: NodeId,
+    /// When the image was taken up.
+    pub taken: Instant,
+    /// Time from then to its answer.
+    pub deadline: Duration,
+}
+
+/// What came of an image.
+pub struct Outcome {
+    /// What the network said that answers, at its temperature.
+    pub probabilities: Probabilities,
+    /// The node that answers, or that stands for the part of the cascade that did.
+    pub node: NodeId,
+    /// Who answers, by site and node's name: beyond a peer that passed the image on, whom that one named.
+    pub decided_by: DecidedBy,
+    /// Why it is this one.
+    pub reason: Reason,
+    /// From taking up the image until the last network here had spoken.
+    pub local: Duration,
+    /// The offload, where there was one.
+    pub offload: Option<Offload>,
+    /// From taking up the image to the answer.
+    pub total: Duration,
+}
+
+/// Why an engine did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The cascade file is at fault.
+    #[error("cannot use the cascade {}", path.display())]
+    Cascade {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: CascadeError,
+    },
+    /// A node's policy is to be learned, and none has been given.
+    #[error(
+        "the policy of the node {node:?} is to be learned: learn one with `lab learn` and give it with --policy, or `policy` in the configuration"
+    )]
+    Undecided {
+        /// The node.
+        node: String,
+    },
+    /// The learned policy is at fault.
+    #[error("cannot use the policy {}", path.display())]
+    Policy {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: PolicyError,
+    },
+    /// The device alone was asked for, and the cascade begins elsewhere.
+    #[error(
+        "device-only needs a cascade that begins on the device; this one begins with {network:?}"
+    )]
+    NoDeviceNetwork {
+        /// The entry.
+        network: String,
+    },
+    /// A network of the cascade could not be opened.
+    #[error(transparent)]
+    Network(#[from] OpenError),
+}
+
+/// Why an image has no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// The file cannot be read, is no image or breaks a limit.
+    #[error(transparent)]
+    Picture(#[from] PictureError),
+    /// No network answered.
+    #[error(transparent)]
+    NoAnswer(#[from] NoAnswer),
+    /// A network here failed.
+    #[error(transparent)]
+    Network(#[from] ClassifyError),
+    /// A library panicked over the image.
+    #[error("the image made a decoder or a network crash; please report it with the image")]
+    Crashed,
+}
+
+impl Engine {
+    /// Loads the cascade and the networks of it that are here, and starts to connect to the peers.
+    ///
+    /// Must be called in a tokio runtime; loading blocks for some 100 ms.
+    ///
+    /// # Errors
+    /// A [`StartError`] that names the file at fault.
+    pub fn start(plan: Plan<'_>) -> Result<Self, StartError> {
+        let folder = plan.folder;
+        let mut cascade = plan.cascade;
+        let mut features = Features::Omit;
+        let mut temperatures = vec![1.0; cascade.nodes().count()];
+        if let Some(PolicyFile { path, goal }) = plan.policy {
+            let learned = LearnedPolicy::load(path, &cascade, folder, goal).map_err(|source| {
+                StartError::Policy {
+                    path: path.to_owned(),
+                    source,
+                }
+            })?;
+            tracing::info!(operating_point = learned.operating_point, "learned policy");
+            if learned.needs_features() {
+                features = Features::Give;
+            }
+            temperatures = learned.temperatures;
+            let functions = learned.functions.into_iter();
+            cascade =
+                cascade.with_policies(functions.map(|f| Box::new(f) as Box<dyn DecisionFunction>));
+        }
+        let cascade = cascade.with_mode(plan.mode);
+        if let Some(node) = cascade.undecided(plan.here) {
+            return Err(StartError::Undecided {
+                node: node.name().to_owned(),
+            });
+        }
+        let entry = cascade.node(cascade.entry());
+        if plan.mode == Mode::DeviceOnly && entry.site() != Site::Device {
+            return Err(StartError::NoDeviceNetwork {
+                network: entry.network().to_owned(),
+            });
+        }
+        let remote = cascade
+            .nodes()
+            .filter(|(_, node)| node.site() > plan.here)
+            .map(|(id, node)| {
+                let peer = plan.peers.range(plan.here..=node.site()).next_back();
+                let peer = peer.map(|(&site, _)| site);
+                let manifest = folder.manifest(node.network())?;
+                let labels = folder.labels(&manifest)?;
+                let is_decided_there = !node.jumps().is_empty() || node.exit().is_some();
+                let is_passed_on = peer.is_some_and(|site| site != node.site());
+                let network = if is_decided_there || is_passed_on {
+                    RemoteNetwork::of_cascade(manifest, labels, cascade.name(), node.name())
+                } else {
+                    RemoteNetwork::new(manifest, labels)
+                };
+                let network = Arc::new(network);
+                Ok((id, Remote { network, peer }))
+            })
+            .collect::<Result<_, OpenError>>()?;
+        // Connecting takes as long as loading; they go side by side.
+        for peer in plan.peers.values() {
+            peer.connect_in_background();
+        }
+        let here = || cascade.nodes().filter(|(_, node)| node.site() == plan.here);
+        let places: Vec<Place<'_>> = here()
+            .map(|(_, node)| Place {
+                network: node.network(),
+                exit: node.exit(),
+            })
+            .collect();
+        let local = LocalNetworks::open(folder, &places, features, plan.runtime)?;
+        let places = here().enumerate().map(|(place, (id, _))| (id, place));
+        Ok(Self {
+            places: places.collect(),
+            cascade,
+            here: plan.here,
+            temperatures,
+            local: Arc::new(local),
+            remote,
+            peers: plan.peers,
+            turns: Arc::new(Semaphore::new(plan.turns)),
+        })
+    }
+
+    /// The cascade.
+    pub fn cascade(&self) -> &Cascade {
+        &self.cascade
+    }
+
+    /// The site that the engine is at.
+    pub fn here(&self) -> Site {
+        self.here
+    }
+
+    /// The labels of what a node says.
+    ///
+    /// # Panics
+    /// For a node of another cascade.
+    pub fn labels(&self, node: NodeId) -> &Labels {
+        match self.places.get(&node) {
+            Some(&place) => self.local.classifier(place).labels(),
+            None => self.remote[&node].network.labels(),
+        }
+    }
+
+    /// The manifest of a node's network.
+    ///
+    /// # Panics
+    /// For a node of another cascade.
+    pub fn manifest(&self, node: NodeId) -> &Manifest {
+        match self.places.get(&node) {
+            Some(&place) => self.local.classifier(place).manifest(),
+            None => self.remote[&node].network.manifest(),
+        }
+    }
+
+    /// Waits for the right to run networks here.
+    pub async fn turn(&self) -> Turn {
+        let permit = self.turns.clone().acquire_owned().await;
+        Turn {
+            _permit: permit.expect("never closed"),
+        }
+    }
+
+    /// Takes one image through the cascade.
+    ///
+    /// # Errors
+    /// [`ImageError`] where no network here spoke and none elsewhere answered.
+    ///
+    /// # Panics
+    /// For an entry of another cascade.
+    pub async fn classify(
+        &self,
+        turn: Turn,
+        picture: Picture,
+        route: Route,
+    ) -> Result<Outcome, ImageError> {
+        let taken = route.taken;
+        let mut turn = Some(turn);
+        let mut picture = Some(Arc::new(picture));
+        let mut said: HashMap<NodeId, Probabilities> = HashMap::new();
+        let mut progress = Progress::default();
+        let mut offload: Option<Offload> = None;
+        let mut local = Duration::ZERO;
+        let (mut walk, mut action) =
+            Walk::start(&self.cascade, route.entry, self.here, route.deadline);
+        let answer = loop {
+            action = match action {
+                Action::Run(node) => {
+                    let (networks, place) = (self.local.clone(), self.places[&node]);
+                    let picture = picture.clone().expect("an offload ends the walk");
+                    let mut run = std::mem::take(&mut progress);
+                    let outcome = blocking(move || {
+                        let outcome = networks.run(place, &picture.pixels, &mut run);
+                        (outcome, run)
+                    })
+                    .await;
+                    local = taken.elapsed();
+                    let outcome = outcome.and_then(|(outcome, run)| {
+                        progress = run;
+                        Ok(outcome?)
+                    });
+                    match outcome {
+                        Ok(output) => {
+                            let evidence = evidence(&output.probabilities)
+                                .with_features(output.features.as_deref());
+                            let action = walk.said(node, &evidence, local);
+                            said.insert(node, output.probabilities);
+                            action
+                        }
+                        Err(error) => {
+                            let name = self.cascade.node(node).name();
+                            tracing::warn!(node = name, %error, "a network here failed");
+                            walk.failed(node, local)
+                        }
+                    }
+                }
+                Action::Offload { node, deadline } => {
+                    // The place is free for the next image while this one travels.
+                    drop(turn.take());
+                    let Remote { network, peer } = &self.remote[&node];
+                    let attempt = match peer.and_then(|site| self.peers.get(&site)) {
+                        None => Offload::without_peer(),
+                        Some(peer) => {
+                            let picture = picture.take().expect("an offload ends the walk");
+                            peer.classify(network, picture, taken + deadline).await
+                        }
+                    };
+                    match offload.insert(attempt).outcome.as_ref() {
+                        Ok(reply) => {
+                            let now = taken.elapsed();
+                            said.insert(node, reply.probabilities.clone());
+                            walk.said(node, &evidence(&reply.probabilities), now)
+                        }
+                        Err(cause) => walk.offload_failed(*cause),
+                    }
+                }
+                Action::Answer(answer) => break answer,
+                Action::NoAnswer(none) => return Err(none.into()),
+            };
+        };
+        let total = taken.elapsed();
+        let probabilities = said
+            .remove(&answer.node)
+            .expect("a node that answers has spoken");
+        let node = self.cascade.node(answer.node);
+        let named = match &offload {
+            Some(offload) if answer.reason == Reason::Offloaded => offload.decided_by(),
+            _ => None,
+        };
+        let (decided_by, temperature) = match named {
+            // Whoever decided there has scaled it.
+            Some(named) => (named.clone(), 1.0),
+            None => (
+                DecidedBy {
+                    site: node.site(),
+                    node: node.name().to_owned(),
+                },
+                self.temperatures[answer.node.index()],
+            ),
+        };
+        Ok(Outcome {
+            probabilities: probabilities.at_temperature(temperature),
+            node: answer.node,
+            decided_by,
+            reason: answer.reason,
+            local,
+            offload,
+            total,
+        })
+    }
+}
+
+/// What a policy may see of an output that a runtime or a reply has checked.
+fn evidence(probabilities: &Probabilities) -> Evidence<'_> {
+    Evidence::new(probabilities.as_slice()).expect("manifests have two classes at least")
+}
+
+/// Runs `work` off the async threads; a panic in it costs this image, not the program.
+///
+/// # Errors
+/// [`ImageError::Crashed`] where it panicked.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ImageError> {
+    spawn_blocking(work).await.map_err(|_| ImageError::Crashed)
+}
