@@ -20,7 +20,7 @@ use outpost_proto::{
     Tensor, TensorData,
     inference::{InferParameter, infer_parameter::ParameterChoice},
 };
-use outpost_runtime::{Manifest, ModelFolder, Runtime};
+use outpost_runtime::{Manifest, ModelFolder, TractRuntime};
 use outpost_transport::Deadline;
 use tokio::sync::Semaphore;
 
@@ -97,7 +97,6 @@ impl CascadeModel {
         served: &CascadeConfig,
         config: &Config,
         folder: &ModelFolder,
-        runtime: &dyn Runtime,
         metrics: &Metrics,
     ) -> Result<Self, CascadeError> {
         let peer = |peer| Peer::new(peer, config.circuit.into());
@@ -120,7 +119,7 @@ impl CascadeModel {
             mode: Mode::Policy,
             here,
             folder,
-            runtime,
+            runtime: &TractRuntime,
             turns: batching.instances,
             peers,
         })?;

@@ -11,7 +11,7 @@ use std::{
 use outpost_cascade::Site;
 use outpost_engine::{CircuitSettings, PeerConfig};
 use outpost_exit_policy::Goal;
-use outpost_runtime::ImageLimits;
+use outpost_runtime::{Device, ImageLimits};
 use outpost_transport::{ListenerConfig, TlsVersion};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
@@ -54,6 +54,8 @@ pub struct Config {
     pub circuit: CircuitSettings,
     /// How the models that are served change while the service runs.
     pub repository: RepositoryConfig,
+    /// What runs the networks, for every one without a word of its own. Cascades run on tract.
+    pub runtime: RuntimeConfig,
     /// How requests queue and run together, for every network without a word of its own.
     pub batching: Batching,
     /// What is different for a network, by its name.
@@ -88,10 +90,69 @@ fn goal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Goal, D::Error> {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NetworkConfig {
+    /// What runs it, in place of the service's; what it leaves out has the defaults.
+    pub runtime: Option<RuntimeConfig>,
     /// Its own batching, in place of the service's; what it leaves out has the defaults.
     pub batching: Option<Batching>,
     /// Which of its versions are served. Default the latest.
     pub versions: Versions,
+}
+
+/// What runs networks.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RuntimeConfig {
+    /// Which runtime. Default `tract`.
+    pub kind: RuntimeKind,
+    /// Where it runs: `cpu`, `cuda`, `cuda:1`, `tensorrt`. Default `cpu`, and for `tract-cuda` the first GPU.
+    #[serde(deserialize_with = "device")]
+    pub device: Device,
+    /// The library of ONNX Runtime. Default what the variable `ORT_DYLIB_PATH` names.
+    pub library: Option<PathBuf>,
+    /// CPU threads of ONNX Runtime that share a batch; `instances` of them run at a time. Default 1.
+    pub threads: usize,
+}
+
+/// A runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RuntimeKind {
+    /// Tract on the CPU, built in.
+    #[default]
+    Tract,
+    /// Tract on a GPU; feature `cuda`.
+    TractCuda,
+    /// ONNX Runtime; feature `onnxruntime`.
+    #[serde(rename = "onnxruntime")]
+    OnnxRuntime,
+}
+
+impl RuntimeKind {
+    /// Its name in configurations.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tract => "tract",
+            Self::TractCuda => "tract-cuda",
+            Self::OnnxRuntime => "onnxruntime",
+        }
+    }
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        Self {
+            kind: RuntimeKind::default(),
+            device: Device::default(),
+            library: None,
+            threads: 1,
+        }
+    }
+}
+
+fn device<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Device, D::Error> {
+    String::deserialize(deserializer)?
+        .parse()
+        .map_err(D::Error::custom)
 }
 
 /// How the models that are served change.
@@ -282,6 +343,7 @@ impl Default for Config {
             cloud: None,
             circuit: CircuitSettings::default(),
             repository: RepositoryConfig::default(),
+            runtime: RuntimeConfig::default(),
             batching: Batching::default(),
             network: BTreeMap::new(),
         }
@@ -493,6 +555,11 @@ impl Config {
         if let Some(cloud) = &mut config.cloud {
             cloud.resolve(folder);
         }
+        config.runtime.library.iter_mut().for_each(resolve);
+        for network in config.network.values_mut() {
+            let library = network.runtime.as_mut().map(|runtime| &mut runtime.library);
+            library.into_iter().flatten().for_each(resolve);
+        }
         Ok(config)
     }
 
@@ -501,6 +568,13 @@ impl Config {
         let own = self.network.get(network);
         own.and_then(|network| network.batching.as_ref())
             .unwrap_or(&self.batching)
+    }
+
+    /// What runs a network.
+    pub fn runtime(&self, network: &str) -> &RuntimeConfig {
+        let own = self.network.get(network);
+        own.and_then(|network| network.runtime.as_ref())
+            .unwrap_or(&self.runtime)
     }
 
     /// Which versions of a network are served.
@@ -570,6 +644,7 @@ impl Config {
             return Err(ConfigError::AccessInTheClear);
         }
         self.batching.check("batching")?;
+        check_number("runtime.threads", self.runtime.threads, 1024)?;
         for (name, network) in &self.network {
             let none = match &network.versions {
                 Versions::Latest(count) => *count == 0,
@@ -578,6 +653,13 @@ impl Config {
             };
             if none {
                 return Err(ConfigError::Zero(format!("network.{name}.versions")));
+            }
+            if let Some(runtime) = &network.runtime {
+                check_number(
+                    &format!("network.{name}.runtime.threads"),
+                    runtime.threads,
+                    1024,
+                )?;
             }
             if let Some(batching) = &network.batching {
                 batching.check(&format!("network.{name}.batching"))?;

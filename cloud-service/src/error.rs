@@ -249,7 +249,8 @@ impl From<ServiceError> for Status {
                     OpenError::NoSuchNetwork { .. } | OpenError::NoSuchVersion { .. },
                 )) => Code::NotFound,
                 RepositoryError::Parameter(_) => Code::InvalidArgument,
-                RepositoryError::NotExplicit | RepositoryError::Load(LoadError::Open(_)) => {
+                RepositoryError::NotExplicit
+                | RepositoryError::Load(LoadError::Open(_) | LoadError::Runtime(_)) => {
                     Code::FailedPrecondition
                 }
                 RepositoryError::Load(LoadError::Threads(_)) => Code::ResourceExhausted,

@@ -11,16 +11,17 @@ use std::{
 };
 
 use anyhow::Chain;
-use outpost_runtime::{ModelFolder, OpenError, Runtime};
+use outpost_runtime::{ModelFolder, OpenError};
 use sha2::{Digest, Sha256};
 
 use crate::{
     batching::Batcher,
     cascade::{CascadeError, CascadeModel},
-    config::{Config, ConfigError, Mode, Versions},
+    config::{Config, ConfigError, Mode, RuntimeKind, Versions},
     error::ServiceError,
     metrics::Metrics,
     model::Model,
+    runtimes::{RuntimeError, runtime_of},
     server::ServerError,
 };
 
@@ -28,7 +29,6 @@ use crate::{
 pub struct Repository {
     config: Arc<Config>,
     folder: ModelFolder,
-    runtime: Box<dyn Runtime>,
     metrics: Metrics,
     served: RwLock<Served>,
     /// By name. They are there from the start to the end.
@@ -82,6 +82,9 @@ pub enum LoadError {
     /// Its files are at fault.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// Its runtime or device is missing.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
     /// The system has no thread to give for its instances.
     #[error(
         "cannot start the network's instances: lower `instances`, or raise the limit on processes"
@@ -123,18 +126,13 @@ impl Repository {
     /// # Errors
     /// [`ServerError::Model`] for the first that does not load, [`ServerError::Config`] where the
     /// configuration speaks of a network that there is not.
-    pub fn load(
-        config: Arc<Config>,
-        runtime: Box<dyn Runtime>,
-        metrics: Metrics,
-    ) -> Result<Self, ServerError> {
+    pub fn load(config: Arc<Config>, metrics: Metrics) -> Result<Self, ServerError> {
         let mode = config.repository.mode;
         let folder = ModelFolder::new(&config.models);
         let present = folder.names().map_err(LoadError::from)?;
         let mut cascades = BTreeMap::new();
         for served in &config.cascades {
-            let cascade =
-                CascadeModel::start(served, &config, &folder, runtime.as_ref(), &metrics)?;
+            let cascade = CascadeModel::start(served, &config, &folder, &metrics)?;
             let name = cascade.name().to_owned();
             if present.contains(&name) || cascades.contains_key(&name) {
                 return Err(CascadeError::NameTaken(name).into());
@@ -156,7 +154,6 @@ impl Repository {
         }
         let repository = Self {
             folder,
-            runtime,
             metrics,
             served: RwLock::default(),
             cascades,
@@ -203,6 +200,15 @@ impl Repository {
     /// Names of the networks that are served, sorted.
     pub fn names(&self) -> Vec<String> {
         self.read().keys().cloned().collect()
+    }
+
+    /// What runs a network, as the protocol names it.
+    pub(crate) fn platform(&self, network: &str) -> &'static str {
+        match self.config.runtime(network).kind {
+            RuntimeKind::Tract | RuntimeKind::TractCuda => "tract_onnx",
+            // The name that clients of Triton know.
+            RuntimeKind::OnnxRuntime => "onnxruntime_onnx",
+        }
     }
 
     /// Names of the cascades that are served, sorted.
@@ -349,7 +355,15 @@ impl Repository {
             self.failures().remove(&key);
             return Ok(());
         }
-        let opened = self.folder.open_version(name, version, &*self.runtime);
+        let runtime = match runtime_of(&self.config, name) {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                let error = LoadError::from(error);
+                self.failed((name.to_owned(), Some(version)), chain(&error));
+                return Err(error);
+            }
+        };
+        let opened = self.folder.open_version(name, version, &*runtime);
         let started = opened.map_err(LoadError::Open).and_then(|classifier| {
             Batcher::start(
                 Arc::new(classifier),
@@ -365,7 +379,7 @@ impl Repository {
                 return Err(error);
             }
         };
-        tracing::info!(network = %name, version, runtime = self.runtime.name(), "loaded");
+        tracing::info!(network = %name, version, runtime = runtime.name(), "loaded");
         self.failures().remove(&key);
         let replaced = self
             .write()

@@ -10,7 +10,6 @@ use std::{
 };
 
 use outpost_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
-use outpost_runtime::TractRuntime;
 use outpost_transport::{
     BindError, ClientAuthentication, Listener, ListenerConfig, ServeError, ServerTls,
 };
@@ -160,7 +159,7 @@ async fn load_networks(
     let load = move || {
         // Peers of cascades connect meanwhile.
         let _entered = runtime.enter();
-        Repository::load(for_loading, Box::new(TractRuntime), metrics)
+        Repository::load(for_loading, metrics)
     };
     let repository = tokio::task::spawn_blocking(load)
         .await

@@ -396,7 +396,10 @@ impl GrpcInferenceService for InferenceService {
         };
         let tensor = &manifest.input.tensor;
         let (platform, input) = match &found.model {
-            Model::Network(_) => ("tract_onnx", fp32(tensor, vec![-1, 3, size, size])),
+            Model::Network(_) => (
+                self.repository.platform(&name),
+                fp32(tensor, vec![-1, 3, size, size]),
+            ),
             Model::Cascade(_) => {
                 let encoded = TensorMetadata {
                     datatype: Datatype::Bytes.as_str().to_owned(),

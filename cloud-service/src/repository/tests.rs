@@ -4,7 +4,6 @@ use std::{
 };
 
 use ndarray::Array4;
-use outpost_runtime::TractRuntime;
 use tempfile::TempDir;
 
 use super::*;
@@ -67,7 +66,7 @@ impl Folder {
 
     fn load(&self, mode: Mode, versions: Versions) -> Repository {
         let config = Arc::new(self.config(mode, versions));
-        Repository::load(config, Box::new(TractRuntime), Metrics::default()).unwrap()
+        Repository::load(config, Metrics::default()).unwrap()
     }
 }
 

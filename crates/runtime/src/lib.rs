@@ -24,11 +24,14 @@
 
 mod classifier;
 mod decode;
+mod device;
 mod folder;
 mod labels;
 mod local;
 mod manifest;
 mod network;
+#[cfg(feature = "onnxruntime")]
+mod onnxruntime;
 mod preprocess;
 mod probabilities;
 mod resample;
@@ -37,6 +40,7 @@ mod tract;
 
 pub use classifier::{Classifier, ClassifyError};
 pub use decode::{DecodeError, ImageLimits, decode};
+pub use device::{Device, UnknownDevice};
 pub use folder::{ModelFolder, OpenError, sha256_hex};
 pub use image::RgbImage;
 pub use labels::Labels;
@@ -49,7 +53,11 @@ pub use network::{
     ExitOutput, Features, GraphSpec, InferError, LoadError, Network, Runtime, StageSpec,
     StagedNetwork, StagedRun, StagedSpec,
 };
+#[cfg(feature = "onnxruntime")]
+pub use onnxruntime::{OnnxRuntime, OnnxRuntimeConfig, OnnxRuntimeError};
 pub use preprocess::{PreprocessError, Preprocessor};
 pub use probabilities::{ClassId, ClassProbability, Probabilities};
 pub use staged::{Said, StagedClassification, StagedClassifier};
+#[cfg(feature = "cuda")]
+pub use tract::{CudaError, TractCudaRuntime};
 pub use tract::{GraphSummary, TensorSummary, TractRuntime};

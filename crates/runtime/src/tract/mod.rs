@@ -1,10 +1,14 @@
 //! The tract runtime: pure Rust, on the CPU, one thread a call.
 
 mod cut;
+#[cfg(feature = "cuda")]
+mod device;
 mod head;
 mod stages;
 mod widen;
 
+#[cfg(feature = "cuda")]
+pub use device::{CudaError, TractCudaRuntime};
 use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView4, Axis};
