@@ -96,7 +96,7 @@ impl Access {
     }
 
     /// Who a call is from. A token counts before a certificate, and a wrong one is not made good by it.
-    fn identify(
+    pub(crate) fn identify(
         &self,
         metadata: &MetadataMap,
         certificate: Option<&PeerCertificate>,

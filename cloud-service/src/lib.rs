@@ -15,6 +15,8 @@ pub mod cli;
 mod config;
 mod credentials;
 mod error;
+#[doc(hidden)]
+pub mod hostile;
 mod input;
 mod metrics;
 mod model;

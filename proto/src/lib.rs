@@ -15,6 +15,7 @@
 //!
 //! [Open Inference Protocol v2]: https://github.com/kserve/open-inference-protocol
 
+pub mod bounded;
 pub mod tensor;
 
 pub use tensor::{ContentsKind, Datatype, Tensor, TensorData, TensorError};

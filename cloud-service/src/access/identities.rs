@@ -116,7 +116,7 @@ impl Identities {
         })
     }
 
-    pub(super) fn parse(text: &str) -> Result<Self, ContentError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, ContentError> {
         let identities: Self = toml::from_str(text).map_err(|error| ContentError::Parse {
             line: error
                 .span()

@@ -32,6 +32,8 @@ mod deadline;
 pub mod development_certificates;
 mod error;
 mod frames;
+#[doc(hidden)]
+pub mod hostile;
 mod http3_body;
 mod identity;
 mod protocol;

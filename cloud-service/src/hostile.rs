@@ -1,0 +1,75 @@
+//! What a peer's bytes go through before a network runs, for the fuzz targets and for replaying what they found.
+//!
+//! Not an interface: it changes with what it drives.
+
+use std::sync::LazyLock;
+
+use outpost_engine::ENTRY_PARAMETER;
+use outpost_proto::{
+    bounded::Bounded as _,
+    inference::{ModelInferRequest, infer_parameter::ParameterChoice},
+    tensor,
+};
+use outpost_runtime::Classifier;
+use prost::Message as _;
+use tonic::{
+    Status,
+    metadata::{MetadataMap, MetadataValue},
+};
+
+use crate::{
+    access::{Access, Identities},
+    config::Limits,
+    error::ServiceError,
+    input,
+    metrics::Metrics,
+};
+
+/// Takes an encoded inference request as far as a network's input, and as far as a cascade's images.
+///
+/// # Errors
+/// The status that its sender gets.
+pub fn infer_request(encoded: &[u8], model: &Classifier, limits: &Limits) -> Result<(), Status> {
+    ModelInferRequest::check(encoded)
+        .map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let request = ModelInferRequest::decode(encoded)
+        .map_err(|error| Status::invalid_argument(error.to_string()))?;
+    if let Some(parameter) = request.parameters.get(ENTRY_PARAMETER)
+        && let Some(ParameterChoice::StringParam(asked)) = &parameter.parameter_choice
+    {
+        let (asked, present) = (asked.clone(), Vec::new());
+        let _ = Status::from(ServiceError::NoSuchEntry { asked, present });
+    }
+    let again = request.clone();
+    let tensor = |request| -> Result<_, ServiceError> {
+        let inputs = tensor::take_inputs(request)?;
+        let tensor = input::only_input(model.manifest(), inputs)?;
+        input::image_count(&tensor, limits)?;
+        Ok(tensor)
+    };
+    let images = input::prepare(model, tensor(request)?, &limits.image(), None)?;
+    let size = model.manifest().input.size as usize;
+    assert_eq!(&images.shape()[1..], [3, size, size]);
+    input::pictures(tensor(again)?, &limits.image(), None)?;
+    Ok(())
+}
+
+/// Looks for the caller that the value of `authorization` belongs to.
+///
+/// # Errors
+/// The status that its sender gets.
+pub fn authorization(value: &[u8]) -> Result<(), Status> {
+    static ACCESS: LazyLock<Access> = LazyLock::new(|| {
+        let text = "[[identity]]\nname = \"a\"\ncertificates = [\"a\"]\n";
+        Access::new(
+            Identities::parse(text).expect("it holds"),
+            Metrics::default(),
+        )
+    });
+    let mut metadata = MetadataMap::new();
+    if let Ok(value) = MetadataValue::try_from(value) {
+        metadata.insert("authorization", value);
+    }
+    ACCESS.identify(&metadata, None)?;
+    Ok(())
+}
