@@ -8,6 +8,7 @@ mod link;
 mod overload;
 mod peers;
 mod reload;
+mod replicas;
 mod runtimes;
 mod security;
 mod split;

@@ -8,6 +8,7 @@
 //!   it, [`report`] draws it.
 //! - [`bundle`] reads policy bundles.
 //! - [`replay`] takes images through the engine with a learned policy and measures.
+//! - [`load`] calls a server and tells throughput and latencies.
 //! - [`summarise`] turns the edge-agent's answers into accuracy, time and bytes.
 //!
 //! ```no_run
@@ -28,6 +29,7 @@ pub mod evaluate;
 pub mod fetch;
 pub mod frontier;
 pub mod learn;
+pub mod load;
 pub mod replay;
 pub mod report;
 pub mod study;

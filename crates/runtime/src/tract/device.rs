@@ -5,7 +5,7 @@ use tract_onnx::prelude::{
     DatumType, InferenceFact, InferenceModel, InferenceModelExt, TractError, TractResult, tvec,
 };
 use tract_onnx::tract_core::internal::{Runnable, Runtime as TractDevice, runtime_for_name};
-use tract_onnx::tract_hir::internal::ToDim;
+use tract_onnx::tract_hir::internal::{DimLike, ToDim};
 
 use super::{find, parse, unsupported};
 use crate::network::{

@@ -1,0 +1,425 @@
+//! Three replicas of `cloud-service` behind a proxy, under steady load: one is killed, one is rolled, and no
+//! device notices.
+//!
+//! The proxy is HAProxy, by what docs/deployment.md shows. Where it is not installed the tests say that they are
+//! skipped; with `OUTPOST_REQUIRE_PEERS` they fail.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    fs::{self, File},
+    io::{BufRead, BufReader, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use outpost_tests::{CertificateFolder, CloudService, EdgeAgent, repository};
+use serde_json::Value;
+use tokio::net::TcpSocket;
+
+const NETWORK: &str = "cifar10-resnet";
+const DEVICES: usize = 3;
+/// Images that a device has at hand; as many as it takes up at a time, so that it waits for the cloud alone.
+const AT_HAND: usize = 8;
+/// Answers between two events.
+const STEADY: usize = 200;
+/// For each step; generous, as test machines are slow.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const CASCADE: &str = r#"
+name = "replicas"
+description = "every image goes to the cloud"
+entry = "cifar10-alexnet"
+
+[[node]]
+network = "cifar10-alexnet"
+site = "device"
+jumps = ["cifar10-resnet"]
+policy = { kind = "go-on" }
+
+[[node]]
+network = "cifar10-resnet"
+site = "cloud"
+"#;
+
+/// HAProxy ends TLS and balances calls over connections of its own.
+const CALLS: &str = r#"
+global
+    tune.bufsize 131072
+frontend outpost
+    mode http
+    bind FRONT ssl crt "FOLDER/proxy.pem" alpn h2
+    timeout client 1h
+    default_backend outpost
+backend outpost
+    mode http
+    balance leastconn
+    timeout connect 250ms
+    timeout server 1h
+    option httpchk GET /readyz
+    option redispatch 1
+    retry-on conn-failure empty-response
+    default-server ssl verify required ca-file "FOLDER/ca.pem" verifyhost localhost sni str(localhost) alpn h2
+    default-server check no-check-ssl inter 500ms observe layer4 error-limit 1 on-error mark-down
+"#;
+
+/// HAProxy passes on what comes, TLS and all.
+const CONNECTIONS: &str = r#"
+listen outpost
+    mode tcp
+    bind FRONT
+    balance roundrobin
+    timeout client 1h
+    timeout connect 250ms
+    timeout server 1h
+    option httpchk GET /readyz
+    option redispatch 1
+    default-server check inter 500ms observe layer4 error-limit 1 on-error mark-down
+"#;
+
+/// A port of loopback that stays this test's own while nobody listens there: others who ask for any port get
+/// another one, and who asks for this one gets it.
+struct Port(TcpSocket);
+
+impl Port {
+    fn reserve() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        Self(socket)
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+}
+
+/// A replica, with addresses that outlive its process.
+struct Replica {
+    calls: Port,
+    operations: Port,
+    service: CloudService,
+}
+
+impl Replica {
+    fn start(certificates: &CertificateFolder) -> Self {
+        let (calls, operations) = (Port::reserve(), Port::reserve());
+        let service = Self::service(certificates, &calls, &operations);
+        Self {
+            calls,
+            operations,
+            service,
+        }
+    }
+
+    fn service(certificates: &CertificateFolder, calls: &Port, operations: &Port) -> CloudService {
+        let text = format!(
+            "address = \"{}\"\noperations_address = \"{}\"\nmodels = {:?}\nnetworks = [\"{NETWORK}\"]\n\
+             http3 = false\n[tls]\ncertificate = \"server.pem\"\nkey = \"server.key\"\n",
+            calls.address(),
+            operations.address(),
+            repository().join("models"),
+        );
+        CloudService::start_from(certificates, &text, |_| {})
+    }
+
+    /// Calls that it has answered since it was started.
+    fn answered(&self) -> f64 {
+        let mut stream = TcpStream::connect(self.operations.address()).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text.lines()
+            .filter(|line| line.starts_with("outpost_cloud_requests_total{"))
+            .map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap())
+            .sum()
+    }
+
+    /// Ends as an operator has it end, and starts again.
+    fn roll(self, certificates: &CertificateFolder) -> Self {
+        let Self {
+            calls,
+            operations,
+            service,
+        } = self;
+        service.terminate();
+        let (ended_well, log) = service.wait();
+        assert!(ended_well && !log.contains("cut off"), "{log}");
+        let service = Self::service(certificates, &calls, &operations);
+        Self {
+            calls,
+            operations,
+            service,
+        }
+    }
+}
+
+/// A proxy, ended when dropped.
+struct Proxy(Child);
+
+impl Proxy {
+    /// Starts a program and waits until it listens; what it says goes to `log`.
+    fn start(mut command: Command, front: SocketAddr, log: &Path) -> Self {
+        let output = File::create(log).unwrap();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn();
+        let mut proxy = Self(child.unwrap());
+        let started = Instant::now();
+        while TcpStream::connect(front).is_err() {
+            let ended = proxy.0.try_wait().unwrap();
+            if ended.is_some() || started.elapsed() > PATIENCE {
+                panic!("{command:?}: {}", fs::read_to_string(log).unwrap());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        proxy
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Devices that ask about one image after another until they are told to stop.
+struct Devices {
+    answers: Receiver<Value>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+    seen: Vec<Value>,
+}
+
+impl Devices {
+    fn start(front: SocketAddr, certificates: &CertificateFolder) -> Self {
+        let (sender, answers) = channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let device = |_| {
+            let mut command = edge_agent(front, certificates).args(["-"]).into_command();
+            let (sender, stop) = (sender.clone(), stop.clone());
+            thread::spawn(move || ask_steadily(&mut command, &sender, &stop))
+        };
+        Self {
+            threads: (0..DEVICES).map(device).collect(),
+            answers,
+            stop,
+            seen: Vec::new(),
+        }
+    }
+
+    /// Waits until they have got so many more answers.
+    fn get(&mut self, more: usize) {
+        self.seen.extend(self.answers.try_iter());
+        for _ in 0..more {
+            let answer = self.answers.recv_timeout(PATIENCE);
+            self.seen.push(answer.expect("a device gets no answers"));
+        }
+    }
+
+    /// Ends them and gives all answers.
+    fn finish(mut self) -> Vec<Value> {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
+        self.seen.extend(self.answers.try_iter());
+        std::mem::take(&mut self.seen)
+    }
+}
+
+impl Drop for Devices {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One device: an image more for each answer, and one answer for each image.
+fn ask_steadily(command: &mut Command, answers: &Sender<Value>, stop: &AtomicBool) {
+    let mut agent = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = agent.stdin.take();
+    let mut images = images().into_iter().cycle();
+    let mut asked = 0;
+    let mut ask = |stdin: &mut Option<ChildStdin>| {
+        if stop.load(Ordering::Relaxed) {
+            *stdin = None;
+        }
+        if let Some(stdin) = stdin {
+            writeln!(stdin, "{}", images.next().unwrap().display()).unwrap();
+            asked += 1;
+        }
+    };
+    for _ in 0..AT_HAND {
+        ask(&mut stdin);
+    }
+    let mut answered = 0;
+    for line in BufReader::new(agent.stdout.take().unwrap()).lines() {
+        let mut record: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        record["device"] = agent.id().into();
+        answered += 1;
+        // Nobody listens any more where the test has failed.
+        let _ = answers.send(record);
+        ask(&mut stdin);
+    }
+    let mut log = String::new();
+    agent
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut log)
+        .unwrap();
+    assert!(agent.wait().unwrap().success(), "{log}");
+    assert_eq!(answered, asked, "{log}");
+    // Only what went wrong is logged.
+    print!("{log}");
+}
+
+fn images() -> Vec<PathBuf> {
+    let folder = repository().join("models/samples/cifar10");
+    let files = fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    let mut images: Vec<_> = files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "jpg"))
+        .collect();
+    images.sort();
+    images
+}
+
+fn edge_agent(front: SocketAddr, certificates: &CertificateFolder) -> EdgeAgent {
+    EdgeAgent::classify()
+        .cloud(&format!("https://{front}"), certificates)
+        .args([
+            "--config".as_ref(),
+            certificates.file("edge-agent.toml").as_os_str(),
+        ])
+        .args(["--transport", "h2", "--mode", "cloud-only"])
+}
+
+/// The program, or a loud word that the test did not run.
+fn installed(test: &str, program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    // Not everybody has the folders of daemons among theirs.
+    let daemons = ["/usr/local/sbin", "/usr/sbin"].map(PathBuf::from);
+    let found = env::split_paths(&path)
+        .chain(daemons)
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file());
+    if found.is_none() {
+        assert!(
+            env::var_os("OUTPOST_REQUIRE_PEERS").is_none(),
+            "{program} is required and is not installed"
+        );
+        eprintln!("SKIPPED {test}: {program} is not installed");
+    }
+    found
+}
+
+/// Kills a replica, rolls another while the first is away, and has the first come back, all under load.
+fn no_call_is_lost(haproxy: &Path, config: &str) {
+    let certificates = CertificateFolder::valid();
+    let models = repository().join("models");
+    let cascade = certificates.file("cascade.toml");
+    fs::write(&cascade, CASCADE).unwrap();
+    fs::write(
+        certificates.file("edge-agent.toml"),
+        format!("models = {models:?}\ncascade = {cascade:?}\nmax_in_flight = {AT_HAND}\n"),
+    )
+    .unwrap();
+    let [mut killed, mut rolled, left] = [0; 3].map(|_| Replica::start(&certificates));
+
+    let front = Port::reserve();
+    let pem =
+        [certificates.chain(), certificates.key()].map(|file| fs::read_to_string(file).unwrap());
+    fs::write(certificates.file("proxy.pem"), pem.concat()).unwrap();
+    let mut config = config
+        .replace("FRONT", &front.address().to_string())
+        .replace("FOLDER", certificates.file("").to_str().unwrap());
+    for (name, replica) in [("killed", &killed), ("rolled", &rolled), ("left", &left)] {
+        let (calls, operations) = (replica.calls.address(), replica.operations.address());
+        let port = operations.port();
+        config += &format!("    server {name} {calls} port {port}\n");
+    }
+    let file = certificates.file("haproxy.cfg");
+    fs::write(&file, config).unwrap();
+    let mut command = Command::new(haproxy);
+    // In the foreground, as one process.
+    command.arg("-db").arg("-f").arg(&file);
+    let log = certificates.file("haproxy.log");
+    let _proxy = Proxy::start(command, front.address(), &log);
+
+    let mut devices = Devices::start(front.address(), &certificates);
+    devices.get(STEADY);
+    for replica in [&killed, &rolled, &left] {
+        assert!(replica.answered() > 0.0, "a replica is left out");
+    }
+    killed.service.kill();
+    devices.get(STEADY);
+    rolled = rolled.roll(&certificates);
+    devices.get(STEADY);
+    killed.service = Replica::service(&certificates, &killed.calls, &killed.operations);
+    let back = Instant::now();
+    while killed.answered() * rolled.answered() == 0.0 {
+        assert!(back.elapsed() < PATIENCE, "a replica is not taken back");
+        // Connections last, and who connects now may get one that is back.
+        let newcomer = edge_agent(front.address(), &certificates).args(&images()[..1]);
+        devices.seen.extend(newcomer.run().records);
+    }
+    devices.get(STEADY);
+
+    let answers = devices.finish();
+    let mut lost = BTreeMap::<_, usize>::new();
+    let mut slowest = 0.0_f64;
+    for answer in &answers {
+        let reason = answer["reason"].as_str().unwrap();
+        slowest = slowest.max(answer["total_ms"].as_f64().unwrap());
+        if reason != "offloaded" {
+            *lost.entry(reason).or_default() += 1;
+        }
+    }
+    let haproxy = fs::read_to_string(log).unwrap();
+    println!(
+        "{} answers, the slowest after {slowest:.0} ms\n{haproxy}",
+        answers.len()
+    );
+    assert!(
+        lost.is_empty(),
+        "{lost:?} of {} calls were lost",
+        answers.len()
+    );
+}
+
+#[test]
+fn no_call_is_lost_behind_haproxy_that_balances_calls() {
+    let test = "no_call_is_lost_behind_haproxy_that_balances_calls";
+    if let Some(haproxy) = installed(test, "haproxy") {
+        no_call_is_lost(&haproxy, CALLS);
+    }
+}
+
+#[test]
+fn no_call_is_lost_behind_haproxy_that_passes_tls_through() {
+    let test = "no_call_is_lost_behind_haproxy_that_passes_tls_through";
+    if let Some(haproxy) = installed(test, "haproxy") {
+        no_call_is_lost(&haproxy, CONNECTIONS);
+    }
+}

@@ -1,0 +1,87 @@
+"""Runs Triton with EfficientNet-Lite2 in the foreground, as an independent OIP v2 server.
+
+Needs the packages nvidia-pytriton, which carries Triton itself, and onnxruntime. Listens
+on 127.0.0.1 only, prints `ready` on standard output once the model is loaded, and ends
+on SIGTERM. Triton's own messages go to standard error.
+
+Example: python triton_serve.py --onnx efficientnet-lite2.onnx --grpc-port 9500 --http-port 9501
+"""
+
+import argparse
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
+from pytriton.triton import Triton, TritonConfig
+
+NAME = "efficientnet-lite2"
+INPUT = "image"
+OUTPUT = "logits"
+SIZE = 260
+CLASSES = 1000
+MAX_BATCH = 16
+# What a request waits for others to share its batch.
+MAX_DELAY_MICROSECONDS = 2000
+
+
+def network(onnx: Path):
+    """Returns the function that Triton calls with a batch of prepared images."""
+    options = onnxruntime.SessionOptions()
+    # Tests stay light.
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
+
+    def infer(requests: list) -> list[dict[str, np.ndarray]]:
+        images = [request.data[INPUT] for request in requests]
+        (logits,) = session.run([OUTPUT], {INPUT: np.concatenate(images)})
+        ends = np.cumsum([len(image) for image in images])[:-1]
+        return [{OUTPUT: part} for part in np.split(logits, ends)]
+
+    return infer
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Runs the server until a signal ends it."""
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    config = TritonConfig(
+        grpc_address="127.0.0.1",
+        grpc_port=arguments.grpc_port,
+        # pytriton looks there whether the model is ready.
+        http_address="127.0.0.1",
+        http_port=arguments.http_port,
+        allow_metrics=False,
+    )
+    with Triton(config=config) as triton:
+        triton.bind(
+            model_name=NAME,
+            infer_func=network(arguments.onnx),
+            inputs=[Tensor(name=INPUT, dtype=np.float32, shape=(3, SIZE, SIZE))],
+            outputs=[Tensor(name=OUTPUT, dtype=np.float32, shape=(CLASSES,))],
+            config=ModelConfig(
+                max_batch_size=MAX_BATCH,
+                batcher=DynamicBatcher(max_queue_delay_microseconds=MAX_DELAY_MICROSECONDS),
+            ),
+            strict=True,
+        )
+        triton.run()
+        print("ready", flush=True)
+        ended.wait()
+
+
+def main() -> None:
+    """Parses the command line and serves."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--onnx", type=Path, required=True)
+    parser.add_argument("--grpc-port", type=int, required=True)
+    parser.add_argument("--http-port", type=int, required=True)
+    serve(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
