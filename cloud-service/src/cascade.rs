@@ -37,6 +37,9 @@ const FIRST_PACE: Duration = Duration::from_millis(20);
 /// Share of the time left that is kept for the way back: an answer of last resort must still arrive in time.
 const WAY_BACK: f64 = 0.05;
 
+/// Time of an image whose call has no deadline.
+const LONGEST: Duration = Duration::from_secs(3600);
+
 /// A cascade at work.
 pub(crate) struct CascadeModel {
     engine: Engine,
@@ -207,7 +210,7 @@ impl CascadeModel {
         let joined = Instant::now();
         let left = match deadline {
             Some(deadline) => deadline.remaining().mul_f64(1.0 - WAY_BACK),
-            None => Duration::MAX,
+            None => LONGEST,
         };
         let answers = pictures.into_iter().map(|picture| async move {
             let turn = self.engine.turn().await;

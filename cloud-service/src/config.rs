@@ -321,6 +321,9 @@ pub struct Limits {
     pub max_idle_seconds: u64,
     /// Requests whose images are decoded at a time. Default: the machine's cores.
     pub decoders: usize,
+    /// Seconds at shutdown for which the service says that it is not ready and still takes requests, so that proxies
+    /// see it first. Default 0.
+    pub drain_delay_seconds: u64,
     /// Seconds that accepted requests get to finish at shutdown. Default 10.
     pub drain_timeout_seconds: u64,
 }
@@ -429,6 +432,7 @@ impl Default for Limits {
             idle_timeout_seconds: 30,
             max_idle_seconds: 3600,
             decoders: cores(),
+            drain_delay_seconds: 0,
             drain_timeout_seconds: 10,
         }
     }

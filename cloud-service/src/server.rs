@@ -304,6 +304,7 @@ impl Server {
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServerError> {
         let (health, ready) = (self.health, self.ready);
         let draining = ready.clone();
+        let delay = Duration::from_secs(self.config.limits.drain_delay_seconds);
         let shutdown = async move {
             shutdown.await;
             draining.set(false);
@@ -312,6 +313,7 @@ impl Server {
             health
                 .set_service_status("", tonic_health::ServingStatus::NotServing)
                 .await;
+            tokio::time::sleep(delay).await;
         };
         let _credentials = AbortOnDropHandle::new(tokio::spawn(self.credentials.follow()));
         let _follower = (self.config.repository.mode == Mode::Poll).then(|| {

@@ -10,9 +10,12 @@ use std::{
 use bytes::Bytes;
 use outpost_proto::{
     ContentsKind, Tensor, TensorData,
-    inference::grpc_inference_service_client::GrpcInferenceServiceClient, tensor,
+    inference::{ServerReadyRequest, grpc_inference_service_client::GrpcInferenceServiceClient},
+    tensor,
 };
-use outpost_tests::{CertificateFolder, CloudService, EdgeAgent, edge_config, some_photos};
+use outpost_tests::{
+    CertificateFolder, CloudService, EdgeAgent, edge_config, repository, some_photos,
+};
 use outpost_transport::{Channel, Protocol, Transport};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -281,4 +284,46 @@ fn accepted_calls_are_answered_at_shutdown_over_http2() {
 #[test]
 fn accepted_calls_are_answered_at_shutdown_over_http3() {
     drains(Transport::H3);
+}
+
+/// A proxy that asks for readiness sends its calls elsewhere before the port closes.
+#[test]
+fn a_service_that_is_told_to_end_says_so_while_it_still_takes_requests() {
+    let certificates = CertificateFolder::valid();
+    let models = repository().join("models");
+    let text = format!(
+        "address = \"127.0.0.1:0\"\nmodels = {models:?}\nnetworks = [\"cifar10-alexnet\"]\n\
+         [limits]\ndrain_delay_seconds = 3\ndrain_timeout_seconds = 1\n\
+         [tls]\ncertificate = \"server.pem\"\nkey = \"server.key\"\n"
+    );
+    let cloud = CloudService::start_from(&certificates, &text, |_| {});
+    let config = cloud.client(&certificates, Transport::H2);
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let mut client = GrpcInferenceServiceClient::new(Channel::new(config).unwrap());
+        let ready = || ServerReadyRequest::default();
+        assert!(
+            client
+                .server_ready(ready())
+                .await
+                .unwrap()
+                .into_inner()
+                .ready
+        );
+        cloud.terminate();
+        while client
+            .server_ready(ready())
+            .await
+            .unwrap()
+            .into_inner()
+            .ready
+        {
+            tokio::task::yield_now().await;
+        }
+        let image = TensorData::Fp32(vec![0.0; 3 * 32 * 32]);
+        let image = Tensor::new("image", vec![1, 3, 32, 32], image).unwrap();
+        let request = tensor::infer_request("cifar10-alexnet", "", [image], ContentsKind::Raw);
+        client.model_infer(request).await.unwrap();
+    });
+    let (ended_well, log) = cloud.wait();
+    assert!(ended_well, "{log}");
 }

@@ -5,7 +5,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Condvar, Mutex, OnceLock, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use ndarray::{Array2, ArrayView4};
@@ -283,20 +283,35 @@ struct OnnxNetwork {
     returned: Condvar,
 }
 
+/// A session in use, which is idle again once this is dropped, whatever became of the batch.
+struct Taken<'a> {
+    network: &'a OnnxNetwork,
+    /// There until the drop.
+    session: Option<Session>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let mut idle = self.network.lock();
+        idle.extend(self.session.take());
+        self.network.returned.notify_one();
+    }
+}
+
 impl OnnxNetwork {
-    fn take(&self) -> Session {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut idle = self
-            .returned
-            .wait_while(idle, |idle| idle.is_empty())
-            .unwrap_or_else(PoisonError::into_inner);
-        idle.pop().expect("waited until there is one")
+    fn lock(&self) -> MutexGuard<'_, Vec<Session>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn give_back(&self, session: Session) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.push(session);
-        self.returned.notify_one();
+    fn take(&self) -> Taken<'_> {
+        let mut idle = self
+            .returned
+            .wait_while(self.lock(), |idle| idle.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        Taken {
+            network: self,
+            session: idle.pop(),
+        }
     }
 
     fn run(
@@ -323,9 +338,10 @@ impl Network for OnnxNetwork {
     fn infer(&self, batch: ArrayView4<'_, f32>) -> Result<Array2<f32>, InferError> {
         self.spec.check_batch(batch.shape())?;
         let images = batch.shape()[0];
-        let mut session = self.take();
-        let scores = self.run(&mut session, batch);
-        self.give_back(session);
+        let mut taken = self.take();
+        let session = taken.session.as_mut().expect("waited until there is one");
+        let scores = self.run(session, batch);
+        drop(taken);
         let scores = scores.map_err(|error| InferError::Runtime(error.into()))?;
         let found = scores.len();
         Array2::from_shape_vec((images, self.spec.classes), scores).map_err(|_| {
