@@ -13,14 +13,14 @@ use futures::future::try_join_all;
 use ndarray::Array2;
 use outpost_cascade::{Cascade, Mode, NodeId, Site};
 use outpost_engine::{
-    CASCADE_OUTPUT, DECIDED_BY_PARAMETER, Engine, Outcome, Peer, PeerError, Picture, Plan,
-    PolicyFile, Route, StartError,
+    CASCADE_OUTPUT, DECIDED_BY_PARAMETER, Engine, Outcome, Peer, PeerError, Plan, PolicyFile,
+    Route, StartError,
 };
 use outpost_proto::{
     Tensor, TensorData,
     inference::{InferParameter, infer_parameter::ParameterChoice},
 };
-use outpost_runtime::{Manifest, ModelFolder, TractRuntime};
+use outpost_runtime::{ImageLimits, Manifest, ModelFolder, TractRuntime};
 use outpost_transport::Deadline;
 use tokio::sync::Semaphore;
 
@@ -28,8 +28,10 @@ use crate::{
     batching::Places,
     config::{CascadeConfig, Config},
     error::ServiceError,
+    input::Undecoded,
     metrics::{Metrics, ModelMetrics},
     statistics::Statistics,
+    workers::Workers,
 };
 
 /// The first guess of what an image costs, until one was answered.
@@ -90,8 +92,19 @@ pub(crate) struct Answers {
     outcomes: Vec<Outcome>,
     /// From the start of the first network to the last answer.
     pub(crate) computed: Duration,
+    /// Decoding, of all images.
+    pub(crate) decoded: Duration,
     /// Waiting for a turn.
     pub(crate) queued: Duration,
+}
+
+/// What a cascade must know of a request beside its images.
+pub(crate) struct Request<'a> {
+    /// The node to begin with.
+    pub(crate) entry: NodeId,
+    pub(crate) deadline: Option<Deadline>,
+    pub(crate) limits: ImageLimits,
+    pub(crate) decoders: &'a Workers,
 }
 
 impl CascadeModel {
@@ -203,21 +216,31 @@ impl CascadeModel {
     /// Takes the images through the cascade, side by side where there are turns.
     pub(crate) async fn run(
         &self,
-        pictures: Vec<Picture>,
-        entry: NodeId,
-        deadline: Option<Deadline>,
+        images: Vec<Undecoded>,
+        route: Request<'_>,
     ) -> Result<Answers, ServiceError> {
+        let Request {
+            entry,
+            deadline,
+            limits,
+            decoders,
+        } = route;
         let joined = Instant::now();
         let left = match deadline {
             Some(deadline) => deadline.remaining().mul_f64(1.0 - WAY_BACK),
             None => LONGEST,
         };
-        let answers = pictures.into_iter().map(|picture| async move {
+        let answers = images.into_iter().map(|image| async move {
             let turn = self.engine.turn().await;
             let queued = joined.elapsed();
             if deadline.is_some_and(|deadline| deadline.remaining().is_zero()) {
                 return Err(ServiceError::DeadlinePassed);
             }
+            let started = Instant::now();
+            let picture = decoders
+                .run(move || image.decode(&limits, deadline))
+                .await?;
+            let decoded = started.elapsed();
             let route = Route {
                 entry,
                 taken: joined,
@@ -225,14 +248,16 @@ impl CascadeModel {
             };
             let outcome = self.engine.classify(turn, picture, route).await?;
             self.count(&outcome, joined.elapsed() - queued);
-            Ok((outcome, queued))
+            Ok((outcome, queued, decoded))
         });
         let answers = try_join_all(answers).await?;
-        let queued = answers.iter().map(|(_, queued)| *queued).min();
+        let queued = answers.iter().map(|(_, queued, _)| *queued).min();
         let queued = queued.unwrap_or_default();
+        let decoded = answers.iter().map(|(_, _, decoded)| *decoded).sum();
         Ok(Answers {
-            outcomes: answers.into_iter().map(|(outcome, _)| outcome).collect(),
-            computed: joined.elapsed() - queued,
+            outcomes: answers.into_iter().map(|(outcome, ..)| outcome).collect(),
+            computed: (joined.elapsed() - queued).saturating_sub(decoded),
+            decoded,
             queued,
         })
     }

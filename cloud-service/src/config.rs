@@ -174,7 +174,7 @@ pub enum Mode {
     Fixed,
     /// Who writes to the model folder.
     Poll,
-    /// Callers, by `RepositoryModelLoad` and `RepositoryModelUnload`. Anyone who can call may.
+    /// Callers, by `RepositoryModelLoad` and `RepositoryModelUnload`; with `access`, those that may `manage`.
     Explicit,
 }
 
@@ -624,6 +624,16 @@ impl Config {
                 "max_idle_seconds",
                 seconds(limits.max_idle_seconds),
                 30 * DAY,
+            ),
+            (
+                "drain_delay_seconds",
+                seconds(limits.drain_delay_seconds).max(1),
+                DAY,
+            ),
+            (
+                "drain_timeout_seconds",
+                seconds(limits.drain_timeout_seconds).max(1),
+                DAY,
             ),
             ("decoders", limits.decoders, 1024),
         ] {

@@ -226,6 +226,8 @@ impl From<ServiceError> for Status {
             E::Cascade(ImageError::NoAnswer(NoAnswer::OffloadFailed(cause))) => match cause {
                 FallbackCause::Deadline => Code::DeadlineExceeded,
                 FallbackCause::Overloaded => Code::ResourceExhausted,
+                // The next service is there, and does not take this image.
+                FallbackCause::Rejected | FallbackCause::Unsendable => Code::FailedPrecondition,
                 _ => Code::Unavailable,
             },
             E::Cascade(_) => Code::Internal,
@@ -257,13 +259,24 @@ impl From<ServiceError> for Status {
             },
         };
         let mut metadata = MetadataMap::new();
-        if let E::QueueFull { retry_after, .. } | E::RateLimit { retry_after, .. } = &error {
+        let overloaded = NoAnswer::OffloadFailed(FallbackCause::Overloaded);
+        let retry_after = match &error {
+            E::QueueFull { retry_after, .. } | E::RateLimit { retry_after, .. } => {
+                Some(*retry_after)
+            }
+            E::Cascade(ImageError::NoAnswer(none)) if *none == overloaded => Some(NEXT_OVERLOADED),
+            _ => None,
+        };
+        if let Some(retry_after) = retry_after {
             let milliseconds = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
             metadata.insert(RETRY_PUSHBACK, milliseconds.max(1).into());
         }
         Self::with_metadata(code, cut(error.to_string()), metadata)
     }
 }
+
+/// When to come back where the next service is busy: how long it wants no call is between it and its caller here.
+const NEXT_OVERLOADED: Duration = Duration::from_millis(500);
 
 /// Messages repeat names that a peer sent, of any length; they travel in a header, which is bounded.
 fn cut(mut message: String) -> String {
@@ -302,6 +315,14 @@ mod tests {
             (
                 ImageError::from(NoAnswer::OffloadFailed(FallbackCause::Deadline)).into(),
                 Code::DeadlineExceeded,
+            ),
+            (
+                ImageError::from(NoAnswer::OffloadFailed(FallbackCause::Rejected)).into(),
+                Code::FailedPrecondition,
+            ),
+            (
+                ImageError::from(NoAnswer::OffloadFailed(FallbackCause::Overloaded)).into(),
+                Code::ResourceExhausted,
             ),
             (ImageError::Crashed.into(), Code::Internal),
             (ServiceError::NoCredentials, Code::Unauthenticated),

@@ -50,7 +50,9 @@ pub fn infer_request(encoded: &[u8], model: &Classifier, limits: &Limits) -> Res
     let images = input::prepare(model, tensor(request)?, &limits.image(), None)?;
     let size = model.manifest().input.size as usize;
     assert_eq!(&images.shape()[1..], [3, size, size]);
-    input::pictures(tensor(again)?, &limits.image(), None)?;
+    for image in input::undecoded(tensor(again)?, &limits.image())? {
+        image.decode(&limits.image(), None)?;
+    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 //! | `UINT8` | `[n, height, width, 3]` | RGB pixels of any size, pre-processed here |
 //! | `UINT8`, `FP16`, `FP32` | `[n, 3, size, size]` | the network's input as it is |
 
+use bytes::Bytes;
 use ndarray::{Array4, ArrayView4, Axis, concatenate};
 use outpost_engine::Picture;
 use outpost_proto::{Tensor, TensorData};
@@ -49,34 +50,79 @@ pub(crate) fn image_count(tensor: &Tensor, limits: &Limits) -> Result<usize, Ser
     }
 }
 
-/// Makes the pictures that a cascade takes. Costs CPU time: call it on a blocking thread.
-pub(crate) fn pictures(
-    tensor: Tensor,
-    limits: &ImageLimits,
-    deadline: Option<Deadline>,
-) -> Result<Vec<Picture>, ServiceError> {
-    let name = tensor.name().to_owned();
-    let shape = tensor.shape().to_vec();
-    match tensor.into_data() {
-        TensorData::Bytes(images) if is_list(&shape) => images
-            .into_iter()
-            .enumerate()
-            .map(|(index, encoded)| {
-                let pixels = decoded(&name, index, &encoded, limits, deadline)?;
+/// An image that a cascade takes, before it is decoded: decoded images are large, so that each is when its turn has
+/// come.
+#[derive(Debug)]
+pub(crate) struct Undecoded {
+    tensor: String,
+    index: usize,
+    image: Image,
+}
+
+#[derive(Debug)]
+enum Image {
+    Encoded(Bytes),
+    Pixels {
+        rgb: Bytes,
+        width: usize,
+        height: usize,
+    },
+}
+
+impl Undecoded {
+    /// Decodes. Costs CPU time: call it on a blocking thread.
+    pub(crate) fn decode(
+        self,
+        limits: &ImageLimits,
+        deadline: Option<Deadline>,
+    ) -> Result<Picture, ServiceError> {
+        match self.image {
+            Image::Encoded(encoded) => {
+                let pixels = decoded(&self.tensor, self.index, &encoded, limits, deadline)?;
                 let encoded = Some(encoded);
                 Ok(Picture { encoded, pixels })
-            })
-            .collect(),
+            }
+            Image::Pixels { rgb, width, height } => {
+                let mut images = rgb_images(&rgb, height, width);
+                let pixels = images.next().expect("the pixels of one image");
+                let encoded = None;
+                Ok(Picture { encoded, pixels })
+            }
+        }
+    }
+}
+
+/// The images of a tensor that a cascade takes.
+pub(crate) fn undecoded(
+    tensor: Tensor,
+    limits: &ImageLimits,
+) -> Result<Vec<Undecoded>, ServiceError> {
+    let name = tensor.name().to_owned();
+    let shape = tensor.shape().to_vec();
+    let images: Vec<Image> = match tensor.into_data() {
+        TensorData::Bytes(images) if is_list(&shape) => {
+            images.into_iter().map(Image::Encoded).collect()
+        }
         TensorData::Uint8(pixels) => {
             let (height, width) = pixel_size(&name, &shape, None, limits)?;
-            let images = rgb_images(&pixels, height, width).map(|pixels| Picture {
-                encoded: None,
-                pixels,
-            });
-            Ok(images.collect())
+            let bytes = height * width * 3;
+            let starts = (0..pixels.len() / bytes).map(|index| index * bytes);
+            let image = |start| Image::Pixels {
+                rgb: pixels.slice(start..start + bytes),
+                width,
+                height,
+            };
+            starts.map(image).collect()
         }
-        _ => Err(ServiceError::NoImages { tensor: name }),
-    }
+        _ => return Err(ServiceError::NoImages { tensor: name }),
+    };
+    let numbered = images.into_iter().enumerate();
+    let undecoded = numbered.map(|(index, image)| Undecoded {
+        tensor: name.clone(),
+        index,
+        image,
+    });
+    Ok(undecoded.collect())
 }
 
 fn is_list(shape: &[usize]) -> bool {

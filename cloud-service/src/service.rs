@@ -22,6 +22,7 @@ use outpost_proto::{
     },
     tensor,
 };
+use outpost_runtime::OpenError;
 use outpost_transport::{Deadline, Protocol};
 use prost::Message;
 use tokio::task::spawn_blocking;
@@ -30,14 +31,14 @@ use tonic::{Request, Response, Status, metadata::MetadataValue};
 use crate::{
     access::{Caller, Permission},
     batching::Batcher,
-    cascade::CascadeModel,
+    cascade::{self, CascadeModel},
     config::Limits,
     error::ServiceError,
     input,
     metrics::Metrics,
     model::Model,
     operations::Ready,
-    repository::{Found, Repository, RepositoryError},
+    repository::{Found, LoadError, Repository, RepositoryError},
     statistics::RequestTimes,
     workers::Workers,
 };
@@ -181,17 +182,20 @@ impl InferenceService {
         let deadline = call.deadline;
         let images = tensor.shape().first().copied().unwrap_or(1);
         let _places = cascade.admit(images)?;
-        let image_limits = self.limits.image();
-        let (pictures, decoded, waited) = self
-            .decode(call, move || {
-                input::pictures(tensor, &image_limits, deadline)
-            })
-            .await?;
-        let answers = cascade.run(pictures, entry, deadline).await?;
+        let limits = self.limits.image();
+        let images = input::undecoded(tensor, &limits)?;
+        let waited = call.received.elapsed();
+        let request = cascade::Request {
+            entry,
+            deadline,
+            limits,
+            decoders: &self.decoders,
+        };
+        let answers = cascade.run(images, request).await?;
         let times = RequestTimes {
             total: call.received.elapsed(),
             queued: waited + answers.queued,
-            decoded,
+            decoded: answers.decoded,
             computed: answers.computed,
         };
         let output = answers.output(cascade.classes())?;
@@ -285,7 +289,21 @@ impl Call {
 
     fn may_use(&self, network: &str) -> bool {
         let caller = self.caller.as_ref();
-        caller.is_none_or(|caller| caller.may(Permission::Infer) && caller.may_use(network))
+        caller.is_none_or(|caller| caller.may_use(network))
+    }
+
+    /// Whether the caller may anything at all.
+    fn check_known(&self) -> Result<(), ServiceError> {
+        let permissions = [Permission::Infer, Permission::Manage];
+        match &self.caller {
+            Some(caller) if !permissions.iter().any(|&one| caller.may(one)) => {
+                Err(ServiceError::Forbidden {
+                    identity: caller.name().to_owned(),
+                    permission: Permission::Infer.as_str(),
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether the caller may use the network. It is not told whether there is one that it may not use.
@@ -472,7 +490,7 @@ impl GrpcInferenceService for InferenceService {
             all.retain(|(name, _)| call.may_use(name));
             all
         } else {
-            call.check_use(&name)?;
+            self.find(&call, &name, &version)?;
             let found = self.repository.find_all(&name, &version)?;
             found
                 .into_iter()
@@ -492,6 +510,7 @@ impl GrpcInferenceService for InferenceService {
     ) -> Result<Response<RepositoryIndexResponse>, Status> {
         let call = Call::of(&request);
         let request = request.into_inner();
+        call.check_known()?;
         check_repository_call(&request.repository_name, [], &[]).map_err(ServiceError::from)?;
         let index = self.with_repository(Repository::index).await?;
         let models = index
@@ -521,9 +540,15 @@ impl GrpcInferenceService for InferenceService {
         let request = request.into_inner();
         call.check_management(&request.model_name)?;
         self.check_change(&request.repository_name, request.parameters.keys(), &[])?;
-        self.with_repository(move |repository| repository.load_network(&request.model_name))
-            .await?
-            .map_err(|error| ServiceError::from(RepositoryError::from(error)))?;
+        let loaded = self
+            .with_repository(move |repository| repository.load_network(&request.model_name))
+            .await?;
+        if let Err(mut error) = loaded {
+            if let LoadError::Open(OpenError::NoSuchNetwork { present, .. }) = &mut error {
+                present.retain(|name| call.may_use(name));
+            }
+            return Err(ServiceError::from(RepositoryError::from(error)).into());
+        }
         Ok(Response::new(RepositoryModelLoadResponse {}))
     }
 

@@ -25,7 +25,8 @@ pub const MAX_FIELDS: usize = 1 << 16;
 /// No tensor of an image is among them.
 pub const MAX_PACKED_BYTES: usize = 1 << 20;
 
-/// What is known of the fields of a message: all others are a number, or bytes that cost what they weigh.
+/// What is known of the fields of a message: all others are a number, or bytes that cost what they weigh; the numbers of
+/// `uint_contents`, in which UINT8 travels, up to four times as much.
 type Schema = &'static [(u32, Field)];
 
 #[derive(Clone, Copy)]

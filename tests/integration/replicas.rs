@@ -1,8 +1,8 @@
 //! Three replicas of `cloud-service` behind a proxy, under steady load: one is killed, one is rolled, and no
 //! device notices.
 //!
-//! The proxy is HAProxy, by what docs/deployment.md shows. Where it is not installed the tests say that they are
-//! skipped; with `OUTPOST_REQUIRE_PEERS` they fail.
+//! The proxies are HAProxy and nginx, configured as docs/deployment.md has it. Where one is not installed its tests
+//! say that they are skipped; with `OUTPOST_REQUIRE_PEERS` they fail.
 
 use std::{
     collections::BTreeMap,
@@ -50,8 +50,21 @@ network = "cifar10-resnet"
 site = "cloud"
 "#;
 
-/// HAProxy ends TLS and balances calls over connections of its own.
-const CALLS: &str = r#"
+/// A program between devices and replicas. FRONT, FOLDER, SERVERS and, in the line of a server, NAME, CALLS and
+/// PORT stand for what a test puts there.
+struct ProxyKind {
+    program: &'static str,
+    /// What comes before the file of the configuration; in the foreground, as one process.
+    arguments: &'static [&'static str],
+    config: &'static str,
+    server: &'static str,
+}
+
+/// Ends TLS and balances calls over connections of its own.
+const HAPROXY_CALLS: ProxyKind = ProxyKind {
+    program: "haproxy",
+    arguments: &["-db", "-f"],
+    config: r#"
 global
     tune.bufsize 131072
 frontend outpost
@@ -69,10 +82,15 @@ backend outpost
     retry-on conn-failure empty-response
     default-server ssl verify required ca-file "FOLDER/ca.pem" verifyhost localhost sni str(localhost) alpn h2
     default-server check no-check-ssl inter 500ms observe layer4 error-limit 1 on-error mark-down
-"#;
+SERVERS"#,
+    server: "    server NAME CALLS port PORT\n",
+};
 
-/// HAProxy passes on what comes, TLS and all.
-const CONNECTIONS: &str = r#"
+/// Passes on what comes, TLS and all.
+const HAPROXY_CONNECTIONS: ProxyKind = ProxyKind {
+    program: "haproxy",
+    arguments: &["-db", "-f"],
+    config: r#"
 listen outpost
     mode tcp
     bind FRONT
@@ -83,7 +101,48 @@ listen outpost
     option httpchk GET /readyz
     option redispatch 1
     default-server check inter 500ms observe layer4 error-limit 1 on-error mark-down
-"#;
+SERVERS"#,
+    server: "    server NAME CALLS port PORT\n",
+};
+
+/// Ends TLS and balances calls. It cannot repeat one, nor look at health but by the calls themselves.
+const NGINX_CALLS: ProxyKind = ProxyKind {
+    program: "nginx",
+    arguments: &["-e", "stderr", "-c"],
+    config: r#"
+daemon off;
+master_process off;
+pid "FOLDER/nginx.pid";
+events {}
+http {
+    access_log off;
+    client_body_temp_path "FOLDER/body";
+    proxy_temp_path "FOLDER/proxy";
+    fastcgi_temp_path "FOLDER/fastcgi";
+    uwsgi_temp_path "FOLDER/uwsgi";
+    scgi_temp_path "FOLDER/scgi";
+    upstream outpost {
+SERVERS
+        keepalive 16;
+    }
+    server {
+        listen FRONT ssl http2;
+        ssl_certificate "FOLDER/server.pem";
+        ssl_certificate_key "FOLDER/server.key";
+        client_max_body_size 17m;
+        location / {
+            grpc_pass grpcs://outpost;
+            grpc_ssl_protocols TLSv1.2 TLSv1.3;
+            grpc_ssl_verify on;
+            grpc_ssl_trusted_certificate "FOLDER/ca.pem";
+            grpc_ssl_name localhost;
+            grpc_read_timeout 120s;
+        }
+    }
+}
+"#,
+    server: "        server CALLS fail_timeout=1s;\n",
+};
 
 /// A port of loopback that stays this test's own while nobody listens there: others who ask for any port get
 /// another one, and who asks for this one gets it.
@@ -162,35 +221,67 @@ impl Replica {
     }
 }
 
-/// A proxy, ended when dropped.
-struct Proxy(Child);
+/// A running proxy, ended when dropped.
+struct Proxy {
+    process: Child,
+    log: PathBuf,
+}
 
 impl Proxy {
-    /// Starts a program and waits until it listens; what it says goes to `log`.
-    fn start(mut command: Command, front: SocketAddr, log: &Path) -> Self {
-        let output = File::create(log).unwrap();
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().unwrap())
-            .stderr(output)
-            .spawn();
-        let mut proxy = Self(child.unwrap());
+    /// Starts a program and waits until it listens.
+    fn start(
+        kind: &ProxyKind,
+        program: &Path,
+        front: SocketAddr,
+        replicas: [&Replica; 3],
+        certificates: &CertificateFolder,
+    ) -> Self {
+        let pem = [certificates.chain(), certificates.key()];
+        let pem = pem.map(|file| fs::read_to_string(file).unwrap());
+        fs::write(certificates.file("proxy.pem"), pem.concat()).unwrap();
+        let server = |(number, replica): (usize, &Replica)| {
+            kind.server
+                .replace("NAME", &format!("replica-{number}"))
+                .replace("CALLS", &replica.calls.address().to_string())
+                .replace("PORT", &replica.operations.address().port().to_string())
+        };
+        let servers: String = replicas.into_iter().enumerate().map(server).collect();
+        let folder = certificates.file("");
+        let config = kind
+            .config
+            .replace("FRONT", &front.to_string())
+            .replace("FOLDER/", folder.to_str().unwrap())
+            .replace("SERVERS", &servers);
+        let file = certificates.file("proxy.conf");
+        fs::write(&file, config).unwrap();
+
+        let log = certificates.file("proxy.log");
+        let output = File::create(&log).unwrap();
+        let mut command = Command::new(program);
+        command.args(kind.arguments).arg(&file).stdin(Stdio::null());
+        command.stdout(output.try_clone().unwrap()).stderr(output);
+        let process = command.spawn().unwrap();
+        let mut proxy = Self { process, log };
         let started = Instant::now();
         while TcpStream::connect(front).is_err() {
-            let ended = proxy.0.try_wait().unwrap();
+            let ended = proxy.process.try_wait().unwrap();
             if ended.is_some() || started.elapsed() > PATIENCE {
-                panic!("{command:?}: {}", fs::read_to_string(log).unwrap());
+                panic!("{command:?}: {}", proxy.log());
             }
             thread::sleep(Duration::from_millis(10));
         }
         proxy
     }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -273,11 +364,9 @@ fn ask_steadily(command: &mut Command, answers: &Sender<Value>, stop: &AtomicBoo
     }
     let mut answered = 0;
     for line in BufReader::new(agent.stdout.take().unwrap()).lines() {
-        let mut record: Value = serde_json::from_str(&line.unwrap()).unwrap();
-        record["device"] = agent.id().into();
         answered += 1;
         // Nobody listens any more where the test has failed.
-        let _ = answers.send(record);
+        let _ = answers.send(serde_json::from_str(&line.unwrap()).unwrap());
         ask(&mut stdin);
     }
     let mut log = String::new();
@@ -335,7 +424,10 @@ fn installed(test: &str, program: &str) -> Option<PathBuf> {
 }
 
 /// Kills a replica, rolls another while the first is away, and has the first come back, all under load.
-fn no_call_is_lost(haproxy: &Path, config: &str) {
+fn no_call_is_lost(kind: &ProxyKind, test: &str) {
+    let Some(program) = installed(test, kind.program) else {
+        return;
+    };
     let certificates = CertificateFolder::valid();
     let models = repository().join("models");
     let cascade = certificates.file("cascade.toml");
@@ -346,30 +438,13 @@ fn no_call_is_lost(haproxy: &Path, config: &str) {
     )
     .unwrap();
     let [mut killed, mut rolled, left] = [0; 3].map(|_| Replica::start(&certificates));
-
     let front = Port::reserve();
-    let pem =
-        [certificates.chain(), certificates.key()].map(|file| fs::read_to_string(file).unwrap());
-    fs::write(certificates.file("proxy.pem"), pem.concat()).unwrap();
-    let mut config = config
-        .replace("FRONT", &front.address().to_string())
-        .replace("FOLDER", certificates.file("").to_str().unwrap());
-    for (name, replica) in [("killed", &killed), ("rolled", &rolled), ("left", &left)] {
-        let (calls, operations) = (replica.calls.address(), replica.operations.address());
-        let port = operations.port();
-        config += &format!("    server {name} {calls} port {port}\n");
-    }
-    let file = certificates.file("haproxy.cfg");
-    fs::write(&file, config).unwrap();
-    let mut command = Command::new(haproxy);
-    // In the foreground, as one process.
-    command.arg("-db").arg("-f").arg(&file);
-    let log = certificates.file("haproxy.log");
-    let _proxy = Proxy::start(command, front.address(), &log);
+    let replicas = [&killed, &rolled, &left];
+    let proxy = Proxy::start(kind, &program, front.address(), replicas, &certificates);
 
     let mut devices = Devices::start(front.address(), &certificates);
     devices.get(STEADY);
-    for replica in [&killed, &rolled, &left] {
+    for replica in replicas {
         assert!(replica.answered() > 0.0, "a replica is left out");
     }
     killed.service.kill();
@@ -378,7 +453,7 @@ fn no_call_is_lost(haproxy: &Path, config: &str) {
     devices.get(STEADY);
     killed.service = Replica::service(&certificates, &killed.calls, &killed.operations);
     let back = Instant::now();
-    while killed.answered() * rolled.answered() == 0.0 {
+    while killed.answered() == 0.0 || rolled.answered() == 0.0 {
         assert!(back.elapsed() < PATIENCE, "a replica is not taken back");
         // Connections last, and who connects now may get one that is back.
         let newcomer = edge_agent(front.address(), &certificates).args(&images()[..1]);
@@ -390,36 +465,34 @@ fn no_call_is_lost(haproxy: &Path, config: &str) {
     let mut lost = BTreeMap::<_, usize>::new();
     let mut slowest = 0.0_f64;
     for answer in &answers {
-        let reason = answer["reason"].as_str().unwrap();
         slowest = slowest.max(answer["total_ms"].as_f64().unwrap());
+        let reason = answer["reason"].as_str().unwrap();
         if reason != "offloaded" {
             *lost.entry(reason).or_default() += 1;
         }
     }
-    let haproxy = fs::read_to_string(log).unwrap();
+    let count = answers.len();
     println!(
-        "{} answers, the slowest after {slowest:.0} ms\n{haproxy}",
-        answers.len()
+        "{count} answers, the slowest after {slowest:.0} ms\n{}",
+        proxy.log()
     );
-    assert!(
-        lost.is_empty(),
-        "{lost:?} of {} calls were lost",
-        answers.len()
-    );
+    assert!(lost.is_empty(), "of {count} calls were lost: {lost:?}");
 }
 
 #[test]
 fn no_call_is_lost_behind_haproxy_that_balances_calls() {
     let test = "no_call_is_lost_behind_haproxy_that_balances_calls";
-    if let Some(haproxy) = installed(test, "haproxy") {
-        no_call_is_lost(&haproxy, CALLS);
-    }
+    no_call_is_lost(&HAPROXY_CALLS, test);
 }
 
 #[test]
 fn no_call_is_lost_behind_haproxy_that_passes_tls_through() {
     let test = "no_call_is_lost_behind_haproxy_that_passes_tls_through";
-    if let Some(haproxy) = installed(test, "haproxy") {
-        no_call_is_lost(&haproxy, CONNECTIONS);
-    }
+    no_call_is_lost(&HAPROXY_CONNECTIONS, test);
+}
+
+#[test]
+fn no_call_is_lost_behind_nginx_that_balances_calls() {
+    let test = "no_call_is_lost_behind_nginx_that_balances_calls";
+    no_call_is_lost(&NGINX_CALLS, test);
 }

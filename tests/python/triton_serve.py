@@ -2,15 +2,18 @@
 
 Needs the packages nvidia-pytriton, which carries Triton itself, and onnxruntime. Listens
 on 127.0.0.1 only, prints `ready` on standard output once the model is loaded, and ends
-on SIGTERM. Triton's own messages go to standard error.
+when standard input does, or on SIGTERM. Triton's own messages go to standard error.
 
 Example: python triton_serve.py --onnx efficientnet-lite2.onnx --grpc-port 9500 --http-port 9501
 """
 
 import argparse
+import contextlib
+import os
 import signal
 import sys
-import threading
+import sysconfig
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +47,8 @@ def network(onnx: Path):
     return infer
 
 
-def serve(arguments: argparse.Namespace) -> None:
-    """Runs the server until a signal ends it."""
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+def serve(arguments: argparse.Namespace, folder: str) -> None:
+    """Runs the server until standard input ends."""
     config = TritonConfig(
         grpc_address="127.0.0.1",
         grpc_port=arguments.grpc_port,
@@ -57,7 +57,7 @@ def serve(arguments: argparse.Namespace) -> None:
         http_port=arguments.http_port,
         allow_metrics=False,
     )
-    with Triton(config=config) as triton:
+    with Triton(config=config, workspace=f"{folder}/workspace") as triton:
         triton.bind(
             model_name=NAME,
             infer_func=network(arguments.onnx),
@@ -70,8 +70,8 @@ def serve(arguments: argparse.Namespace) -> None:
             strict=True,
         )
         triton.run()
-        print("ready", flush=True)
-        ended.wait()
+        print("ready", file=sys.__stdout__, flush=True)
+        sys.stdin.read()
 
 
 def main() -> None:
@@ -80,7 +80,17 @@ def main() -> None:
     parser.add_argument("--onnx", type=Path, required=True)
     parser.add_argument("--grpc-port", type=int, required=True)
     parser.add_argument("--http-port", type=int, required=True)
-    serve(parser.parse_args())
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    # Triton starts Python anew for the model, with whichever library of the version is found
+    # first; it must be this interpreter's.
+    libraries = [sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH")]
+    os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        contextlib.redirect_stdout(sys.stderr),
+    ):
+        serve(arguments, folder)
 
 
 if __name__ == "__main__":

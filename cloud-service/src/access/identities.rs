@@ -81,7 +81,7 @@ fn infer() -> Vec<Permission> {
 }
 
 fn digests<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TokenDigest>, D::Error> {
-    let digest = |text: &String| {
+    let digest = |text: &str| {
         let mut digest = TokenDigest::default();
         let pairs = text.as_bytes().chunks(2);
         if text.len() != 2 * digest.len() {
@@ -92,8 +92,13 @@ fn digests<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TokenDigest
         }
         Some(digest)
     };
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    let digests: Option<_> = texts.iter().map(digest).collect();
+    let value = toml::Value::deserialize(deserializer)?;
+    let texts = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    let digests: Option<Vec<_>> = texts
+        .iter()
+        .map(|text| digest(text.as_str()?))
+        .collect::<Option<_>>()
+        .filter(|_| value.is_array());
     // The text may be a token that was put there by mistake: it is not repeated.
     digests.ok_or_else(|| {
         D::Error::custom("`token_sha256` must hold SHA-256 digests of 64 hexadecimal digits")

@@ -107,6 +107,9 @@ fn what_does_not_hold_is_refused_and_named() {
     let leaked = refused("[[identity]]\nname = \"a\"\ntoken_sha256 = [\"my-secret\"]\n");
     assert!(!leaked.to_string().contains("my-secret"), "{leaked}");
     assert!(leaked.to_string().contains("line 3"), "{leaked}");
+    let bare = refused("[[identity]]\nname = \"a\"\ntoken_sha256 = \"my-secret\"\n");
+    assert!(!bare.to_string().contains("my-secret"), "{bare}");
+    assert!(bare.to_string().contains("64 hexadecimal digits"), "{bare}");
     assert!(matches!(refused(""), ContentError::Nobody));
     assert!(matches!(
         refused("[[identity]]\nname = \"a\"\n"),

@@ -321,14 +321,17 @@ impl Engine {
                     let (networks, place) = (self.local.clone(), self.places[&node]);
                     let picture = picture.clone().expect("an offload ends the walk");
                     let mut run = std::mem::take(&mut progress);
+                    // The work holds the turn, not its caller, who may go away while it runs.
+                    let held = turn.take();
                     let outcome = blocking(move || {
                         let outcome = networks.run(place, &picture.pixels, &mut run);
-                        (outcome, run)
+                        (outcome, run, held)
                     })
                     .await;
                     local = taken.elapsed();
-                    let outcome = outcome.and_then(|(outcome, run)| {
+                    let outcome = outcome.and_then(|(outcome, run, held)| {
                         progress = run;
+                        turn = held;
                         Ok(outcome?)
                     });
                     match outcome {

@@ -289,7 +289,13 @@ impl Peer {
         network: &RemoteNetwork,
         deadline: Instant,
     ) -> Result<RemoteInput, Failure> {
-        match self.payload {
+        // A cascade takes images, by a name that it says.
+        let payload = if network.is_cascade() {
+            Payload::Auto
+        } else {
+            self.payload
+        };
+        match payload {
             Payload::Image => return Ok(network.image_input()),
             Payload::Tensor => return Ok(network.tensor_input()),
             Payload::Auto => {}

@@ -288,6 +288,7 @@ impl Load {
     async fn measure(&self, callers: u16, length: Duration) -> Outcome {
         let stop = Arc::new(AtomicBool::new(false));
         let started = Instant::now();
+        let end = tokio::time::Instant::now() + length;
         let mut running = JoinSet::new();
         for caller in 0..callers {
             let (load, stop) = (self.clone(), stop.clone());
@@ -295,7 +296,7 @@ impl Load {
             running.spawn(async move {
                 match apart {
                     None => load.closed_loop(caller, &stop).await,
-                    Some(apart) => load.open_loop(caller, apart, &stop).await,
+                    Some(apart) => load.open_loop(caller, apart, end).await,
                 }
             });
         }
@@ -333,7 +334,7 @@ impl Load {
         &self,
         caller: u16,
         apart: f64,
-        stop: &AtomicBool,
+        end: tokio::time::Instant,
     ) -> Vec<Result<Duration, Code>> {
         let mut random = Rng::with_seed(caller.into());
         let mut running = JoinSet::new();
@@ -342,10 +343,10 @@ impl Load {
         loop {
             let distance = -(1.0 - random.f64()).ln() * apart;
             next += Duration::from_secs_f64(distance);
-            sleep_until(next).await;
-            if stop.load(Ordering::Relaxed) {
+            if next >= end {
                 break;
             }
+            sleep_until(next).await;
             let load = self.clone();
             running.spawn(async move { load.timed(caller).await });
             while let Some(call) = running.try_join_next() {

@@ -251,7 +251,28 @@ fn check(session: &Session, spec: &GraphSpec) -> Result<(), LoadError> {
                 present: outlets.iter().map(|o| o.name().to_owned()).collect(),
             })
     };
-    find("input", session.inputs(), &spec.input)?;
+    let takes = match find("input", session.inputs(), &spec.input)? {
+        ValueType::Tensor {
+            ty: TensorElementType::Float32,
+            shape,
+            ..
+        } => {
+            // A size that is not fixed is -1.
+            let fits = |(&found, wanted): (&i64, usize)| found < 0 || found == wanted as i64;
+            shape.len() == 4 && shape.iter().skip(1).zip(spec.input_shape).all(fits)
+        }
+        _ => false,
+    };
+    if !takes {
+        let [channels, height, width] = spec.input_shape;
+        return Err(LoadError::Unsupported(
+            format!(
+                "the input {:?} does not take FP32 of the shape [n, {channels}, {height}, {width}]: correct the manifest",
+                spec.input
+            )
+            .into(),
+        ));
+    }
     let found = match find("output", session.outputs(), &spec.output)? {
         ValueType::Tensor {
             ty: TensorElementType::Float32,

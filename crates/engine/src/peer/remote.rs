@@ -125,6 +125,11 @@ impl RemoteNetwork {
         &self.labels
     }
 
+    /// Whether it is the rest of a cascade.
+    pub(super) fn is_cascade(&self) -> bool {
+        self.cascade.is_some()
+    }
+
     /// Name of the model at the server.
     pub(super) fn model(&self) -> &str {
         match &self.cascade {

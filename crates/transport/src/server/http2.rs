@@ -166,7 +166,11 @@ impl Http2Connection {
             () = count.idle_for(self.limits.max_idle) => {
                 tracing::debug!(%peer, "connection ended: nothing was asked for long");
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                // Also ends one that never began, or that takes no answer.
+                match timeout(self.limits.max_call, connection).await {
+                    Ok(result) => result,
+                    Err(_) => return,
+                }
             }
         };
         if let Err(error) = result {

@@ -215,10 +215,18 @@ async fn answer(calls: Calls, resolver: Resolver) -> Result<(), CallError> {
     let (mut send, receive) = stream.split();
     // A client whose request was not read to the end did nothing wrong.
     let body = IncomingBody::new(receive, Code::H3_NO_ERROR, ());
+    // A client that takes no answer has no longer than one that sends no request.
+    let max_call = calls.max_call;
     let response = calls.answer(request.map(|()| Body::new(body))).await;
     let (parts, body) = response.into_parts();
-    send.send_response(Response::from_parts(parts, ()))
-        .await
-        .map_err(call_error)?;
-    send_body(send, body).await
+    let sent = async {
+        send.send_response(Response::from_parts(parts, ()))
+            .await
+            .map_err(call_error)?;
+        send_body(send, body).await
+    };
+    match timeout(max_call, sent).await {
+        Ok(sent) => sent,
+        Err(_) => Ok(()),
+    }
 }

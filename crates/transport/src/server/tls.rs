@@ -13,7 +13,10 @@ use rustls::{
         CertificateDer, CertificateRevocationListDer,
         pem::{self, PemObject},
     },
-    server::{VerifierBuilderError, WebPkiClientVerifier, danger::ClientCertVerifier},
+    server::{
+        NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier,
+        danger::ClientCertVerifier,
+    },
     version::{TLS12, TLS13},
 };
 use tokio::sync::watch;
@@ -100,6 +103,11 @@ impl ServerTls {
         };
         let mut config = builder.with_cert_resolver(self.identity.resolver());
         config.alpn_protocols = vec![protocol.alpn()];
+        if !matches!(self.clients, ClientAuthentication::None) {
+            // A resumed session would bring the certificate of before, and nobody would see that it has ended.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
         config
     }
 }

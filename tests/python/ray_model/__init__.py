@@ -1,0 +1,1 @@
+"""A deployment for Ray Serve: EfficientNet-Lite2 through ONNX Runtime."""
