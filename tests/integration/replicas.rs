@@ -2,7 +2,7 @@
 //! device notices.
 //!
 //! The proxy is HAProxy, configured as docs/deployment.md has it. Where it is not installed its tests
-//! say that they are skipped; with `OUTPOST_REQUIRE_PEERS` they fail.
+//! say that they are skipped; with `OUTPOST_REQUIRE_PROXY` they fail.
 
 use std::{
     collections::BTreeMap,
@@ -376,7 +376,7 @@ fn installed(test: &str, program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file());
     if found.is_none() {
         assert!(
-            env::var_os("OUTPOST_REQUIRE_PEERS").is_none(),
+            env::var_os("OUTPOST_REQUIRE_PROXY").is_none(),
             "{program} is required and is not installed"
         );
         eprintln!("SKIPPED {test}: {program} is not installed");
