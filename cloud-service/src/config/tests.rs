@@ -1,0 +1,86 @@
+use super::*;
+
+#[test]
+fn the_example_file_parses_and_passes_the_check() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("cloud-service.example.toml");
+    Config::load(&path).unwrap().check().unwrap();
+}
+
+#[test]
+fn going_without_tls_must_be_asked_for() {
+    let mut config = Config::default();
+    assert!(matches!(config.check(), Err(ConfigError::NoTls)));
+    config.plaintext = true;
+    config.check().unwrap();
+}
+
+#[test]
+fn a_limit_of_zero_is_refused_by_name() {
+    let mut config = Config {
+        plaintext: true,
+        ..Config::default()
+    };
+    config.limits.decoders = 0;
+    let error = config.check().unwrap_err();
+    assert!(error.to_string().contains("limits.decoders"));
+}
+
+#[test]
+fn batching_is_the_services_unless_a_network_has_its_own() {
+    let text = "
+        plaintext = true
+        [batching]
+        max_batch = 4
+        [network.resnet50.batching]
+        max_batch = 16
+        preferred = [4, 8]
+    ";
+    let config: Config = toml::from_str(text).unwrap();
+    config.check().unwrap();
+    assert_eq!(config.batching("squeezenet1.0").max_batch, 4);
+    assert_eq!(config.batching("resnet50").preferred, [4, 8]);
+}
+
+#[test]
+fn versions_are_chosen_from_those_that_there_are() {
+    let versions = |words: &str| {
+        let text = format!("plaintext = true\n[network.a]\nversions = {words}");
+        let config: Config = toml::from_str(&text).unwrap();
+        config.check().map(|()| config.versions("a"))
+    };
+    let present = [2, 5, 9];
+    for (words, chosen) in [
+        ("{ latest = 1 }", vec![9]),
+        ("{ latest = 2 }", vec![5, 9]),
+        ("{ latest = 7 }", vec![2, 5, 9]),
+        ("\"all\"", vec![2, 5, 9]),
+        ("{ only = [5, 7] }", vec![5, 7]),
+    ] {
+        assert_eq!(versions(words).unwrap().choose(&present), chosen, "{words}");
+    }
+    assert_eq!(Versions::default().choose(&present), [9]);
+    for words in ["{ latest = 0 }", "{ only = [] }"] {
+        let error = versions(words).unwrap_err().to_string();
+        assert!(error.contains("network.a.versions"), "{error}");
+    }
+}
+
+#[test]
+fn batching_that_makes_no_sense_is_refused_by_name() {
+    for (words, field) in [
+        ("max_batch = 0", "batching.max_batch"),
+        ("max_delay_ms = -1", "batching.max_delay_ms"),
+        ("max_delay_ms = nan", "batching.max_delay_ms"),
+        ("max_batch = 4\npreferred = [8]", "batching.preferred"),
+        ("max_batch = 4\npreferred = [0]", "batching.preferred"),
+        ("instances = 0", "batching.instances"),
+        ("max_queue = 1000001", "batching.max_queue"),
+    ] {
+        for table in ["batching", "network.resnet50.batching"] {
+            let text = format!("plaintext = true\n[{table}]\n{words}");
+            let config: Config = toml::from_str(&text).unwrap();
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(field), "{words}: {error}");
+        }
+    }
+}
