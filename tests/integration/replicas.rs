@@ -404,10 +404,13 @@ fn no_call_is_lost(kind: &ProxyKind, test: &str) {
     let proxy = Proxy::start(kind, &program, front.address(), replicas, &certificates);
 
     let mut devices = Devices::start(front.address(), &certificates);
-    devices.get(STEADY);
-    for replica in replicas {
-        assert!(replica.answered() > 0.0, "a replica is left out");
+    let begun = Instant::now();
+    // Until the last device to start has a connection too.
+    while replicas.iter().any(|replica| replica.answered() == 0.0) {
+        assert!(begun.elapsed() < PATIENCE, "a replica is left out");
+        devices.get(AT_HAND);
     }
+    devices.get(STEADY);
     killed.service.kill();
     devices.get(STEADY);
     rolled = rolled.roll(&certificates);

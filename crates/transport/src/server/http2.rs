@@ -104,12 +104,17 @@ struct Http2Connection {
 impl Http2Connection {
     async fn accept(mut self, tcp: TcpStream, tls: Option<TlsAcceptor>) {
         let peer = self.calls.peer;
-        if let Err(error) = tcp.set_nodelay(true) {
-            tracing::debug!(%peer, %error, "connection lost before it began");
-            return;
-        }
+        let socket = tcp.set_nodelay(true).and_then(|()| another(&tcp));
+        let socket = match socket {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::debug!(%peer, %error, "connection lost before it began");
+                return;
+            }
+        };
         let Some(acceptor) = tls else {
-            return self.serve(tcp, peer).await;
+            self.serve(tcp, peer).await;
+            return linger(socket).await;
         };
         let handshake = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp).into_fallible());
         let secured = tokio::select! {
@@ -122,6 +127,7 @@ impl Http2Connection {
                 let chain = stream.get_ref().1.peer_certificates();
                 self.calls.certificate = PeerCertificate::from_chain(chain).map(Into::into);
                 self.serve(stream, peer).await;
+                linger(socket).await;
             }
             Ok(Err((error, tcp))) => {
                 tracing::debug!(%peer, %error, "TLS handshake failed");
@@ -179,8 +185,14 @@ impl Http2Connection {
     }
 }
 
-/// Closes a connection so that the peer can read why: what it had sent by then would otherwise reset the
-/// connection, and the alert would be lost.
+/// Another handle on a socket, which keeps it open when the first is dropped.
+fn another(tcp: &TcpStream) -> std::io::Result<TcpStream> {
+    let socket = socket2::SockRef::from(tcp).try_clone()?;
+    TcpStream::from_std(socket.into())
+}
+
+/// Closes a connection so that the peer can read the end of it, an alert or the last answer: what the peer sends
+/// meanwhile, be it an update of a window, would otherwise reset the connection, and what it has not read is lost.
 async fn linger(mut tcp: TcpStream) {
     let heard = async {
         tcp.shutdown().await?;

@@ -2,6 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::sleep,
+};
 use tonic::Code;
 
 use super::fixture::{BOTH, Cloud, LOOPBACK, certificates, client, infer, request};
@@ -62,6 +67,50 @@ async fn an_idle_shutdown_is_quick() {
     cloud.shut_down();
     cloud.ended().await;
     assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+/// A client may have sent something, such as word that it has read, before it sees that the connection ends. A
+/// socket that is closed by then answers with a reset, and what the client has not read yet may be lost: behind
+/// HAProxy it was the last answer's trailers.
+#[tokio::test]
+async fn a_client_that_still_speaks_when_its_connection_ends_is_not_reset() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    const PING: u8 = 6;
+    const WINDOW_UPDATE: &[u8] = b"\0\0\x04\x08\0\0\0\0\0\0\0\0\x01";
+    let mut cloud = Cloud::start_with(certificates(), LOOPBACK, |config| {
+        config.tls = None;
+        config.http3 = false;
+    })
+    .await;
+    let mut tcp = TcpStream::connect(cloud.address).await.unwrap();
+    tcp.write_all(PREFACE).await.unwrap();
+    // The server's settings: the connection is in use.
+    let mut head = [0; 9];
+    tcp.read_exact(&mut head).await.unwrap();
+    let mut shutdown = Some(());
+    loop {
+        let length = usize::from(u16::from_be_bytes([head[1], head[2]]));
+        let mut payload = vec![0; length];
+        tcp.read_exact(&mut payload).await.unwrap();
+        if head[3] == PING {
+            let acknowledged = [0, 0, 8, PING, 1, 0, 0, 0, 0];
+            tcp.write_all(&acknowledged).await.unwrap();
+            tcp.write_all(&payload).await.unwrap();
+        }
+        if shutdown.take().is_some() {
+            cloud.shut_down();
+        }
+        if tcp.read_exact(&mut head).await.is_err() {
+            break;
+        }
+    }
+    for _ in 0..3 {
+        tcp.write_all(WINDOW_UPDATE).await.unwrap();
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(tcp.read(&mut head).await.unwrap(), 0);
+    drop(tcp);
+    cloud.ended().await;
 }
 
 #[tokio::test]
