@@ -37,13 +37,7 @@ const CALLERS_PER_THREAD: usize = 2;
 fn main() -> Result<(), Box<dyn Error>> {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
     let folder = tempfile::tempdir()?;
-    let certificates = Certificates::issue(
-        &Subjects {
-            hosts: vec!["127.0.0.1".into()],
-            ..Default::default()
-        },
-        Validity::days(1),
-    )?;
+    let certificates = Certificates::issue(&Subjects::host("127.0.0.1"), Validity::days(1))?;
     let files = certificates.write(folder.path(), ExistingFiles::Keep)?;
     let runtime = tokio::runtime::Runtime::new()?;
     let config = Config {

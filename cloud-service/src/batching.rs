@@ -17,17 +17,16 @@ use std::{
 use ndarray::{Array, Array2, Array4, ArrayView, Axis, RemoveAxis, concatenate, s};
 use outpost_runtime::{Classifier, InferError};
 use outpost_transport::Deadline;
-use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 
-use crate::{config::Batching, error::ServiceError, metrics::ModelMetrics, statistics::Statistics};
+use crate::{
+    admission::{Admission, Pace, Places},
+    config::Batching,
+    error::ServiceError,
+    metrics::ModelMetrics,
+    statistics::Statistics,
+};
 use queue::{Next, Policy, Queue, Queued};
-
-/// The first guess of what an image costs, until one was run: about a mid-sized network on one core.
-const FIRST_PACE: Duration = Duration::from_millis(20);
-/// A caller that is told to come back waits at least so long, the least that the trailer can say, and at
-/// most so long: a load changes within seconds.
-const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(10));
 
 /// What a network said about the images of a request, and when.
 #[derive(Debug)]
@@ -40,32 +39,10 @@ pub(crate) struct Scores {
     pub(crate) computed: Duration,
 }
 
-/// Places in the queue, one an image, kept from the arrival of a request until it runs or leaves.
-#[derive(Debug)]
-pub(crate) struct Places {
-    permit: OwnedSemaphorePermit,
-    waiting: Gauge,
-}
-
-impl Places {
-    pub(crate) fn new(permit: OwnedSemaphorePermit, waiting: Gauge) -> Self {
-        waiting.inc_by(permit.num_permits() as i64);
-        Self { permit, waiting }
-    }
-}
-
-impl Drop for Places {
-    fn drop(&mut self) {
-        self.waiting.dec_by(self.permit.num_permits() as i64);
-    }
-}
-
 /// The queue of one network and the threads that run it.
 pub(crate) struct Batcher {
     shared: Arc<Shared>,
-    places: Arc<Semaphore>,
-    max_queue: usize,
-    instances: usize,
+    admission: Admission,
 }
 
 struct Shared {
@@ -79,8 +56,8 @@ struct Shared {
 
 struct State {
     queue: Queue<Request>,
-    /// Time of one image in the batches of late, a moving mean.
-    pace: Duration,
+    /// Of the batches.
+    pace: Pace,
 }
 
 struct Request {
@@ -120,6 +97,7 @@ impl Batcher {
         batching: &Batching,
         metrics: ModelMetrics,
     ) -> io::Result<Self> {
+        let admission = Admission::new(batching, metrics.waiting.clone());
         let shared = Shared {
             model,
             metrics,
@@ -131,16 +109,14 @@ impl Batcher {
                     max_delay: batching.max_delay(),
                     preferred: batching.preferred.clone(),
                 }),
-                pace: FIRST_PACE,
+                pace: Pace::default(),
             }),
             changed: Condvar::new(),
         };
         // Dropped where a thread is missing, it ends those that are there.
         let batcher = Self {
             shared: Arc::new(shared),
-            places: Arc::new(Semaphore::new(batching.max_queue)),
-            max_queue: batching.max_queue,
-            instances: batching.instances,
+            admission,
         };
         for _ in 0..batching.instances {
             let shared = batcher.shared.clone();
@@ -172,9 +148,7 @@ impl Batcher {
     /// # Errors
     /// [`ServiceError::QueueFull`] at once where there are none, with the time after which there may be.
     pub(crate) fn admit(&self, images: usize) -> Result<Places, ServiceError> {
-        let images = u32::try_from(images.min(self.max_queue)).unwrap_or(u32::MAX);
-        let places = || self.places.clone().try_acquire_many_owned(images);
-        let permit = places().or_else(|_| {
+        let places = self.admission.take(images).or_else(|| {
             // Those that nobody waits for any more make room.
             let mut dropped = Vec::new();
             self.shared
@@ -182,23 +156,9 @@ impl Batcher {
                 .queue
                 .drop_useless(Instant::now(), &mut dropped);
             refuse(dropped, || ServiceError::DeadlinePassed);
-            places()
+            self.admission.take(images)
         });
-        match permit {
-            Ok(permit) => Ok(Places::new(permit, self.metrics().waiting.clone())),
-            Err(_) => Err(ServiceError::QueueFull {
-                limit: self.max_queue,
-                retry_after: self.retry_after(),
-            }),
-        }
-    }
-
-    /// About the time in which half of a full queue runs.
-    fn retry_after(&self) -> Duration {
-        let pace = self.shared.lock().pace;
-        let rounds = self.max_queue.div_ceil(2 * self.instances);
-        let wait = pace.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX));
-        wait.clamp(RETRY_AFTER.0, RETRY_AFTER.1)
+        places.ok_or_else(|| self.admission.full(self.shared.lock().pace))
     }
 
     /// Runs `images`, `[n, 3, height, width]`, together with what else waits. A caller that goes away
@@ -255,7 +215,7 @@ impl Shared {
         let mut dropped = Vec::new();
         let mut state = self.lock();
         loop {
-            let pace = state.pace;
+            let pace = state.pace.time();
             let next = state.queue.next(Instant::now(), pace, &mut dropped);
             if let Next::Run(_) = next
                 && state.queue.images() > 0
@@ -298,7 +258,8 @@ impl Shared {
         let computed = started.elapsed();
         // Counted before the callers know.
         self.metrics.batch(images, computed);
-        self.keep_pace(computed / u32::try_from(images).unwrap_or(u32::MAX));
+        let image = computed / u32::try_from(images).unwrap_or(u32::MAX);
+        self.lock().pace.keep(image);
         let mut scores = match scores {
             Ok(Ok(scores)) => {
                 self.statistics.ran(images, computed);
@@ -327,12 +288,6 @@ impl Shared {
                 computed,
             }));
         }
-    }
-
-    /// Takes the time of one image into the moving mean.
-    fn keep_pace(&self, image: Duration) {
-        let mut state = self.lock();
-        state.pace = (state.pace * 7 + image) / 8;
     }
 
     fn infer(&self, batch: &[Request]) -> Result<Array2<f32>, InferError> {

@@ -5,37 +5,30 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use futures::future::try_join_all;
-use ndarray::Array2;
-use outpost_cascade::{Cascade, Mode, NodeId, Site};
+use outpost_cascade::{Mode, NodeId, Site};
 use outpost_engine::{
     CASCADE_OUTPUT, DECIDED_BY_PARAMETER, Engine, Outcome, Peer, PeerError, Plan, PolicyFile,
-    Route, StartError,
+    Route, StartError, load_cascade,
 };
-use outpost_proto::{
-    Tensor, TensorData,
-    inference::{InferParameter, infer_parameter::ParameterChoice},
-};
+use outpost_proto::{Tensor, TensorData, inference::InferParameter, parameter};
 use outpost_runtime::{ImageLimits, Manifest, ModelFolder, TractRuntime};
 use outpost_transport::Deadline;
-use tokio::sync::Semaphore;
 
 use crate::{
-    batching::Places,
+    admission::{Admission, Pace, Places},
     config::{CascadeConfig, Config},
     error::ServiceError,
-    input::Undecoded,
+    input::{Undecoded, check_deadline},
     metrics::{Metrics, ModelMetrics},
     statistics::Statistics,
     workers::Workers,
 };
 
-/// The first guess of what an image costs, until one was answered.
-const FIRST_PACE: Duration = Duration::from_millis(20);
 /// Share of the time left that is kept for the way back: an answer of last resort must still arrive in time.
 const WAY_BACK: f64 = 0.05;
 
@@ -49,11 +42,8 @@ pub(crate) struct CascadeModel {
     entry: NodeId,
     /// Classes of every network.
     classes: usize,
-    places: Arc<Semaphore>,
-    max_queue: usize,
-    turns: usize,
-    /// Time of one image of late, a moving mean.
-    pace: Mutex<Duration>,
+    admission: Admission,
+    pace: Mutex<Pace>,
     metrics: Metrics,
     of_model: ModelMetrics,
     statistics: Statistics,
@@ -120,10 +110,7 @@ impl CascadeModel {
         let peers: BTreeMap<Site, Peer> =
             peer.map(|peer| (Site::Cloud, peer)).into_iter().collect();
         let here = config.site;
-        let cascade = Cascade::load(&served.file).map_err(|source| StartError::Cascade {
-            path: served.file.clone(),
-            source,
-        })?;
+        let cascade = load_cascade(&served.file)?;
         let name = cascade.name().to_owned();
         let batching = config.batching(&name);
         let engine = Engine::start(Plan {
@@ -140,14 +127,13 @@ impl CascadeModel {
             peers,
         })?;
         let (entry, classes) = whole(&engine)?;
+        let of_model = metrics.of_model(&name);
         Ok(Self {
             entry,
             classes,
-            places: Arc::new(Semaphore::new(batching.max_queue)),
-            max_queue: batching.max_queue,
-            turns: batching.instances,
-            pace: Mutex::new(FIRST_PACE),
-            of_model: metrics.of_model(&name),
+            admission: Admission::new(batching, of_model.waiting.clone()),
+            pace: Mutex::default(),
+            of_model,
             metrics: metrics.clone(),
             statistics: Statistics::default(),
             engine,
@@ -197,20 +183,8 @@ impl CascadeModel {
 
     /// Takes places for the images of a request, which it keeps until they are answered.
     pub(crate) fn admit(&self, images: usize) -> Result<Places, ServiceError> {
-        let wanted = u32::try_from(images.min(self.max_queue)).unwrap_or(u32::MAX);
-        let permit = self.places.clone().try_acquire_many_owned(wanted);
-        match permit {
-            Ok(permit) => Ok(Places::new(permit, self.of_model.waiting.clone())),
-            Err(_) => {
-                let pace = *self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-                let rounds = self.max_queue.div_ceil(2 * self.turns);
-                let wait = pace.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX));
-                Err(ServiceError::QueueFull {
-                    limit: self.max_queue,
-                    retry_after: wait.min(Duration::from_secs(10)),
-                })
-            }
-        }
+        let places = self.admission.take(images);
+        places.ok_or_else(|| self.admission.full(*self.pace()))
     }
 
     /// Takes the images through the cascade, side by side where there are turns.
@@ -233,9 +207,7 @@ impl CascadeModel {
         let answers = images.into_iter().map(|image| async move {
             let turn = self.engine.turn().await;
             let queued = joined.elapsed();
-            if deadline.is_some_and(|deadline| deadline.remaining().is_zero()) {
-                return Err(ServiceError::DeadlinePassed);
-            }
+            check_deadline(deadline)?;
             let started = Instant::now();
             let picture = decoders
                 .run(move || image.decode(&limits, deadline))
@@ -248,7 +220,7 @@ impl CascadeModel {
             };
             let outcome = self.engine.classify(turn, picture, route).await?;
             self.count(&outcome, joined.elapsed() - queued);
-            Ok((outcome, queued, decoded))
+            Ok::<_, ServiceError>((outcome, queued, decoded))
         });
         let answers = try_join_all(answers).await?;
         let queued = answers.iter().map(|(_, queued, _)| *queued).min();
@@ -266,8 +238,11 @@ impl CascadeModel {
         self.metrics.decided(self.engine.cascade(), outcome);
         self.of_model.batch(1, took);
         self.statistics.ran(1, took);
-        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-        *pace = (*pace * 7 + took) / 8;
+        self.pace().keep(took);
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -295,10 +270,7 @@ impl Answers {
             .flat_map(|outcome| outcome.probabilities.as_slice())
             .copied()
             .collect();
-        let rows = Array2::from_shape_vec((self.outcomes.len(), classes), rows)
-            .expect("the networks' classes were compared at the start");
-        let shape = rows.shape().to_vec();
-        let (rows, _) = rows.into_raw_vec_and_offset();
+        let shape = vec![self.outcomes.len(), classes];
         Ok(Tensor::new(CASCADE_OUTPUT, shape, TensorData::Fp32(rows))?)
     }
 
@@ -309,9 +281,7 @@ impl Answers {
             .iter()
             .map(|outcome| outcome.decided_by.to_string())
             .collect();
-        let parameter = InferParameter {
-            parameter_choice: Some(ParameterChoice::StringParam(names.join(","))),
-        };
+        let parameter = parameter::from_text(names.join(","));
         (DECIDED_BY_PARAMETER.to_owned(), parameter)
     }
 }

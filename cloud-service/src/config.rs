@@ -13,7 +13,7 @@ use outpost_engine::{CircuitSettings, PeerConfig};
 use outpost_exit_policy::Goal;
 use outpost_runtime::{Device, ImageLimits};
 use outpost_transport::{ListenerConfig, TlsVersion};
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::Deserialize;
 
 /// The configuration. Relative paths are relative to the folder of the file.
 #[derive(Debug, Clone, Deserialize)]
@@ -72,18 +72,12 @@ pub struct CascadeConfig {
     #[serde(default)]
     pub policy: Option<PathBuf>,
     /// Which of its operating points, as the edge-agent has it. Default `loss=1`.
-    #[serde(default = "one_point", deserialize_with = "goal")]
+    #[serde(default = "one_point")]
     pub operating_point: Goal,
 }
 
 fn one_point() -> Goal {
     Goal::MaxLoss(1.0)
-}
-
-fn goal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Goal, D::Error> {
-    String::deserialize(deserializer)?
-        .parse()
-        .map_err(D::Error::custom)
 }
 
 /// What is different for a network.
@@ -105,7 +99,6 @@ pub struct RuntimeConfig {
     /// Which runtime. Default `tract`.
     pub kind: RuntimeKind,
     /// Where it runs: `cpu`, `cuda`, `cuda:1`, `tensorrt`. Default `cpu`, and for `tract-cuda` the first GPU.
-    #[serde(deserialize_with = "device")]
     pub device: Device,
     /// The library of ONNX Runtime. Default what the variable `ORT_DYLIB_PATH` names.
     pub library: Option<PathBuf>,
@@ -147,12 +140,6 @@ impl Default for RuntimeConfig {
             threads: 1,
         }
     }
-}
-
-fn device<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Device, D::Error> {
-    String::deserialize(deserializer)?
-        .parse()
-        .map_err(D::Error::custom)
 }
 
 /// How the models that are served change.

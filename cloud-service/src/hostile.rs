@@ -4,12 +4,7 @@
 
 use std::sync::LazyLock;
 
-use outpost_engine::ENTRY_PARAMETER;
-use outpost_proto::{
-    bounded::Bounded as _,
-    inference::{ModelInferRequest, infer_parameter::ParameterChoice},
-    tensor,
-};
+use outpost_proto::{bounded::Bounded as _, inference::ModelInferRequest, tensor};
 use outpost_runtime::Classifier;
 use prost::Message as _;
 use tonic::{
@@ -23,6 +18,7 @@ use crate::{
     error::ServiceError,
     input,
     metrics::Metrics,
+    service::entry_parameter,
 };
 
 /// Takes an encoded inference request as far as a network's input, and as far as a cascade's images.
@@ -34,10 +30,8 @@ pub fn infer_request(encoded: &[u8], model: &Classifier, limits: &Limits) -> Res
         .map_err(|error| Status::invalid_argument(error.to_string()))?;
     let request = ModelInferRequest::decode(encoded)
         .map_err(|error| Status::invalid_argument(error.to_string()))?;
-    if let Some(parameter) = request.parameters.get(ENTRY_PARAMETER)
-        && let Some(ParameterChoice::StringParam(asked)) = &parameter.parameter_choice
-    {
-        let (asked, present) = (asked.clone(), Vec::new());
+    if let Some(asked) = entry_parameter(&request)? {
+        let present = Vec::new();
         let _ = Status::from(ServiceError::NoSuchEntry { asked, present });
     }
     let again = request.clone();

@@ -9,6 +9,7 @@
 //! caller sees; what was accepted is answered before the program ends.
 
 mod access;
+mod admission;
 mod batching;
 mod cascade;
 pub mod cli;

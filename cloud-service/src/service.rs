@@ -17,10 +17,10 @@ use outpost_proto::{
         RepositoryModelLoadRequest, RepositoryModelLoadResponse, RepositoryModelUnloadRequest,
         RepositoryModelUnloadResponse, ServerLiveRequest, ServerLiveResponse,
         ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
-        grpc_inference_service_server::GrpcInferenceService, infer_parameter::ParameterChoice,
+        grpc_inference_service_server::GrpcInferenceService,
         model_metadata_response::TensorMetadata, repository_index_response::ModelIndex,
     },
-    tensor,
+    parameter, tensor,
 };
 use outpost_runtime::OpenError;
 use outpost_transport::{Deadline, Protocol};
@@ -108,7 +108,7 @@ impl InferenceService {
         }
         let (output, decided_by, times) = match model {
             Model::Network(batcher) => {
-                let (output, times) = self.run(batcher, tensor, call).await?;
+                let (output, times) = self.run(batcher, tensor, images, call).await?;
                 (output, None, times)
             }
             Model::Cascade(cascade) => {
@@ -143,12 +143,12 @@ impl InferenceService {
         &self,
         batcher: &Batcher,
         tensor: Tensor,
+        images: usize,
         call: &Call,
     ) -> Result<(Tensor, RequestTimes), ServiceError> {
         let &Call {
             received, deadline, ..
         } = call;
-        let images = tensor.shape().first().copied().unwrap_or(1);
         let places = batcher.admit(images)?;
         let model = batcher.model().clone();
         let image_limits = self.limits.image();
@@ -180,10 +180,9 @@ impl InferenceService {
         call: &Call,
     ) -> Result<(Tensor, (String, InferParameter), RequestTimes), ServiceError> {
         let deadline = call.deadline;
-        let images = tensor.shape().first().copied().unwrap_or(1);
-        let _places = cascade.admit(images)?;
         let limits = self.limits.image();
         let images = input::undecoded(tensor, &limits)?;
+        let _places = cascade.admit(images.len())?;
         let waited = call.received.elapsed();
         let request = cascade::Request {
             entry,
@@ -198,8 +197,11 @@ impl InferenceService {
             decoded: answers.decoded,
             computed: answers.computed,
         };
-        let output = answers.output(cascade.classes())?;
-        Ok((output, answers.decided_by(), times))
+        Ok((
+            answers.output(cascade.classes())?,
+            answers.decided_by(),
+            times,
+        ))
     }
 
     /// Makes something of a request's tensor on a decoder's thread; gives the time that it took, and the time
@@ -257,13 +259,13 @@ impl InferenceService {
 }
 
 /// The node of a cascade that a request asks to begin with.
-fn entry_parameter(request: &ModelInferRequest) -> Result<Option<String>, ServiceError> {
-    let Some(parameter) = request.parameters.get(ENTRY_PARAMETER) else {
+pub(crate) fn entry_parameter(request: &ModelInferRequest) -> Result<Option<String>, ServiceError> {
+    let Some(entry) = request.parameters.get(ENTRY_PARAMETER) else {
         return Ok(None);
     };
-    match &parameter.parameter_choice {
-        Some(ParameterChoice::StringParam(name)) => Ok(Some(name.clone())),
-        _ => Err(ServiceError::NoSuchEntry {
+    match parameter::text(entry) {
+        Some(name) => Ok(Some(name.to_owned())),
+        None => Err(ServiceError::NoSuchEntry {
             asked: "no string".to_owned(),
             present: Vec::new(),
         }),
@@ -486,6 +488,7 @@ impl GrpcInferenceService for InferenceService {
         let call = Call::of(&request);
         let ModelStatisticsRequest { name, version } = request.into_inner();
         let found = if name.is_empty() {
+            call.check_known()?;
             let mut all = self.repository.all(&version);
             all.retain(|(name, _)| call.may_use(name));
             all

@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use outpost_cascade::{Cascade, Site};
+use outpost_cascade::Site;
 use outpost_engine::{
     Engine, ImageError, Offload, Peer, PeerConfig, PeerError, Picture, Plan, PolicyFile, Route,
-    blocking, error_chain,
+    blocking, error_chain, load_cascade,
 };
 use outpost_runtime::{ImageLimits, ModelFolder, TractRuntime};
 
@@ -64,13 +64,9 @@ impl Agent {
             .chain(config.cloud.iter().map(|peer| (Site::Cloud, peer)))
             .map(peer)
             .collect::<Result<BTreeMap<_, _>, StartError>>()?;
-        let cascade = Cascade::load(&config.cascade).map_err(|source| {
-            let path = config.cascade.clone();
-            outpost_engine::StartError::Cascade { path, source }
-        })?;
         let goal = &config.operating_point;
         let engine = Engine::start(Plan {
-            cascade,
+            cascade: load_cascade(&config.cascade)?,
             policy: config
                 .policy
                 .as_deref()

@@ -9,7 +9,7 @@ use outpost_cascade::Mode;
 use outpost_engine::{CircuitSettings, PeerConfig};
 use outpost_exit_policy::Goal;
 use outpost_runtime::ImageLimits;
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::Deserialize;
 
 /// The configuration. Relative paths are relative to the folder of the file.
 #[derive(Debug, Clone, Deserialize)]
@@ -24,7 +24,6 @@ pub struct Config {
     /// Which of its operating points: a name, `loss=POINTS` (the fastest that is expected to lose at
     /// most so much against the largest network), `time=5ms` (the most accurate in that mean time) or
     /// `offload=20%` (the most accurate that sends at most so many images). Default `loss=1`.
-    #[serde(deserialize_with = "goal")]
     pub operating_point: Goal,
     /// Whose decisions count: `policy`, `device-only` or `cloud-only`. Default `policy`.
     pub mode: Mode,
@@ -52,12 +51,6 @@ pub struct ImageBounds {
     pub max_bytes: usize,
     /// Largest width × height. Default 64 million.
     pub max_pixels: u64,
-}
-
-fn goal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Goal, D::Error> {
-    String::deserialize(deserializer)?
-        .parse()
-        .map_err(D::Error::custom)
 }
 
 impl Default for Config {

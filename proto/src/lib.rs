@@ -16,6 +16,7 @@
 //! [Open Inference Protocol v2]: https://github.com/kserve/open-inference-protocol
 
 pub mod bounded;
+pub mod parameter;
 pub mod tensor;
 
 pub use tensor::{ContentsKind, Datatype, Tensor, TensorData, TensorError};

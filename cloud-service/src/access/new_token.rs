@@ -8,8 +8,8 @@ use std::{
     path::Path,
 };
 
+use outpost_runtime::sha256_hex;
 use ring::rand::{SecureRandom as _, SystemRandom};
-use sha2::{Digest, Sha256};
 
 /// Writes a new token of 256 random bits into a file that only its owner may read, and returns the entry for the
 /// file of identities, which has its digest alone.
@@ -26,7 +26,7 @@ pub(crate) fn new_token(name: &str, file: &Path) -> io::Result<String> {
     options.write(true).create_new(true).mode(0o600);
     writeln!(options.open(file)?, "{token}")?;
     // The digest is of the token as it is sent.
-    let digest = hexadecimal(&Sha256::digest(&token));
+    let digest = sha256_hex(token.as_bytes());
     let name = toml::Value::String(name.to_owned());
     Ok(format!(
         "[[identity]]\nname = {name}\ntoken_sha256 = [\"{digest}\"]\n"

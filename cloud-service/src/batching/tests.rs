@@ -4,7 +4,7 @@ use outpost_runtime::{GraphSpec, Labels, Manifest, Network};
 use tokio::{sync::mpsc::UnboundedReceiver, task::JoinSet};
 
 use super::*;
-use crate::metrics::Metrics;
+use crate::{admission::RETRY_AFTER, metrics::Metrics};
 
 /// Says of an image its first pixel, twice; −1 fails, −2 panics, −3 gives no rows.
 struct Echo {

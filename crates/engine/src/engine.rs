@@ -169,6 +169,17 @@ pub enum ImageError {
     Crashed,
 }
 
+/// Reads and checks the cascade file of a [`Plan`].
+///
+/// # Errors
+/// [`StartError::Cascade`], which names the file.
+pub fn load_cascade(path: &Path) -> Result<Cascade, StartError> {
+    Cascade::load(path).map_err(|source| StartError::Cascade {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 impl Engine {
     /// Loads the cascade and the networks of it that are here, and starts to connect to the peers.
     ///

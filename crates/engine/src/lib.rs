@@ -17,7 +17,7 @@ mod peer;
 mod picture;
 
 pub use engine::{
-    Engine, ImageError, Outcome, Plan, PolicyFile, Route, StartError, Turn, blocking,
+    Engine, ImageError, Outcome, Plan, PolicyFile, Route, StartError, Turn, blocking, load_cascade,
 };
 pub use learned::PolicyError;
 pub use peer::{

@@ -8,10 +8,6 @@ use std::{
     collections::BTreeMap,
     io::{self, Write},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     time::{Duration, Instant},
 };
 
@@ -286,22 +282,19 @@ impl Load {
     }
 
     async fn measure(&self, callers: u16, length: Duration) -> Outcome {
-        let stop = Arc::new(AtomicBool::new(false));
         let started = Instant::now();
         let end = tokio::time::Instant::now() + length;
         let mut running = JoinSet::new();
         for caller in 0..callers {
-            let (load, stop) = (self.clone(), stop.clone());
+            let load = self.clone();
             let apart = self.rate.map(|rate| f64::from(callers) / rate);
             running.spawn(async move {
                 match apart {
-                    None => load.closed_loop(caller, &stop).await,
+                    None => load.closed_loop(caller, end).await,
                     Some(apart) => load.open_loop(caller, apart, end).await,
                 }
             });
         }
-        tokio::time::sleep(length).await;
-        stop.store(true, Ordering::Relaxed);
         let mut outcome = Outcome {
             callers,
             seconds: 0.0,
@@ -321,9 +314,13 @@ impl Load {
         outcome
     }
 
-    async fn closed_loop(&self, caller: u16, stop: &AtomicBool) -> Vec<Result<Duration, Code>> {
+    async fn closed_loop(
+        &self,
+        caller: u16,
+        end: tokio::time::Instant,
+    ) -> Vec<Result<Duration, Code>> {
         let mut calls = Vec::new();
-        while !stop.load(Ordering::Relaxed) {
+        while tokio::time::Instant::now() < end {
             calls.push(self.timed(caller).await);
         }
         calls

@@ -2,8 +2,11 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::Deserialize;
+
 /// A CPU or a GPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "String")]
 pub enum Device {
     /// The CPU.
     #[default]
@@ -28,6 +31,14 @@ impl fmt::Display for Device {
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is no device: write cpu, cuda, cuda:1, tensorrt or tensorrt:1")]
 pub struct UnknownDevice(String);
+
+impl TryFrom<String> for Device {
+    type Error = UnknownDevice;
+
+    fn try_from(text: String) -> Result<Self, UnknownDevice> {
+        text.parse()
+    }
+}
 
 impl FromStr for Device {
     type Err = UnknownDevice;

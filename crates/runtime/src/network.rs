@@ -105,16 +105,21 @@ pub trait Runtime: Send + Sync {
     /// [`LoadError`] when it is not ONNX, lacks a tensor of `spec`, or cannot be run.
     fn load(&self, onnx: &[u8], spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError>;
 
-    /// Loads an ONNX graph cut into stages and makes each ready to run.
+    /// Loads an ONNX graph cut into stages and makes each ready to run. A runtime need not be able to.
     ///
     /// # Errors
     /// [`LoadError`] when it is not ONNX, lacks a tensor of `spec`, cannot be cut where `spec` says, or
     /// cannot be run.
     fn load_stages(
         &self,
-        onnx: &[u8],
-        spec: &StagedSpec,
-    ) -> Result<Box<dyn StagedNetwork>, LoadError>;
+        _onnx: &[u8],
+        _spec: &StagedSpec,
+    ) -> Result<Box<dyn StagedNetwork>, LoadError> {
+        let words = "does not run networks stage by stage: use tract for cascades";
+        Err(LoadError::Unsupported(
+            format!("{} {words}", self.name()).into(),
+        ))
+    }
 }
 
 /// A graph that is ready to run. Calls may come from any number of threads.
@@ -253,5 +258,27 @@ impl GraphSpec {
                 found: shape.to_vec(),
             })
         }
+    }
+
+    /// Compares the classes that a graph declares, `None` where it does not say or gives no f32, with those asked for.
+    pub(crate) fn check_classes(&self, found: Option<usize>) -> Result<(), LoadError> {
+        if found == Some(self.classes) {
+            return Ok(());
+        }
+        Err(LoadError::Classes {
+            tensor: self.output.clone(),
+            expected: self.classes,
+            found,
+        })
+    }
+
+    /// What a graph gave for so many images, `[images, classes]`.
+    #[cfg(any(feature = "onnxruntime", feature = "cuda"))]
+    pub(crate) fn rows(&self, images: usize, scores: Vec<f32>) -> Result<Array2<f32>, InferError> {
+        let found = scores.len();
+        Array2::from_shape_vec((images, self.classes), scores).map_err(|_| {
+            let expected = images * self.classes;
+            InferError::Runtime(format!("it gave {found} scores and not {expected}").into())
+        })
     }
 }

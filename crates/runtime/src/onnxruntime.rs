@@ -18,7 +18,7 @@ use ort::{
 
 use crate::{
     Device,
-    network::{GraphSpec, InferError, LoadError, Network, Runtime, StagedNetwork, StagedSpec},
+    network::{GraphSpec, InferError, LoadError, Network, Runtime},
 };
 
 /// Variable with the path of the library.
@@ -227,16 +227,6 @@ impl Runtime for OnnxRuntime {
             returned: Condvar::new(),
         }))
     }
-
-    fn load_stages(
-        &self,
-        _onnx: &[u8],
-        _spec: &StagedSpec,
-    ) -> Result<Box<dyn StagedNetwork>, LoadError> {
-        Err(LoadError::Unsupported(
-            "ONNX Runtime does not run networks stage by stage: use tract for cascades".into(),
-        ))
-    }
 }
 
 /// Compares what a graph declares with what it should.
@@ -287,14 +277,7 @@ fn check(session: &Session, spec: &GraphSpec) -> Result<(), LoadError> {
         }
         _ => None,
     };
-    match found {
-        Some(classes) if classes == spec.classes => Ok(()),
-        found => Err(LoadError::Classes {
-            tensor: spec.output.clone(),
-            expected: spec.classes,
-            found,
-        }),
-    }
+    spec.check_classes(found)
 }
 
 struct OnnxNetwork {
@@ -364,11 +347,7 @@ impl Network for OnnxNetwork {
         let scores = self.run(session, batch);
         drop(taken);
         let scores = scores.map_err(|error| InferError::Runtime(error.into()))?;
-        let found = scores.len();
-        Array2::from_shape_vec((images, self.spec.classes), scores).map_err(|_| {
-            let expected = images * self.spec.classes;
-            InferError::Runtime(format!("it gave {found} scores and not {expected}").into())
-        })
+        self.spec.rows(images, scores)
     }
 }
 

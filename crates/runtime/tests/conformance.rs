@@ -1,7 +1,8 @@
 //! One suite for every runtime: the same graphs, the same answers, the same errors.
 //!
 //! Tract on the CPU is the measure. ONNX Runtime takes part where `ORT_DYLIB_PATH` names its library (and must, where
-//! `OUTPOST_REQUIRE_PEERS` is set); the GPU's runtimes where `OUTPOST_GPU` is set.
+//! `OUTPOST_REQUIRE_PEERS` is set); the GPU's runtimes where `OUTPOST_GPU` names `cuda` or `tensorrt`, or both with a
+//! comma.
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::{fs, path::Path};
@@ -251,6 +252,13 @@ mod onnxruntime {
         is_there
     }
 
+    fn has_gpu(device: Device) -> bool {
+        let named = std::env::var("OUTPOST_GPU").unwrap_or_default();
+        named
+            .split(',')
+            .any(|named| named.parse::<Device>().is_ok_and(|named| named == device))
+    }
+
     fn runtime(device: Device) -> Result<OnnxRuntime, OnnxRuntimeError> {
         OnnxRuntime::new(OnnxRuntimeConfig {
             library: None,
@@ -274,7 +282,7 @@ mod onnxruntime {
         }
         for device in [Device::Cuda(0), Device::TensorRt(0)] {
             let runtime = runtime(device);
-            if std::env::var_os("OUTPOST_GPU").is_some() {
+            if has_gpu(device) {
                 conforms(&runtime.unwrap());
             } else {
                 let error = runtime.unwrap_err();

@@ -45,13 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn measure(service: &tokio::runtime::Runtime) -> Result<(), Box<dyn Error>> {
-    let certificates = Certificates::issue(
-        &Subjects {
-            hosts: vec!["127.0.0.1".into()],
-            ..Default::default()
-        },
-        Validity::days(1),
-    )?;
+    let certificates = Certificates::issue(&Subjects::host("127.0.0.1"), Validity::days(1))?;
     let both = serve(service, &certificates, true).await?;
     let http2_only = serve(service, &certificates, false).await?;
     let blocked = UdpSocket::bind(http2_only)?;

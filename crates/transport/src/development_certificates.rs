@@ -43,6 +43,16 @@ pub struct Subjects {
     pub clients: Vec<String>,
 }
 
+impl Subjects {
+    /// A server of one name or IP address, without clients.
+    pub fn host(host: impl Into<String>) -> Self {
+        Self {
+            hosts: vec![host.into()],
+            clients: Vec::new(),
+        }
+    }
+}
+
 /// What becomes of files that are there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExistingFiles {

@@ -5,11 +5,8 @@ use std::{fmt, str::FromStr, time::Duration};
 use outpost_cascade::Site;
 use outpost_proto::{
     ContentsKind, Datatype, ENCODED_IMAGE_PROPERTY, Tensor, TensorData,
-    inference::{
-        InferParameter, ModelInferRequest, ModelInferResponse, ModelMetadataResponse,
-        infer_parameter::ParameterChoice,
-    },
-    tensor,
+    inference::{ModelInferRequest, ModelInferResponse, ModelMetadataResponse},
+    parameter, tensor,
 };
 use outpost_runtime::{Labels, Manifest, OutputKind, Preprocessor, Probabilities};
 use outpost_transport::Protocol;
@@ -198,10 +195,7 @@ impl RemoteNetwork {
         let tensor = Tensor::new(&input.name, shape, data).map_err(Failure::unsendable)?;
         let mut request = tensor::infer_request(self.model(), "", [tensor], contents);
         if let Some(rest) = &self.cascade {
-            let entry = ParameterChoice::StringParam(rest.entry.clone());
-            let entry = InferParameter {
-                parameter_choice: Some(entry),
-            };
+            let entry = parameter::from_text(&rest.entry);
             request.parameters.insert(ENTRY_PARAMETER.to_owned(), entry);
         }
         Ok(request)
@@ -287,11 +281,8 @@ impl RemoteInput {
 
 /// Whose answer a cascade's is, where the peer says so.
 fn decided_by(response: &ModelInferResponse) -> Option<DecidedBy> {
-    let parameter = response.parameters.get(DECIDED_BY_PARAMETER)?;
-    match parameter.parameter_choice.as_ref()? {
-        ParameterChoice::StringParam(text) => text.parse().ok(),
-        _ => None,
-    }
+    let named = response.parameters.get(DECIDED_BY_PARAMETER)?;
+    parameter::text(named)?.parse().ok()
 }
 
 /// The duration of the entry `total` of a Server-Timing header.

@@ -2,10 +2,13 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use serde::Deserialize;
+
 use super::{Bundle, OperatingPoint};
 
 /// What a user wants of an operating point.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(try_from = "String")]
 pub enum Goal {
     /// The one of that name.
     Name(String),
@@ -45,6 +48,14 @@ pub enum GoalError {
         /// What that one has.
         has: String,
     },
+}
+
+impl TryFrom<String> for Goal {
+    type Error = GoalError;
+
+    fn try_from(words: String) -> Result<Self, GoalError> {
+        words.parse()
+    }
 }
 
 impl FromStr for Goal {

@@ -7,10 +7,8 @@ use tract_onnx::prelude::{
 use tract_onnx::tract_core::internal::{Runnable, Runtime as TractDevice, runtime_for_name};
 use tract_onnx::tract_hir::internal::{DimLike, ToDim};
 
-use super::{find, parse, unsupported};
-use crate::network::{
-    GraphSpec, InferError, LoadError, Network, Runtime, StagedNetwork, StagedSpec,
-};
+use super::{select, unsupported};
+use crate::network::{GraphSpec, InferError, LoadError, Network, Runtime};
 
 /// Why a device of tract cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -44,16 +42,6 @@ impl Runtime for TractCudaRuntime {
     fn load(&self, onnx: &[u8], spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError> {
         self.0.load(onnx, spec)
     }
-
-    fn load_stages(
-        &self,
-        _onnx: &[u8],
-        _spec: &StagedSpec,
-    ) -> Result<Box<dyn StagedNetwork>, LoadError> {
-        Err(LoadError::Unsupported(
-            "networks run stage by stage on the CPU alone: use tract for cascades".into(),
-        ))
-    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -70,26 +58,14 @@ impl DeviceRuntime {
     }
 
     fn load(&self, onnx: &[u8], spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError> {
-        let mut model = parse(onnx)?;
-        let input = find(&model, "input", &model.inputs, &spec.input)?;
-        let output = find(&model, "output", &model.outputs, &spec.output)?;
-        model
-            .set_input_outlets(&[input])
-            .and_then(|()| model.select_output_outlets(&[output]))
-            .map_err(unsupported)?;
+        let model = select(onnx, spec)?;
         let plan = self.prepare(model, spec).map_err(unsupported)?;
         let output = plan.output_fact(0).map_err(unsupported)?;
         let classes = output.shape.iter().skip(1).map(|dim| dim.to_usize().ok());
         let found = classes
             .product::<Option<usize>>()
             .filter(|_| output.datum_type == DatumType::F32);
-        if found != Some(spec.classes) {
-            return Err(LoadError::Classes {
-                tensor: spec.output.clone(),
-                expected: spec.classes,
-                found,
-            });
-        }
+        spec.check_classes(found)?;
         Ok(Box::new(DeviceNetwork {
             spec: spec.clone(),
             plan,
@@ -130,11 +106,7 @@ impl Network for DeviceNetwork {
             .run(tvec!(batch.into()))
             .and_then(|outputs| Ok(outputs[0].try_as_plain_ram()?.as_slice::<f32>()?.to_vec()))
             .map_err(|error| InferError::Runtime(error.into()))?;
-        let found = scores.len();
-        Array2::from_shape_vec((images, self.spec.classes), scores).map_err(|_| {
-            let expected = images * self.spec.classes;
-            InferError::Runtime(format!("it gave {found} scores and not {expected}").into())
-        })
+        self.spec.rows(images, scores)
     }
 }
 

@@ -85,13 +85,7 @@ impl Runtime for TractRuntime {
     }
 
     fn load(&self, onnx: &[u8], spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError> {
-        let mut model = parse(onnx)?;
-        let input = find(&model, "input", &model.inputs, &spec.input)?;
-        let output = find(&model, "output", &model.outputs, &spec.output)?;
-        model
-            .set_input_outlets(&[input])
-            .and_then(|()| model.select_output_outlets(&[output]))
-            .map_err(unsupported)?;
+        let model = select(onnx, spec)?;
         let plan = compile(model, spec).map_err(unsupported)?;
         let output = plan.model().output_fact(0).map_err(unsupported)?;
         let found = output
@@ -99,13 +93,7 @@ impl Runtime for TractRuntime {
             .as_concrete()
             .filter(|_| output.datum_type == f32::datum_type())
             .map(|shape| shape.iter().product());
-        if found != Some(spec.classes) {
-            return Err(LoadError::Classes {
-                tensor: spec.output.clone(),
-                expected: spec.classes,
-                found,
-            });
-        }
+        spec.check_classes(found)?;
         Ok(Box::new(TractNetwork {
             spec: spec.clone(),
             plan,
@@ -157,6 +145,18 @@ impl TractNetwork {
         let outputs = self.plan.run(tvec!(image.into()))?;
         Ok(outputs[0].try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
     }
+}
+
+/// The graph from the input to the output that `spec` names.
+fn select(onnx: &[u8], spec: &GraphSpec) -> Result<InferenceModel, LoadError> {
+    let mut model = parse(onnx)?;
+    let input = find(&model, "input", &model.inputs, &spec.input)?;
+    let output = find(&model, "output", &model.outputs, &spec.output)?;
+    model
+        .set_input_outlets(&[input])
+        .and_then(|()| model.select_output_outlets(&[output]))
+        .map_err(unsupported)?;
+    Ok(model)
 }
 
 fn parse(onnx: &[u8]) -> Result<InferenceModel, LoadError> {
