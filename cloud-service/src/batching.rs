@@ -18,6 +18,7 @@ use ndarray::{Array, Array2, Array4, ArrayView, Axis, RemoveAxis, concatenate, s
 use outpost_runtime::{Classifier, InferError};
 use outpost_transport::Deadline;
 use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
 
 use crate::{
     admission::{Admission, Pace, Places},
@@ -88,7 +89,7 @@ impl Queued for Request {
 }
 
 impl Batcher {
-    /// Starts the instances of a network.
+    /// Starts the instances of a network, which `instances` counts until they have ended.
     ///
     /// # Errors
     /// The system's, where it has no thread to give.
@@ -96,6 +97,7 @@ impl Batcher {
         model: Arc<Classifier>,
         batching: &Batching,
         metrics: ModelMetrics,
+        instances: &TaskTracker,
     ) -> io::Result<Self> {
         let admission = Admission::new(batching, metrics.waiting.clone());
         let shared = Shared {
@@ -119,10 +121,16 @@ impl Batcher {
             admission,
         };
         for _ in 0..batching.instances {
-            let shared = batcher.shared.clone();
+            let (shared, counted) = (batcher.shared.clone(), instances.token());
+            let run = move || {
+                shared.run();
+                // The last to leave frees the network, and that before it counts as ended.
+                drop(shared);
+                drop(counted);
+            };
             thread::Builder::new()
                 .name("instance".to_owned())
-                .spawn(move || shared.run())?;
+                .spawn(run)?;
         }
         Ok(batcher)
     }

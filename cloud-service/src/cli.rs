@@ -4,8 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use outpost_telemetry::{LogFormat, Telemetry, TracesConfig};
 use outpost_transport::development_certificates::{self, ExistingFiles, Subjects};
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     access::new_token,
@@ -28,32 +28,6 @@ pub struct Arguments {
     log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-impl Arguments {
-    /// Begins to write log lines, as they are asked for.
-    pub fn start_logging(&self) {
-        let filter = EnvFilter::try_from_default_env()
-            .unwrap_or_else(|_| "info".into())
-            // It writes down the headers of every call, with callers' tokens.
-            .add_directive("h2=info".parse().expect("a target and a level"));
-        let lines = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr);
-        match self.log_format {
-            LogFormat::Text => lines.init(),
-            LogFormat::Json => lines.json().flatten_event(true).init(),
-        }
-    }
 }
 
 #[derive(Subcommand)]
@@ -117,6 +91,9 @@ struct Serve {
     /// File of the identities that may call.
     #[arg(long, env = "OUTPOST_IDENTITIES")]
     identities: Option<PathBuf>,
+    /// Collector of traces that speaks OTLP over gRPC: http://host:4317.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    otlp_endpoint: Option<String>,
 }
 
 /// Does what the command line says; `serve` ends with SIGINT or SIGTERM.
@@ -124,9 +101,19 @@ struct Serve {
 /// # Errors
 /// What kept the service from starting or ending well.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let telemetry = |traces: &TracesConfig| {
+        Telemetry::start("cloud-service", arguments.log_format, "info", traces)
+    };
     match arguments.command {
-        Command::Serve(serve) => self::serve(serve.config()?).await,
+        Command::Serve(serve) => {
+            let config = serve.config()?;
+            let telemetry = telemetry(&config.traces)?;
+            let served = self::serve(config).await;
+            telemetry.end().await;
+            served
+        }
         Command::CheckConfig(serve) => {
+            let _telemetry = telemetry(&TracesConfig::default())?;
             let checked = Server::check(serve.config()?).await?;
             print!("{checked}");
             Ok(())
@@ -184,6 +171,9 @@ impl Serve {
                 Some(tls) => (tls.certificate, tls.key) = (certificate, key),
                 None => config.tls = Some(Tls::new(certificate, key)),
             }
+        }
+        if let Some(endpoint) = self.otlp_endpoint {
+            config.traces.endpoint = Some(endpoint);
         }
         Ok(config)
     }

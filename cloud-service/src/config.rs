@@ -12,6 +12,7 @@ use outpost_cascade::Site;
 use outpost_engine::{CircuitSettings, PeerConfig};
 use outpost_exit_policy::Goal;
 use outpost_runtime::{Device, ImageLimits};
+use outpost_telemetry::{TracesConfig, TracesError};
 use outpost_transport::{ListenerConfig, TlsVersion};
 use serde::Deserialize;
 
@@ -60,6 +61,8 @@ pub struct Config {
     pub batching: Batching,
     /// What is different for a network, by its name.
     pub network: BTreeMap<String, NetworkConfig>,
+    /// Where traces go.
+    pub traces: TracesConfig,
 }
 
 /// A cascade that is served as one model, by the name in its file.
@@ -335,6 +338,7 @@ impl Default for Config {
             repository: RepositoryConfig::default(),
             runtime: RuntimeConfig::default(),
             batching: Batching::default(),
+            traces: TracesConfig::default(),
             network: BTreeMap::new(),
         }
     }
@@ -453,6 +457,9 @@ impl Limits {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
+    /// Where traces go is at fault.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     /// The file cannot be read.
     #[error("cannot read the configuration {}", path.display())]
     Read {
@@ -583,6 +590,7 @@ impl Config {
         if self.tls.is_none() && !self.plaintext {
             return Err(ConfigError::NoTls);
         }
+        self.traces.check()?;
         let limits = &self.limits;
         for (name, value, limit) in [
             ("max_message_bytes", limits.max_message_bytes, usize::MAX),

@@ -7,9 +7,7 @@ use outpost_cloud_service::cli::{self, Arguments};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    arguments.start_logging();
-    match cli::run(arguments).await {
+    match cli::run(Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("cloud-service: {error:#}");

@@ -13,6 +13,7 @@ use std::{
 use anyhow::Chain;
 use outpost_runtime::{ModelFolder, OpenError};
 use sha2::{Digest, Sha256};
+use tokio_util::task::TaskTracker;
 
 use crate::{
     batching::Batcher,
@@ -37,6 +38,8 @@ pub struct Repository {
     failures: Mutex<BTreeMap<(String, Option<u64>), Failure>>,
     /// Held by who changes what is served.
     changing: Mutex<()>,
+    /// Threads that run networks.
+    instances: TaskTracker,
 }
 
 /// Versions by the names of their networks; none of a network that is not served.
@@ -159,6 +162,7 @@ impl Repository {
             cascades,
             failures: Mutex::default(),
             changing: Mutex::default(),
+            instances: TaskTracker::new(),
             config,
         };
         let wanted = repository.wanted().map_err(LoadError::from)?;
@@ -174,6 +178,16 @@ impl Repository {
             repository.load_network(name)?;
         }
         Ok(repository)
+    }
+
+    /// Unloads all networks and waits until no instance runs: a runtime's library must not be unloaded, as the
+    /// end of the program does, while it works.
+    pub(crate) async fn end(&self) {
+        let unloaded = std::mem::take(&mut *self.write());
+        // Outside of the lock.
+        drop(unloaded);
+        self.instances.close();
+        self.instances.wait().await;
     }
 
     /// Names of the networks that should be served, as the folder is now.
@@ -369,6 +383,7 @@ impl Repository {
                 Arc::new(classifier),
                 self.config.batching(name),
                 self.metrics.of_model(name),
+                &self.instances,
             )
             .map_err(LoadError::Threads)
         });

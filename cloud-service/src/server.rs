@@ -316,14 +316,16 @@ impl Server {
             tokio::time::sleep(delay).await;
         };
         let _credentials = AbortOnDropHandle::new(tokio::spawn(self.credentials.follow()));
-        let _follower = (self.config.repository.mode == Mode::Poll).then(|| {
+        let follower = (self.config.repository.mode == Mode::Poll).then(|| {
             let every = Duration::from_secs(self.config.repository.poll_seconds);
-            AbortOnDropHandle::new(tokio::spawn(follow_folder(self.repository, every)))
+            AbortOnDropHandle::new(tokio::spawn(follow_folder(self.repository.clone(), every)))
         });
         let served = self.listener.serve(self.routes, shutdown).await;
         ready.set(false);
         // Metrics and health are there until the last call is answered.
         drop(self.operations);
+        drop(follower);
+        self.repository.end().await;
         Ok(served?)
     }
 }

@@ -27,6 +27,10 @@ use outpost_transport::{Deadline, Protocol};
 use prost::Message;
 use tokio::task::spawn_blocking;
 use tonic::{Request, Response, Status, metadata::MetadataValue};
+use tracing::{
+    Instrument, debug_span,
+    field::{self, Empty},
+};
 
 use crate::{
     access::{Caller, Permission},
@@ -157,7 +161,11 @@ impl InferenceService {
                 input::prepare(&model, tensor, &image_limits, deadline)
             })
             .await?;
-        let scores = batcher.run(images, deadline, places).await?;
+        let span = debug_span!("batch", queued_ms = Empty, computed_ms = Empty);
+        let scores = batcher.run(images, deadline, places);
+        let scores = scores.instrument(span.clone()).await?;
+        span.record("queued_ms", milliseconds(scores.queued));
+        span.record("computed_ms", milliseconds(scores.computed));
         let shape = scores.rows.shape().to_vec();
         let (rows, _) = scores.rows.into_raw_vec_and_offset();
         let name = batcher.model().manifest().output.tensor.clone();
@@ -221,6 +229,7 @@ impl InferenceService {
                 let made = work()?;
                 Ok((made, started.elapsed(), started.duration_since(received)))
             })
+            .instrument(debug_span!("decode"))
             .await
     }
 
@@ -451,6 +460,16 @@ impl GrpcInferenceService for InferenceService {
     ) -> Result<Response<ModelInferResponse>, Status> {
         let call = Call::of(&request);
         let transport = request.extensions().get::<Protocol>().copied();
+        let span = debug_span!(
+            "infer",
+            otel.kind = "server",
+            otel.status_code = Empty,
+            model = request.get_ref().model_name,
+            transport = transport.map(|transport| transport.as_str()),
+            identity = call.caller.as_ref().map(|caller| caller.name()),
+            error = Empty,
+        );
+        outpost_telemetry::follow(&span, request.metadata());
         let request = request.into_inner();
         let model = request.model_name.clone();
         let found = self.find(&call, &model, &request.model_version);
@@ -460,7 +479,8 @@ impl GrpcInferenceService for InferenceService {
             .request(served, transport, call.deadline, request.encoded_len());
         let answered = match found {
             Ok(found) => {
-                let answered = self.infer(request, &found, &call).await;
+                let answered = self.infer(request, &found, &call);
+                let answered = answered.instrument(span.clone()).await;
                 if answered.is_err() {
                     found.model.statistics().failed(call.received.elapsed());
                 }
@@ -475,6 +495,8 @@ impl GrpcInferenceService for InferenceService {
             }
             Err(error) => {
                 tracing::debug!(%model, %error, "refused");
+                span.record("otel.status_code", "ERROR");
+                span.record("error", field::display(&error));
                 counted.failed(&error);
                 Err(error.into())
             }

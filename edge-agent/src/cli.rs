@@ -15,6 +15,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use outpost_cascade::Mode;
 use outpost_engine::PeerConfig;
 use outpost_exit_policy::Goal;
+use outpost_telemetry::{LogFormat, Telemetry};
 use outpost_transport::Transport;
 
 use crate::{Agent, Record, config::Config, paths, table};
@@ -76,6 +77,12 @@ struct Classify {
     /// Whose decisions count.
     #[arg(long, value_enum)]
     mode: Option<ModeFlag>,
+    /// Collector of traces that speaks OTLP over gRPC: http://host:4317.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    otlp_endpoint: Option<String>,
+    /// How log lines look.
+    #[arg(long, env = "OUTPOST_LOG_FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
     /// A table for people, or a JSON object a line.
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
@@ -109,13 +116,16 @@ enum Format {
 /// What kept the agent from starting or from writing its answers.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Command::Classify(arguments) = arguments.command;
-    classify(arguments).await
+    let config = config(&arguments)?;
+    let telemetry = Telemetry::start("edge-agent", arguments.log_format, "warn", &config.traces)?;
+    let classified = classify(arguments, &config).await;
+    telemetry.end().await;
+    classified
 }
 
-async fn classify(arguments: Classify) -> anyhow::Result<ExitCode> {
-    let config = config(&arguments)?;
+async fn classify(arguments: Classify, config: &Config) -> anyhow::Result<ExitCode> {
     let mut answers_file = arguments.answers.as_deref().map(create).transpose()?;
-    let agent = Agent::start(&config)?;
+    let agent = Agent::start(config)?;
     let progress = ProgressBar::no_length().with_style(ProgressStyle::with_template(
         "{spinner} {pos} images, {per_sec}, {elapsed}",
     )?);
@@ -210,6 +220,9 @@ fn config(arguments: &Classify) -> anyhow::Result<Config> {
         if config.policy.is_none() {
             anyhow::bail!("--operating-point needs a policy: give --policy FILE.json");
         }
+    }
+    if let Some(endpoint) = &arguments.otlp_endpoint {
+        config.traces.endpoint = Some(endpoint.clone());
     }
     config.deadline_ms = arguments.deadline.unwrap_or(config.deadline_ms);
     config.mode = match arguments.mode {

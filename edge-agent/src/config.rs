@@ -9,6 +9,7 @@ use outpost_cascade::Mode;
 use outpost_engine::{CircuitSettings, PeerConfig};
 use outpost_exit_policy::Goal;
 use outpost_runtime::ImageLimits;
+use outpost_telemetry::TracesConfig;
 use serde::Deserialize;
 
 /// The configuration. Relative paths are relative to the folder of the file.
@@ -41,6 +42,8 @@ pub struct Config {
     pub circuit: CircuitSettings,
     /// Bounds on the images taken.
     pub images: ImageBounds,
+    /// Where traces go.
+    pub traces: TracesConfig,
 }
 
 /// Bounds on the images taken; checked before an image is decoded.
@@ -68,6 +71,7 @@ impl Default for Config {
             fog: None,
             circuit: CircuitSettings::default(),
             images: ImageBounds::default(),
+            traces: TracesConfig::default(),
         }
     }
 }

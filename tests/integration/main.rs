@@ -13,3 +13,4 @@ mod runtimes;
 mod security;
 mod split;
 mod stages;
+mod traces;

@@ -26,8 +26,7 @@ INPUT = "image"
 OUTPUT = "logits"
 SIZE = 260
 CLASSES = 1000
-MAX_BATCH = 16
-# What a request waits for others to share its batch.
+# What a request waits for others to share its batch, where there are batches.
 MAX_DELAY_MICROSECONDS = 2000
 
 
@@ -60,12 +59,14 @@ def serve(arguments: argparse.Namespace, folder: str) -> None:
     with Triton(config=config, workspace=f"{folder}/workspace") as triton:
         triton.bind(
             model_name=NAME,
-            infer_func=network(arguments.onnx),
+            infer_func=[network(arguments.onnx) for _ in range(arguments.instances)],
             inputs=[Tensor(name=INPUT, dtype=np.float32, shape=(3, SIZE, SIZE))],
             outputs=[Tensor(name=OUTPUT, dtype=np.float32, shape=(CLASSES,))],
             config=ModelConfig(
-                max_batch_size=MAX_BATCH,
-                batcher=DynamicBatcher(max_queue_delay_microseconds=MAX_DELAY_MICROSECONDS),
+                max_batch_size=arguments.max_batch,
+                batcher=DynamicBatcher(
+                    max_queue_delay_microseconds=MAX_DELAY_MICROSECONDS if arguments.max_batch > 1 else 0
+                ),
             ),
             strict=True,
         )
@@ -80,6 +81,8 @@ def main() -> None:
     parser.add_argument("--onnx", type=Path, required=True)
     parser.add_argument("--grpc-port", type=int, required=True)
     parser.add_argument("--http-port", type=int, required=True)
+    parser.add_argument("--max-batch", type=int, default=16)
+    parser.add_argument("--instances", type=int, default=1, help="batches at a time")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     # Triton starts Python anew for the model, with whichever library of the version is found

@@ -2,6 +2,7 @@ use std::{path::Path, sync::mpsc};
 
 use outpost_runtime::{GraphSpec, Labels, Manifest, Network};
 use tokio::{sync::mpsc::UnboundedReceiver, task::JoinSet};
+use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::{admission::RETRY_AFTER, metrics::Metrics};
@@ -42,6 +43,7 @@ struct Fixture {
     began: UnboundedReceiver<usize>,
     /// Lets a batch end; dropped, all end at once.
     leave: mpsc::Sender<()>,
+    instances: TaskTracker,
 }
 
 fn start(batching: &Batching) -> Fixture {
@@ -56,10 +58,13 @@ fn start(batching: &Batching) -> Fixture {
     };
     let model = Arc::new(Classifier::new(manifest, Labels::default(), Box::new(echo)));
     let metrics = Metrics::default().of_model("echo");
+    let instances = TaskTracker::new();
+    let batcher = Batcher::start(model, batching, metrics, &instances).unwrap();
     Fixture {
-        batcher: Arc::new(Batcher::start(model, batching, metrics).unwrap()),
+        batcher: Arc::new(batcher),
         began,
         leave,
+        instances,
     }
 }
 
@@ -113,6 +118,7 @@ async fn each_of_a_thousand_callers_gets_its_own_answer_once() {
         batcher,
         mut began,
         leave,
+        ..
     } = start(&batching);
     drop(leave);
     let mut calls = JoinSet::new();
@@ -150,6 +156,7 @@ async fn what_queues_behind_a_busy_network_runs_together() {
         batcher,
         mut began,
         leave,
+        ..
     } = fixture;
     for value in 1..=5_u8 {
         send(&mut calls, &batcher, value.into());
@@ -215,6 +222,7 @@ async fn callers_that_go_away_make_room_and_cost_no_compute() {
         batcher,
         mut began,
         leave,
+        ..
     } = fixture;
     let gone = tokio::time::timeout(Duration::ZERO, ask(&batcher, &[2.0])).await;
     assert!(gone.is_err());
@@ -250,4 +258,22 @@ async fn what_waits_when_the_service_ends_is_answered() {
     drop(batcher);
     let scores = answer.await.unwrap().unwrap();
     assert_eq!(scores.rows[[0, 0]], 5.0);
+}
+
+#[tokio::test]
+async fn instances_count_until_their_last_batch_has_ended() {
+    let (fixture, mut calls) = busy(&one_instance()).await;
+    let Fixture {
+        batcher,
+        leave,
+        instances,
+        ..
+    } = fixture;
+    calls.detach_all();
+    drop(batcher);
+    instances.close();
+    let early = tokio::time::timeout(Duration::from_millis(50), instances.wait()).await;
+    assert!(early.is_err(), "a batch still runs");
+    drop(leave);
+    instances.wait().await;
 }

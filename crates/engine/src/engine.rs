@@ -17,6 +17,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::spawn_blocking,
 };
+use tracing::Instrument;
 
 use crate::{
     learned::{LearnedPolicy, PolicyError},
@@ -311,6 +312,12 @@ impl Engine {
     ///
     /// # Panics
     /// For an entry of another cascade.
+    #[tracing::instrument(
+        name = "cascade",
+        level = "debug",
+        skip_all,
+        fields(cascade = self.cascade.name(), answered_by, reason)
+    )]
     pub async fn classify(
         &self,
         turn: Turn,
@@ -334,10 +341,12 @@ impl Engine {
                     let mut run = std::mem::take(&mut progress);
                     // The work holds the turn, not its caller, who may go away while it runs.
                     let held = turn.take();
+                    let name = self.cascade.node(node).name();
                     let outcome = blocking(move || {
                         let outcome = networks.run(place, &picture.pixels, &mut run);
                         (outcome, run, held)
                     })
+                    .instrument(tracing::debug_span!("network", node = name))
                     .await;
                     local = taken.elapsed();
                     let outcome = outcome.and_then(|(outcome, run, held)| {
@@ -354,7 +363,6 @@ impl Engine {
                             action
                         }
                         Err(error) => {
-                            let name = self.cascade.node(node).name();
                             tracing::warn!(node = name, %error, "a network here failed");
                             walk.failed(node, local)
                         }
@@ -404,6 +412,9 @@ impl Engine {
                 self.temperatures[answer.node.index()],
             ),
         };
+        tracing::Span::current()
+            .record("answered_by", tracing::field::display(&decided_by))
+            .record("reason", tracing::field::display(answer.reason));
         Ok(Outcome {
             probabilities: probabilities.at_temperature(temperature),
             node: answer.node,

@@ -22,6 +22,7 @@ use tokio::{
     time::{sleep, timeout_at},
 };
 use tonic::{Request, Status};
+use tracing::Span;
 
 use crate::picture::Picture;
 use failure::Failure;
@@ -155,6 +156,12 @@ impl Peer {
     }
 
     /// Asks about an image, until `deadline` at the latest.
+    #[tracing::instrument(
+        name = "offload",
+        level = "debug",
+        skip_all,
+        fields(otel.kind = "client", model = network.model(), bytes_sent, transport, otel.status_code)
+    )]
     pub(crate) async fn classify(
         &self,
         network: &Arc<RemoteNetwork>,
@@ -197,6 +204,18 @@ impl Peer {
                     circuit.abandoned(permit, now);
                 }
                 Err(_) => circuit.failed(permit, now),
+            }
+        }
+        let span = Span::current();
+        span.record("bytes_sent", bytes_sent);
+        match &outcome {
+            Ok(reply) => {
+                if let Some(protocol) = reply.protocol {
+                    span.record("transport", protocol.as_str());
+                }
+            }
+            Err(_) => {
+                span.record("otel.status_code", "ERROR");
             }
         }
         Offload {
@@ -323,6 +342,7 @@ impl Peer {
 fn with_deadline<T>(message: T, deadline: Instant) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+    outpost_telemetry::inject(request.metadata_mut());
     request
 }
 

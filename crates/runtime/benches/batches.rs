@@ -33,10 +33,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (label, runtime) in runtimes()? {
         let network = runtime.load(&onnx, &spec)?;
         for images in BATCHES {
-            let batch =
-                Array4::from_shape_fn((images, channels, height, width), |(n, c, y, x)| {
-                    ((n * 13 + c * 31 + y * 7 + x * 3) % 17) as f32 / 8.0 - 1.0
-                });
+            let batch = Array4::from_shape_fn((images, channels, height, width), |(n, c, y, x)| {
+                ((n * 13 + c * 31 + y * 7 + x * 3) % 17) as f32 / 8.0 - 1.0
+            });
             // The first run of a size finds its kernels.
             network.infer(batch.view())?;
             let (begun, mut times) = (Instant::now(), Vec::new());

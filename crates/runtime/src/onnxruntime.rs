@@ -148,7 +148,11 @@ impl OnnxRuntime {
     /// Those that a session must have; one that does not work is an error, never the CPU.
     fn providers(&self) -> Vec<ExecutionProviderDispatch> {
         let cuda = |index: u32| {
-            let cuda = ep::CUDA::default().with_device_id(index as i32);
+            // The default tries every algorithm of every convolution at the first batch of each size, which takes
+            // seconds, and a service sees new sizes all the time.
+            let cuda = ep::CUDA::default()
+                .with_device_id(index as i32)
+                .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic);
             cuda.build().error_on_failure()
         };
         match self.config.device {
