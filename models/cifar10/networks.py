@@ -114,11 +114,11 @@ def alexnet():
 
 def googlenet():
     """A stem and five inception blocks."""
-    a = Inception(32, 16, (24, 32), (8, 8), 8)
-    b = Inception(a.outputs, 24, (40, 48), (8, 12), 12)
-    c = Inception(b.outputs, 32, (48, 64), (12, 16), 16)
-    d = Inception(c.outputs, 40, (56, 80), (12, 20), 20)
-    e = Inception(d.outputs, 40, (56, 88), (12, 24), 24)
+    a = Inception(32, 24, (24, 40), (8, 8), 8)
+    b = Inception(a.outputs, 24, (48, 56), (8, 16), 16)
+    c = Inception(b.outputs, 40, (56, 72), (16, 16), 16)
+    d = Inception(c.outputs, 48, (64, 88), (16, 24), 24)
+    e = Inception(d.outputs, 48, (64, 104), (16, 24), 24)
     stages = {
         "inception1": nn.Sequential(convolution(3, 32, 3, nn.MaxPool2d(2)), a, nn.MaxPool2d(2)),
         "inception2": b,
@@ -131,17 +131,17 @@ def googlenet():
     return Staged("cifar10-googlenet", "GoogLeNet-style: five inception blocks", stages, widths, head)
 
 
-def resnet():
-    """A stem and three groups of residual blocks."""
-    group = lambda inputs, outputs, blocks: nn.Sequential(
+def resnet(blocks=3):
+    """A stem and three groups of so many residual blocks."""
+    group = lambda inputs, outputs: nn.Sequential(
         convolution(inputs, outputs, 3, nn.MaxPool2d(2)),
         *(Residual(outputs) for _ in range(blocks)),
     )
     widths = [48, 96, 192]
     stages = {
-        "group1": nn.Sequential(convolution(3, 24, 3), group(24, 48, 1)),
-        "group2": group(48, 96, 1),
-        "group3": group(96, 192, 2),
+        "group1": nn.Sequential(convolution(3, 24, 3), group(24, 48)),
+        "group2": group(48, 96),
+        "group3": group(96, 192),
     }
     head = PooledLinear(widths[-1])
     return Staged("cifar10-resnet", "ResNet-style: three groups of residual blocks", stages, widths, head)

@@ -33,12 +33,12 @@ const NETWORKS: [Network; 3] = [
     Network {
         name: "cifar10-googlenet",
         exits: &[
-            ("inception1", 64),
-            ("inception2", 96),
-            ("inception3", 128),
-            ("inception4", 160),
+            ("inception1", 80),
+            ("inception2", 112),
+            ("inception3", 144),
+            ("inception4", 184),
         ],
-        at_end: 176,
+        at_end: 200,
     },
     Network {
         name: "cifar10-resnet",
@@ -334,7 +334,7 @@ fn a_tensor_of_an_exit_that_is_not_in_the_graph_is_refused_by_name() {
         ("logits = \"group1.logits\"", "logits = \"nowhere\""),
         ("features = \"group2.features\"", "features = \"nowhere\""),
         (
-            "activations = \"group1.1.1.relu\"",
+            "activations = \"group1.1.3.relu\"",
             "activations = \"nowhere\"",
         ),
         ("tensor = \"logits\"", "tensor = \"nowhere\""),
@@ -355,10 +355,10 @@ fn an_input_that_is_not_in_the_graph_is_refused_with_those_there_are() {
 #[test]
 fn a_cut_that_a_shortcut_goes_around_is_refused() {
     // Inside a residual block: its identity goes around.
-    let inside = "activations = \"group2.1.body.0.2.relu\"";
-    let (error, words) = load_refusal("activations = \"group2.1.relu\"", inside);
+    let inside = "activations = \"group2.3.body.0.2.relu\"";
+    let (error, words) = load_refusal("activations = \"group2.3.relu\"", inside);
     assert!(matches!(error, LoadError::Cut { .. }), "{words}");
-    assert!(words.contains("group2.1.body.0.2.relu"), "{words}");
+    assert!(words.contains("group2.3.body.0.2.relu"), "{words}");
 }
 
 #[test]
