@@ -298,7 +298,7 @@ pub struct Limits {
     pub max_connections: usize,
     /// Of these, connections of one address (of one network of 64 bits, for IPv6). Default 256.
     pub max_connections_per_peer: usize,
-    /// Calls that one connection may have in flight. Default 128.
+    /// Calls that one connection may have in flight, over HTTP/3 32 of them at most. Default 128.
     pub max_concurrent_calls: usize,
     /// Bytes of headers that a call may have. Default 16 KiB.
     pub max_header_bytes: usize,

@@ -1,8 +1,8 @@
 //! Three replicas of `cloud-service` behind a proxy, under steady load: one is killed, one is rolled, and no
 //! device notices.
 //!
-//! The proxy is HAProxy, configured as docs/deployment.md has it. Where it is not installed its tests
-//! say that they are skipped; with `OUTPOST_REQUIRE_PROXY` they fail.
+//! The proxies are HAProxy and nginx, configured as docs/deployment.md has it. Where one is not installed its tests
+//! say that they are skipped; where `OUTPOST_REQUIRE_PROXY` names it, they fail.
 
 use std::{
     collections::BTreeMap,
@@ -84,6 +84,45 @@ backend outpost
     default-server check no-check-ssl inter 500ms observe layer4 error-limit 1 on-error mark-down
 SERVERS"#,
     server: "    server NAME CALLS port PORT\n",
+};
+
+/// Ends TLS and balances calls. It repeats none, nor looks at health but by the calls themselves: a device asks once more.
+const NGINX_CALLS: ProxyKind = ProxyKind {
+    program: "nginx",
+    arguments: &["-e", "stderr", "-c"],
+    config: r#"
+daemon off;
+master_process off;
+pid "FOLDER/nginx.pid";
+events {}
+http {
+    access_log off;
+    client_body_temp_path "FOLDER/body";
+    proxy_temp_path "FOLDER/proxy";
+    fastcgi_temp_path "FOLDER/fastcgi";
+    uwsgi_temp_path "FOLDER/uwsgi";
+    scgi_temp_path "FOLDER/scgi";
+    upstream outpost {
+SERVERS
+        keepalive 16;
+    }
+    server {
+        listen FRONT ssl http2;
+        ssl_certificate "FOLDER/server.pem";
+        ssl_certificate_key "FOLDER/server.key";
+        client_max_body_size 17m;
+        location / {
+            grpc_pass grpcs://outpost;
+            grpc_ssl_protocols TLSv1.2 TLSv1.3;
+            grpc_ssl_verify on;
+            grpc_ssl_trusted_certificate "FOLDER/ca.pem";
+            grpc_ssl_name localhost;
+            grpc_read_timeout 120s;
+        }
+    }
+}
+"#,
+    server: "        server CALLS fail_timeout=1s;\n",
 };
 
 /// Passes on what comes, TLS and all.
@@ -375,8 +414,9 @@ fn installed(test: &str, program: &str) -> Option<PathBuf> {
         .map(|folder| folder.join(program))
         .find(|file| file.is_file());
     if found.is_none() {
+        let required = env::var("OUTPOST_REQUIRE_PROXY").unwrap_or_default();
         assert!(
-            env::var_os("OUTPOST_REQUIRE_PROXY").is_none(),
+            !required.split(' ').any(|required| required == program),
             "{program} is required and is not installed"
         );
         eprintln!("SKIPPED {test}: {program} is not installed");
@@ -453,4 +493,10 @@ fn no_call_is_lost_behind_haproxy_that_balances_calls() {
 fn no_call_is_lost_behind_haproxy_that_passes_tls_through() {
     let test = "no_call_is_lost_behind_haproxy_that_passes_tls_through";
     no_call_is_lost(&HAPROXY_CONNECTIONS, test);
+}
+
+#[test]
+fn no_call_is_lost_behind_nginx_that_balances_calls() {
+    let test = "no_call_is_lost_behind_nginx_that_balances_calls";
+    no_call_is_lost(&NGINX_CALLS, test);
 }

@@ -267,8 +267,8 @@ impl Peer {
             )));
         }
         let request_bytes = message_bytes as u64 + MESSAGE_PREFIX_BYTES;
-        // Inference may run twice: a connection that died since the last call, or a server that was
-        // busy for a moment, costs one more try, not the answer.
+        // Inference may run twice: a connection that died since the last call, here or behind a proxy, or a
+        // server that was busy for a moment, costs one more try, not the answer.
         let mut retries = 1;
         let response = loop {
             let mut client = self.client();
@@ -294,8 +294,8 @@ impl Peer {
             retries -= 1;
             let left = deadline.saturating_duration_since(Instant::now());
             match (failure.cause, failure.pause) {
-                (FallbackCause::ConnectionLost, _) => {}
                 (_, Some(pause)) if pause < left => sleep(pause).await,
+                (FallbackCause::ConnectionLost | FallbackCause::Unavailable, None) => {}
                 _ => return Err(failure),
             }
         };

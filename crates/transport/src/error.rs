@@ -5,6 +5,7 @@
 
 use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use http::StatusCode;
 use rustls::{AlertDescription, CertificateError};
 use tonic::{Code, Status};
 
@@ -220,6 +221,15 @@ pub enum CallError {
         /// What the protocol's implementation said.
         source: Cause,
     },
+    /// Something before the server answered in its place, and not as gRPC does: the server may have seen the
+    /// request.
+    #[error(
+        "the answer is not a gRPC server's but HTTP {status}; see the log of the proxy before it"
+    )]
+    NotGrpc {
+        /// What it answered.
+        status: StatusCode,
+    },
     /// The call's deadline passed on this side.
     #[error("no complete answer within {after:?}; allow more time or answer without it")]
     DeadlineExceeded {
@@ -250,12 +260,13 @@ impl CallError {
     }
 
     /// A short word for answers and metrics: that of [`ConnectError::cause`], or `interrupted`,
-    /// `reset`, `deadline` or `headers`.
+    /// `reset`, `not-grpc`, `deadline` or `headers`.
     pub fn cause(&self) -> &'static str {
         match self {
             Self::Connect(error) => error.cause(),
             Self::Interrupted { .. } => "interrupted",
             Self::Reset { .. } => "reset",
+            Self::NotGrpc { .. } => "not-grpc",
             Self::DeadlineExceeded { .. } => "deadline",
             Self::HeadersTooLarge { .. } => "headers",
         }
@@ -265,6 +276,15 @@ impl CallError {
         match self {
             Self::Connect(_) | Self::Interrupted { .. } => Code::Unavailable,
             Self::Reset { code, .. } => *code,
+            // As the gRPC specification maps them.
+            Self::NotGrpc { status } => match status.as_u16() {
+                400 => Code::Internal,
+                401 => Code::Unauthenticated,
+                403 => Code::PermissionDenied,
+                404 => Code::Unimplemented,
+                429 | 502 | 503 | 504 => Code::Unavailable,
+                _ => Code::Unknown,
+            },
             Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
             Self::HeadersTooLarge { .. } => Code::ResourceExhausted,
         }
@@ -305,10 +325,14 @@ mod tests {
             after: Duration::from_millis(1),
         };
         let headers = CallError::HeadersTooLarge { source: cause() };
+        let not_grpc = CallError::NotGrpc {
+            status: StatusCode::BAD_GATEWAY,
+        };
         for (error, code, word) in [
             (CallError::Connect(refused), Code::Unavailable, "refused"),
             (interrupted, Code::Unavailable, "interrupted"),
             (reset, Code::Cancelled, "reset"),
+            (not_grpc, Code::Unavailable, "not-grpc"),
             (deadline, Code::DeadlineExceeded, "deadline"),
             (headers, Code::ResourceExhausted, "headers"),
         ] {

@@ -13,6 +13,10 @@ pub(crate) const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// Bytes that all calls of a connection may have under way: four whole streams. It bounds what a
 /// peer can make this side hold.
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 4 * STREAM_WINDOW_BYTES;
+/// Calls at a time of an HTTP/3 connection, whatever more is allowed. QUIC's implementation keeps a place for each, and
+/// in it room for the packets of the largest message that it ever took (some 2 KB for 50 KB): a device has a few images
+/// under way, and a service thousands of devices.
+const MAX_QUIC_CALLS: u32 = 32;
 /// HTTP/3 opens three unidirectional streams; some stacks add one or two of unknown type.
 const UNIDIRECTIONAL_STREAMS: u32 = 8;
 
@@ -41,7 +45,7 @@ pub(crate) fn transport_config(
         .stream_receive_window(STREAM_WINDOW_BYTES.into())
         .receive_window(CONNECTION_WINDOW_BYTES.into())
         .send_window(CONNECTION_WINDOW_BYTES.into())
-        .max_concurrent_bidi_streams(max_concurrent_calls.into())
+        .max_concurrent_bidi_streams(max_concurrent_calls.min(MAX_QUIC_CALLS).into())
         .max_concurrent_uni_streams(UNIDIRECTIONAL_STREAMS.into())
         // Only HTTP/3 streams are spoken here.
         .datagram_receive_buffer_size(None)

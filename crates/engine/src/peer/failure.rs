@@ -64,6 +64,10 @@ fn cause_of(status: &Status) -> FallbackCause {
         Some(CallError::Interrupted { .. } | CallError::Reset { .. }) => {
             FallbackCause::ConnectionLost
         }
+        Some(CallError::NotGrpc { .. }) if status.code() == Code::Unavailable => {
+            FallbackCause::Unavailable
+        }
+        Some(CallError::NotGrpc { .. }) => FallbackCause::BadReply,
         Some(CallError::DeadlineExceeded { .. }) => FallbackCause::Deadline,
         Some(_) => FallbackCause::Rejected,
         None => match status.code() {
@@ -102,6 +106,8 @@ pub fn error_chain(error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use tonic::codegen::http::StatusCode;
 
     use super::*;
 
@@ -145,6 +151,13 @@ mod tests {
         };
         let status = Status::from(CallError::Connect(refused));
         assert_eq!(cause_of(&status), FallbackCause::Unreachable);
+        for (status, cause) in [
+            (StatusCode::BAD_GATEWAY, FallbackCause::Unavailable),
+            (StatusCode::NOT_FOUND, FallbackCause::BadReply),
+        ] {
+            let status = Status::from(CallError::NotGrpc { status });
+            assert_eq!(cause_of(&status), cause, "{status}");
+        }
         let after = Duration::from_millis(1);
         let status = Status::from(CallError::DeadlineExceeded { after });
         assert_eq!(cause_of(&status), FallbackCause::Deadline);

@@ -10,7 +10,7 @@ use futures::{
     FutureExt as _,
     future::{BoxFuture, Shared},
 };
-use http::{HeaderValue, Request, Response, Uri, header, uri::PathAndQuery};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
 use tokio::time::timeout_at;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, body::Body};
@@ -190,9 +190,24 @@ impl Channel {
     async fn send_once(&self, request: Request<Body>) -> Result<Response<Body>, Failure> {
         let connection = self.connection().await.map_err(CallError::Connect)?;
         let mut response = connection.call(request).await?;
+        if !is_grpc(&response) {
+            let status = response.status();
+            return Err(CallError::NotGrpc { status }.into());
+        }
         response.extensions_mut().insert(connection.protocol());
         Ok(response)
     }
+}
+
+/// Whether a gRPC server can have answered this; a proxy's own word is a page.
+fn is_grpc(response: &Response<Body>) -> bool {
+    let of_grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
+    response.headers().contains_key("grpc-status")
+        || response.status() == StatusCode::OK
+            && response
+                .headers()
+                .get(header::CONTENT_TYPE)
+                .is_some_and(of_grpc)
 }
 
 impl State {

@@ -32,7 +32,7 @@ pub struct ListenerConfig {
     pub tls: Option<ServerTls>,
     /// Whether to serve HTTP/3 beside HTTP/2. Default: if there is TLS.
     pub http3: bool,
-    /// Calls that one connection may have in flight. Default: 128.
+    /// Calls that one connection may have in flight, over HTTP/3 32 of them at most. Default: 128.
     pub max_concurrent_calls: u32,
     /// Connections at a time, over both protocols; more are turned away. Default: 1024.
     pub max_connections: usize,

@@ -1,11 +1,16 @@
 //! What a call over either protocol is like.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpListener;
 use tonic::Code;
 
-use super::fixture::{BOTH, Cloud, PATIENCE, client, infer, request};
-use crate::{CallError, DEFAULT_MAX_MESSAGE_BYTES, Protocol, Transport};
+use super::fixture::{BOTH, Cloud, LOOPBACK, PATIENCE, client, infer, request};
+use crate::{CallError, Channel, ClientConfig, DEFAULT_MAX_MESSAGE_BYTES, Protocol, Transport};
 
 #[tokio::test]
 async fn a_call_is_answered_and_says_by_which_protocol() {
@@ -36,6 +41,31 @@ async fn the_services_own_status_comes_through() {
         assert_eq!(status.message(), "no such model");
         assert!(CallError::of(&status).is_none());
     }
+}
+
+#[tokio::test]
+async fn a_proxys_own_page_is_not_taken_for_an_answer() {
+    let listener = TcpListener::bind(LOOPBACK).await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    // What HAProxy and nginx say where no server is left.
+    let page = |_| async {
+        let page = http::Response::builder()
+            .status(503)
+            .header("content-type", "text/html")
+            .body(Full::new(Bytes::from_static(b"<html>503</html>")));
+        Ok::<_, Infallible>(page.unwrap())
+    };
+    tokio::spawn(async move {
+        let (tcp, _) = listener.accept().await.unwrap();
+        http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(tcp), service_fn(page))
+            .await
+    });
+    let channel = Channel::new(ClientConfig::new(url)).unwrap();
+    let status = infer(&channel, "echo").await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert_eq!(CallError::of(&status).unwrap().cause(), "not-grpc");
+    assert!(status.message().contains("503"), "{status}");
 }
 
 #[tokio::test]
