@@ -97,7 +97,7 @@ impl Agent {
         }
     }
 
-    #[tracing::instrument(name = "image", level = "debug", skip_all, fields(file = image, otel.status_code))]
+    #[tracing::instrument(name = "image", level = "debug", skip_all, fields(file = image))]
     async fn answer(&self, path: &Path, image: &str) -> Result<Answered, ImageError> {
         let turn = self.engine.turn().await;
         let taken = Instant::now();

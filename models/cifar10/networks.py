@@ -131,11 +131,11 @@ def googlenet():
     return Staged("cifar10-googlenet", "GoogLeNet-style: five inception blocks", stages, widths, head)
 
 
-def resnet(blocks=3):
-    """A stem and three groups of so many residual blocks."""
+def resnet():
+    """A stem and three groups of three residual blocks."""
     group = lambda inputs, outputs: nn.Sequential(
         convolution(inputs, outputs, 3, nn.MaxPool2d(2)),
-        *(Residual(outputs) for _ in range(blocks)),
+        *(Residual(outputs) for _ in range(3)),
     )
     widths = [48, 96, 192]
     stages = {

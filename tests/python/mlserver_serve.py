@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import contextlib
 import sys
-from pathlib import Path
 from typing import TextIO
 
 import grpc
@@ -20,6 +19,7 @@ from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
 from mlserver.settings import ModelParameters
 from mlserver.types import MetadataTensor
 
+import serving
 from mlserver_model.onnx_model import INPUT, OUTPUT, OnnxModel
 
 NAME = "efficientnet-lite2"
@@ -80,11 +80,7 @@ async def serve(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Parses the command line and serves."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--onnx", type=Path, required=True)
-    parser.add_argument("--grpc-port", type=int, required=True)
-    parser.add_argument("--http-port", type=int, required=True)
-    asyncio.run(serve(parser.parse_args()))
+    asyncio.run(serve(serving.parser(__doc__).parse_args()))
 
 
 if __name__ == "__main__":

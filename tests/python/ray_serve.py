@@ -12,7 +12,6 @@ import contextlib
 import os
 import signal
 import sys
-import tempfile
 import time
 from importlib import resources
 from pathlib import Path
@@ -25,6 +24,8 @@ import ray
 from grpc_tools import protoc
 from ray import serve
 from ray.serve.config import HTTPOptions, gRPCOptions
+
+import serving
 
 NAME = "efficientnet-lite2"
 HERE = Path(__file__).resolve().parent
@@ -92,21 +93,13 @@ def run(arguments: argparse.Namespace, folder: str) -> None:
     wait_until_it_answers(arguments.grpc_port)
     # Ray's own would leave its files.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    print("ready", file=sys.__stdout__, flush=True)
-    sys.stdin.read()
+    serving.serve_until_standard_input_ends()
 
 
 def main() -> None:
     """Parses the command line and serves."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--onnx", type=Path, required=True)
-    parser.add_argument("--grpc-port", type=int, required=True)
-    parser.add_argument("--http-port", type=int, required=True)
-    arguments = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-        contextlib.redirect_stdout(sys.stderr),
-    ):
+    arguments = serving.parser(__doc__).parse_args()
+    with serving.working_folder() as folder:
         try:
             run(arguments, folder)
         finally:

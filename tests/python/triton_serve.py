@@ -8,18 +8,18 @@ Example: python triton_serve.py --onnx efficientnet-lite2.onnx --grpc-port 9500 
 """
 
 import argparse
-import contextlib
 import os
 import signal
 import sys
 import sysconfig
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
+
+import serving
 
 NAME = "efficientnet-lite2"
 INPUT = "image"
@@ -71,16 +71,12 @@ def serve(arguments: argparse.Namespace, folder: str) -> None:
             strict=True,
         )
         triton.run()
-        print("ready", file=sys.__stdout__, flush=True)
-        sys.stdin.read()
+        serving.serve_until_standard_input_ends()
 
 
 def main() -> None:
     """Parses the command line and serves."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--onnx", type=Path, required=True)
-    parser.add_argument("--grpc-port", type=int, required=True)
-    parser.add_argument("--http-port", type=int, required=True)
+    parser = serving.parser(__doc__)
     parser.add_argument("--max-batch", type=int, default=16)
     parser.add_argument("--instances", type=int, default=1, help="batches at a time")
     arguments = parser.parse_args()
@@ -89,10 +85,7 @@ def main() -> None:
     # first; it must be this interpreter's.
     libraries = [sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH")]
     os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
-    with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-        contextlib.redirect_stdout(sys.stderr),
-    ):
+    with serving.working_folder() as folder:
         serve(arguments, folder)
 
 
