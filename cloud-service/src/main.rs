@@ -4,6 +4,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use outpost_cloud_service::cli::{self, Arguments};
+use tikv_jemallocator::Jemalloc;
+
+/// The C library's keeps much of what loading a network left free, and fragments over months.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {

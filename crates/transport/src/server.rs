@@ -7,6 +7,7 @@ mod idle;
 mod listener;
 mod peer;
 mod places;
+mod preface;
 mod tls;
 
 pub use listener::{BindError, Listener, ListenerConfig, ServeError};

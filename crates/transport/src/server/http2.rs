@@ -22,6 +22,7 @@ use super::{
     listener::{HANDSHAKE_TIMEOUT, Limits, drain},
     peer::PeerCertificate,
     places::Places,
+    preface,
     tls::Secured,
 };
 use crate::{
@@ -153,6 +154,7 @@ impl Http2Connection {
                 Ok::<_, Infallible>(calls.answer(request).await)
             }
         });
+        let (stream, overdue) = preface::watch(stream, HANDSHAKE_TIMEOUT);
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -165,6 +167,10 @@ impl Http2Connection {
         let mut connection = pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
+            () = overdue => {
+                tracing::debug!(%peer, "connection ended: it did not begin");
+                return;
+            }
             () = self.shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
@@ -172,7 +178,7 @@ impl Http2Connection {
             () = count.idle_for(self.limits.max_idle) => {
                 tracing::debug!(%peer, "connection ended: nothing was asked for long");
                 connection.as_mut().graceful_shutdown();
-                // Also ends one that never began, or that takes no answer.
+                // Also ends one that takes no answer.
                 match timeout(self.limits.max_call, connection).await {
                     Ok(result) => result,
                     Err(_) => return,
