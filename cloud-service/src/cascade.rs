@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -107,8 +107,10 @@ impl CascadeModel {
     ) -> Result<Self, CascadeError> {
         let peer = |peer| Peer::new(peer, config.circuit.into());
         let peer = config.cloud.as_ref().map(peer).transpose()?;
-        let peers: BTreeMap<Site, Peer> =
-            peer.map(|peer| (Site::Cloud, peer)).into_iter().collect();
+        let peers: BTreeMap<Site, Arc<Peer>> = peer
+            .map(|peer| (Site::Cloud, Arc::new(peer)))
+            .into_iter()
+            .collect();
         let here = config.site;
         let cascade = load_cascade(&served.file)?;
         let name = cascade.name().to_owned();
@@ -217,6 +219,7 @@ impl CascadeModel {
                 entry,
                 taken: joined,
                 deadline: left,
+                late: Duration::ZERO,
             };
             let outcome = self.engine.classify(turn, picture, route).await?;
             self.count(&outcome, joined.elapsed() - queued);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use outpost_cascade::Mode;
-use outpost_edge_agent::{Agent, Answered, Config, Record};
+use outpost_edge_agent::{Agent, Answered, Config, Image, Record};
 use outpost_engine::{CircuitSettings, PeerConfig};
 use outpost_transport::Transport;
 
@@ -70,7 +70,7 @@ async fn measure(
         .collect();
     let mut delays = Vec::new();
     for photo in photos {
-        match agent.classify(&photo).await {
+        match agent.record(Image::file(photo)).await {
             Record::Answered(answered) => delays.push(delay(&answered)),
             Record::Failed { error, .. } => return Err(error.into()),
         }

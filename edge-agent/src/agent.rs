@@ -1,15 +1,17 @@
-//! Takes image files through the cascade: the device's front of [`outpost_engine::Engine`].
+//! Takes images through the cascade: the device's front of [`outpost_engine::Engine`].
 
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use outpost_cascade::Site;
 use outpost_engine::{
-    Engine, ImageError, Offload, Peer, PeerConfig, PeerError, Picture, Plan, PolicyFile, Route,
-    blocking, error_chain, load_cascade,
+    Engine, ImageError, Late, Offload, Outcome, Peer, PeerConfig, PeerError, Picture, Plan,
+    PolicyFile, Route, blocking, load_cascade,
 };
 use outpost_runtime::{ImageLimits, ModelFolder, TractRuntime};
 
@@ -18,10 +20,49 @@ use crate::{
     record::{Answered, Candidate, Record, milliseconds},
 };
 
+/// An image to answer.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// What it is called in its answer.
+    pub name: String,
+    /// What is in it.
+    pub content: Content,
+    /// Time from taking it up to its answer, where less than the configuration gives.
+    pub deadline: Option<Duration>,
+}
+
+/// Where an image's bytes are.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// In a file.
+    File(PathBuf),
+    /// Here, encoded.
+    Encoded(Bytes),
+}
+
+/// What may still correct an answer.
+pub(crate) struct LateAnswer {
+    image: String,
+    late: Late,
+}
+
+impl Image {
+    /// The image in a file, which is called by its path.
+    pub fn file(path: PathBuf) -> Self {
+        Self {
+            name: path.display().to_string(),
+            content: Content::File(path),
+            deadline: None,
+        }
+    }
+}
+
 /// The device program's engine and its bounds.
 pub struct Agent {
     engine: Engine,
     deadline: Duration,
+    /// Time after the deadline in which an answer may be corrected.
+    late: Duration,
     limits: ImageLimits,
 }
 
@@ -57,7 +98,7 @@ impl Agent {
         let peer = |(site, peer): (Site, &PeerConfig)| {
             let peer = Peer::new(peer, config.circuit.into());
             let peer = peer.map_err(|source| StartError::Peer { site, source })?;
-            Ok((site, peer))
+            Ok((site, Arc::new(peer)))
         };
         let fog = config.fog.iter().map(|peer| (Site::Fog, peer));
         let peers = fog
@@ -81,34 +122,74 @@ impl Agent {
         Ok(Self {
             engine,
             deadline: Duration::from_millis(config.deadline_ms),
+            late: Duration::from_millis(config.correct_within_ms),
             limits: config.images.into(),
         })
     }
 
-    /// Answers one image, and never fails: an image without an answer gets its reason.
-    pub async fn classify(&self, path: &Path) -> Record {
-        let image = path.display().to_string();
-        match self.answer(path, &image).await {
-            Ok(answered) => Record::Answered(Box::new(answered)),
-            Err(error) => Record::Failed {
-                image,
-                error: error_chain(&error),
-            },
-        }
+    /// What runs the cascade.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
     }
 
-    #[tracing::instrument(name = "image", level = "debug", skip_all, fields(file = image))]
-    async fn answer(&self, path: &Path, image: &str) -> Result<Answered, ImageError> {
+    /// Time from taking up an image to its answer.
+    pub fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    /// Answers one image, and never fails: an image without an answer gets its reason.
+    pub async fn record(&self, image: Image) -> Record {
+        let name = image.name.clone();
+        let outcome = self.classify(image, Duration::ZERO).await;
+        self.said(name, outcome)
+    }
+
+    /// Answers one image; where the cloud was too late for that, gives what may still correct the answer, too.
+    pub(crate) async fn answer(&self, image: Image) -> (Record, Option<LateAnswer>) {
+        let name = image.name.clone();
+        let mut late = None;
+        let outcome = self.classify(image, self.late).await;
+        let outcome = outcome.map(|mut outcome| {
+            late = outcome.late.take().map(|late| LateAnswer {
+                image: name.clone(),
+                late,
+            });
+            outcome
+        });
+        (self.said(name, outcome), late)
+    }
+
+    /// Waits for what may correct an answer; none where it does not come.
+    pub(crate) async fn correction(&self, late: LateAnswer) -> Option<Record> {
+        let outcome = late.late.correction().await?;
+        Some(self.said(late.image, Ok(outcome)))
+    }
+
+    #[tracing::instrument(name = "image", level = "debug", skip_all, fields(file = image.name))]
+    async fn classify(&self, image: Image, late: Duration) -> Result<Outcome, ImageError> {
         let turn = self.engine.turn().await;
         let taken = Instant::now();
-        let (owned, limits) = (path.to_owned(), self.limits);
-        let picture = blocking(move || Picture::read(&owned, &limits)).await??;
+        let (content, limits) = (image.content, self.limits);
+        let picture = blocking(move || match content {
+            Content::File(path) => Picture::read(&path, &limits),
+            Content::Encoded(bytes) => Ok(Picture::decode(bytes, &limits)?),
+        })
+        .await??;
+        let deadline = image.deadline.unwrap_or(self.deadline);
         let route = Route {
             entry: self.engine.cascade().entry(),
             taken,
-            deadline: self.deadline,
+            deadline: deadline.min(self.deadline),
+            late,
         };
-        let outcome = self.engine.classify(turn, picture, route).await?;
+        self.engine.classify(turn, picture, route).await
+    }
+
+    fn said(&self, image: String, outcome: Result<Outcome, ImageError>) -> Record {
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => return Record::failed(image, &error),
+        };
         let labels = self.engine.labels(outcome.node);
         let top5 = Candidate::top5(&outcome.probabilities, labels);
         let offload = outcome.offload.as_ref();
@@ -116,8 +197,8 @@ impl Agent {
             Some((network, exit)) => (network.to_owned(), Some(exit.to_owned())),
             None => (outcome.decided_by.node, None),
         };
-        Ok(Answered {
-            image: image.to_owned(),
+        Record::Answered(Box::new(Answered {
+            image,
             class_id: top5[0].class_id,
             label: top5[0].label.clone(),
             confidence: top5[0].confidence,
@@ -132,6 +213,6 @@ impl Agent {
             total_ms: milliseconds(outcome.total),
             bytes_sent: offload.map_or(0, |offload| offload.bytes_sent),
             transport: offload.and_then(Offload::protocol),
-        })
+        }))
     }
 }

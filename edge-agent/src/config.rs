@@ -1,7 +1,11 @@
 //! The configuration file of `edge-agent`. Flags and `OUTPOST_*` variables override it.
 
+mod run;
+
 use std::{
+    collections::HashSet,
     fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -11,6 +15,11 @@ use outpost_exit_policy::Goal;
 use outpost_runtime::ImageLimits;
 use outpost_telemetry::TracesConfig;
 use serde::Deserialize;
+
+pub use run::{ApiConfig, FileOutput, FolderConfig, OutputsConfig, Then};
+
+/// The name of the input that is the HTTP API.
+pub(crate) const API: &str = "api";
 
 /// The configuration. Relative paths are relative to the folder of the file.
 #[derive(Debug, Clone, Deserialize)]
@@ -30,6 +39,9 @@ pub struct Config {
     pub mode: Mode,
     /// Milliseconds from taking up an image to its answer. Default 1000.
     pub deadline_ms: u64,
+    /// Milliseconds after the deadline in which an answer of the cloud that came too late still corrects that of the
+    /// device, in `edge-agent run`; 0 for never. Default 10000.
+    pub correct_within_ms: u64,
     /// Images whose networks run on the device at a time. Default 1.
     pub device_threads: usize,
     /// Images taken up at a time, most of them waiting for the cloud. Default 8.
@@ -44,6 +56,12 @@ pub struct Config {
     pub images: ImageBounds,
     /// Where traces go.
     pub traces: TracesConfig,
+    /// The HTTP API and the page of `edge-agent run`; neither without it.
+    pub api: Option<ApiConfig>,
+    /// Folders that `edge-agent run` watches.
+    pub folders: Vec<FolderConfig>,
+    /// Where the answers of `edge-agent run` go.
+    pub outputs: OutputsConfig,
 }
 
 /// Bounds on the images taken; checked before an image is decoded.
@@ -65,6 +83,7 @@ impl Default for Config {
             operating_point: Goal::MaxLoss(1.0),
             mode: Mode::Policy,
             deadline_ms: 1000,
+            correct_within_ms: 10_000,
             device_threads: 1,
             max_in_flight: 8,
             cloud: None,
@@ -72,6 +91,9 @@ impl Default for Config {
             circuit: CircuitSettings::default(),
             images: ImageBounds::default(),
             traces: TracesConfig::default(),
+            api: None,
+            folders: Vec::new(),
+            outputs: OutputsConfig::default(),
         }
     }
 }
@@ -126,6 +148,24 @@ pub enum ConfigError {
     /// A number that must not be zero.
     #[error("`{0}` is 0: no image would ever be answered")]
     Zero(&'static str),
+    /// A certificate without its key, or a key without its certificate.
+    #[error("`{0}` is missing: a certificate and its key go together")]
+    Incomplete(&'static str),
+    /// Other machines could reach the API, and it has no certificate.
+    #[error(
+        "`api.address` {0} can be reached from other machines and has no TLS: give `api.certificate` and `api.key`, or set `api.plain_http` where the network is trusted"
+    )]
+    PlainHttp(SocketAddr),
+    /// Two inputs of one name.
+    #[error(
+        "two inputs are called {0:?}: give each folder a `name` of its own, other than \"api\""
+    )]
+    SameName(String),
+    /// Nothing would come in.
+    #[error(
+        "there is no input: give `[api]` or `[[folders]]` in the configuration, or --api-address"
+    )]
+    NoInput,
 }
 
 impl Config {
@@ -149,6 +189,13 @@ impl Config {
         for peer in config.cloud.iter_mut().chain(&mut config.fog) {
             peer.resolve(folder);
         }
+        if let Some(api) = &mut config.api {
+            api.resolve(folder);
+        }
+        for watched in &mut config.folders {
+            watched.resolve(folder);
+        }
+        config.outputs.resolve(folder);
         Ok(config)
     }
 
@@ -174,12 +221,47 @@ impl Config {
         }
         for (name, value, limit) in [
             ("deadline_ms", self.deadline_ms, 24 * 3_600_000),
+            ("correct_within_ms", self.correct_within_ms, 24 * 3_600_000),
             ("device_threads", self.device_threads as u64, 1024),
             ("max_in_flight", self.max_in_flight as u64, 65_536),
         ] {
             if value > limit {
                 return Err(ConfigError::TooLarge { name, limit });
             }
+        }
+        Ok(())
+    }
+
+    /// Checks what `edge-agent run` alone needs.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] that names the field.
+    pub fn check_run(&self) -> Result<(), ConfigError> {
+        if self.api.is_none() && self.folders.is_empty() {
+            return Err(ConfigError::NoInput);
+        }
+        if let Some(api) = &self.api {
+            match (&api.certificate, &api.key) {
+                (Some(_), None) => return Err(ConfigError::Incomplete("api.key")),
+                (None, Some(_)) => return Err(ConfigError::Incomplete("api.certificate")),
+                (Some(_), Some(_)) => {}
+                (None, None) if api.plain_http || api.address.ip().is_loopback() => {}
+                (None, None) => return Err(ConfigError::PlainHttp(api.address)),
+            }
+        }
+        let mut names = HashSet::from([API]);
+        for folder in &self.folders {
+            if !names.insert(&folder.name) {
+                return Err(ConfigError::SameName(folder.name.clone()));
+            }
+            if folder.look_seconds == 0 {
+                return Err(ConfigError::Zero("folders.look_seconds"));
+            }
+        }
+        if let Some(file) = &self.outputs.file
+            && file.max_bytes == 0
+        {
+            return Err(ConfigError::Zero("outputs.file.max_bytes"));
         }
         Ok(())
     }

@@ -1,20 +1,39 @@
 //! The device program: answers easy images here and sends the hard ones to the cloud.
 //!
 //! [`Agent`] reads images and takes them through the cascade with [`outpost_engine`], which runs the networks
-//! that are on the device, asks its peers for the others and falls back on the device's own answer. [`paths`] finds images,
-//! [`Record`] is what is printed about each, [`table`] shows records to a person.
+//! that are on the device, asks its peers for the others and falls back on the device's own answer. [`Record`] is what
+//! is said about each.
+//!
+//! [`cli`] has two ways to use it. `classify` takes the images that [`paths`] finds and shows their records as a
+//! [`table`]. `run` is a [`Program`] that is left running: an HTTP API and watched folders bring images to the intake,
+//! which bounds how many are taken up; what comes of each is announced to outputs and listeners.
 //!
 //! Invariants: an image that can be decoded gets exactly one answer, by its deadline or as soon as
 //! the device network has spoken, whichever is later; the answer says who gave it and why; networks
 //! run off the async threads.
 
 mod agent;
+mod api;
 pub mod cli;
 mod config;
+mod event;
+mod inputs;
+mod intake;
+mod metrics;
+mod outputs;
 pub mod paths;
+mod program;
 mod record;
 pub mod table;
 
-pub use agent::{Agent, StartError};
-pub use config::{Config, ConfigError, ImageBounds};
-pub use record::{Answered, Candidate, Record};
+pub use agent::{Agent, Content, Image, StartError};
+pub use api::{ApiError, TokenError};
+pub use config::{
+    ApiConfig, Config, ConfigError, FileOutput, FolderConfig, ImageBounds, OutputsConfig, Then,
+};
+pub use event::{Event, Kind};
+pub use inputs::FolderError;
+pub use metrics::Metrics;
+pub use outputs::FileError;
+pub use program::{Program, ProgramError};
+pub use record::{Answered, Candidate, FailureCause, Record};

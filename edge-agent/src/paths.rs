@@ -61,7 +61,8 @@ fn expand(path: PathBuf) -> Vec<PathBuf> {
     images
 }
 
-fn has_image_extension(path: &Path) -> bool {
+/// Whether a file is called as an image that can be decoded.
+pub(crate) fn has_image_extension(path: &Path) -> bool {
     path.extension().is_some_and(|extension| {
         ["jpg", "jpeg", "png", "webp"]
             .iter()

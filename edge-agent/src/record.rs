@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use outpost_runtime::{ClassId, Labels, Probabilities};
+use outpost_cascade::NoAnswer;
+use outpost_engine::{ImageError, PictureError, error_chain};
+use outpost_runtime::{ClassId, DecodeError, Labels, Probabilities};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// The line of one image.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Record {
     /// The image has an answer.
@@ -15,17 +18,74 @@ pub enum Record {
     Failed {
         /// The image as it was named.
         image: String,
+        /// What kind of failure.
+        cause: FailureCause,
         /// Why, and what to do.
         error: String,
     },
 }
 
+/// Why an image has no answer, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureCause {
+    /// The file cannot be read.
+    Unreadable,
+    /// It has more bytes or pixels than the limits allow.
+    TooLarge,
+    /// It is empty, corrupt, or of a format that is not known.
+    NotAnImage,
+    /// A network here failed or crashed, and nothing else answered.
+    NetworkFailed,
+    /// The cascade begins elsewhere, and nobody there answered.
+    NoAnswer,
+}
+
+impl FailureCause {
+    /// Its word in records and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreadable => "unreadable",
+            Self::TooLarge => "too-large",
+            Self::NotAnImage => "not-an-image",
+            Self::NetworkFailed => "network-failed",
+            Self::NoAnswer => "no-answer",
+        }
+    }
+
+    fn of(error: &ImageError) -> Self {
+        match error {
+            ImageError::Picture(PictureError::Read(_)) => Self::Unreadable,
+            ImageError::Picture(PictureError::Decode(error)) => match error {
+                DecodeError::TooManyBytes { .. } | DecodeError::TooManyPixels { .. } => {
+                    Self::TooLarge
+                }
+                _ => Self::NotAnImage,
+            },
+            ImageError::NoAnswer(NoAnswer::OffloadFailed(_)) => Self::NoAnswer,
+            _ => Self::NetworkFailed,
+        }
+    }
+}
+
+impl Record {
+    /// That the image `image` has no answer.
+    pub(crate) fn failed(image: String, error: &ImageError) -> Self {
+        Self::Failed {
+            image,
+            cause: FailureCause::of(error),
+            error: error_chain(error),
+        }
+    }
+}
+
 /// An answer and how it came about.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Answered {
     /// The image as it was named.
     pub image: String,
     /// The class.
+    #[schema(value_type = u32)]
     pub class_id: ClassId,
     /// Its name.
     pub label: String,
@@ -33,7 +93,8 @@ pub struct Answered {
     pub confidence: f32,
     /// The five most probable classes.
     pub top5: Vec<Candidate>,
-    /// `device` or `cloud`.
+    /// `device`, `fog` or `cloud`.
+    #[schema(value_type = String)]
     pub site: outpost_cascade::Site,
     /// The network that answered.
     pub network: String,
@@ -52,13 +113,15 @@ pub struct Answered {
     /// Bytes of the requests that were sent, without headers.
     pub bytes_sent: u64,
     /// `h2` or `h3`; absent where no reply came.
+    #[schema(value_type = Option<String>)]
     pub transport: Option<outpost_transport::Protocol>,
 }
 
 /// One of the most probable classes.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Candidate {
     /// The class.
+    #[schema(value_type = u32)]
     pub class_id: ClassId,
     /// Its name.
     pub label: String,

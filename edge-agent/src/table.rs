@@ -23,7 +23,7 @@ pub fn render(records: &[Record]) -> String {
     for record in records {
         match record {
             Record::Answered(answered) => table.add_row(row(answered)),
-            Record::Failed { image, error } => table.add_row(vec![
+            Record::Failed { image, error, .. } => table.add_row(vec![
                 Cell::new(file_name(image)),
                 Cell::new(error).fg(Color::Red),
             ]),

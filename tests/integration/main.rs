@@ -9,6 +9,7 @@ mod overload;
 mod peers;
 mod reload;
 mod replicas;
+mod run;
 mod runtimes;
 mod security;
 mod split;

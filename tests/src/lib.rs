@@ -3,12 +3,13 @@
 //! Everything listens on loopback, on ports that the system chooses, and ends with the test.
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
+mod process;
+
 use std::{
     env,
-    io::{BufRead, BufReader, Read},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio},
+    process::{Command, Output},
 };
 
 use outpost_transport::{
@@ -17,6 +18,8 @@ use outpost_transport::{
 };
 use serde_json::Value;
 use tempfile::TempDir;
+
+pub use process::Process;
 
 /// The repository's root.
 pub fn repository() -> PathBuf {
@@ -116,9 +119,7 @@ impl CertificateFolder {
 
 /// A running `cloud-service`, killed when dropped.
 pub struct CloudService {
-    child: Child,
-    stdout: BufReader<ChildStdout>,
-    stderr: Option<ChildStderr>,
+    process: Process,
     address: SocketAddr,
 }
 
@@ -164,25 +165,11 @@ impl CloudService {
         std::fs::write(&config, text).unwrap();
         let mut command = Command::new(program("cloud-service"));
         command.args(["serve", "--config"]).arg(&config);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         adjust(&mut command);
-        let mut child = command.spawn().unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let stderr = child.stderr.take();
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        let Some((_, address)) = line.trim().rsplit_once("://") else {
-            let mut said = String::new();
-            if let Some(mut stderr) = stderr {
-                stderr.read_to_string(&mut said).unwrap();
-            }
-            panic!("cloud-service did not start: {line}{said}");
-        };
+        let mut process = Process::start(&mut command);
         Self {
-            child,
-            stdout,
-            address: address.parse().unwrap(),
-            stderr,
+            address: process.address().parse().unwrap(),
+            process,
         }
     }
 
@@ -207,55 +194,28 @@ impl CloudService {
 
     /// Reads where metrics and health are; the configuration must give `operations_address`.
     pub fn with_operations(mut self) -> (Self, SocketAddr) {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        let (_, address) = line.trim().rsplit_once("://").unwrap();
-        let address = address.parse().unwrap();
+        let address = self.process.address().parse().unwrap();
         (self, address)
     }
 
     /// Kills it at once.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.kill();
     }
 
     /// Asks it to end, as an operator would, without waiting.
-    ///
-    /// # Panics
-    /// When `kill` is not installed.
     pub fn terminate(&self) {
-        self.signal("-TERM");
+        self.process.terminate();
     }
 
     /// Has it read its certificates and identities again.
-    ///
-    /// # Panics
-    /// When `kill` is not installed.
     pub fn hang_up(&self) {
-        self.signal("-HUP");
-    }
-
-    fn signal(&self, signal: &str) {
-        let process = self.child.id().to_string();
-        let killed = Command::new("kill").args([signal, &process]).status();
-        assert!(killed.unwrap().success());
+        self.process.hang_up();
     }
 
     /// Waits for its end; gives whether it ended well and what it logged.
-    pub fn wait(mut self) -> (bool, String) {
-        let mut said = String::new();
-        if let Some(mut stderr) = self.stderr.take() {
-            stderr.read_to_string(&mut said).unwrap();
-        }
-        self.stdout.read_to_string(&mut said).unwrap();
-        (self.child.wait().unwrap().success(), said)
-    }
-}
-
-impl Drop for CloudService {
-    fn drop(&mut self) {
-        self.kill();
+    pub fn wait(self) -> (bool, String) {
+        self.process.wait()
     }
 }
 

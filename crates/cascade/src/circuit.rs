@@ -28,7 +28,8 @@ impl Default for CircuitConfig {
 }
 
 /// The state of a circuit, for people and metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum CircuitState {
     /// Calls go through.
     Closed,

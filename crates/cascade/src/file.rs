@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use outpost_exit_policy::{
@@ -191,7 +192,7 @@ fn node_name(node: &NodeEntry) -> Result<String, CascadeError> {
     }
 }
 
-fn policy(name: &str, node: &NodeEntry) -> Result<Option<Box<dyn DecisionFunction>>, CascadeError> {
+fn policy(name: &str, node: &NodeEntry) -> Result<Option<Arc<dyn DecisionFunction>>, CascadeError> {
     let problem = |problem| CascadeError::Policy {
         network: name.to_owned(),
         problem,
@@ -206,19 +207,19 @@ fn policy(name: &str, node: &NodeEntry) -> Result<Option<Box<dyn DecisionFunctio
             .ok_or_else(|| problem("has a policy whose `to` is none of its `jumps`")),
     };
     Ok(Some(match &node.policy {
-        None if node.jumps.is_empty() => Box::new(Constant(Decision::Exit)),
+        None if node.jumps.is_empty() => Arc::new(Constant(Decision::Exit)),
         None => return Err(problem("has jumps and no policy: add one")),
         Some(_) if node.jumps.is_empty() => {
             return Err(problem("has a policy and no jumps: remove the policy"));
         }
         Some(PolicyEntry::Learned) => return Ok(None),
-        Some(PolicyEntry::Exit) => Box::new(Constant(Decision::Exit)),
-        Some(PolicyEntry::GoOn { to }) => Box::new(Constant(Decision::GoTo(successor(to)?))),
+        Some(PolicyEntry::Exit) => Arc::new(Constant(Decision::Exit)),
+        Some(PolicyEntry::GoOn { to }) => Arc::new(Constant(Decision::GoTo(successor(to)?))),
         Some(PolicyEntry::Threshold {
             measure,
             at_least,
             to,
-        }) => Box::new(Threshold {
+        }) => Arc::new(Threshold {
             measure: *measure,
             at_least: *at_least,
             otherwise: successor(to)?,

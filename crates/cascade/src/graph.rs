@@ -1,6 +1,6 @@
 //! The cascade: a directed acyclic graph of networks and their early exits, each placed at a site.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use outpost_exit_policy::{
     Bundle, BundleError, Constant, Decision, DecisionFunction, Evidence, Successor,
@@ -42,7 +42,7 @@ impl NodeId {
 }
 
 /// A place of a cascade where an answer can leave: a network, or an early exit of one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Node {
     pub(crate) name: String,
     pub(crate) network: String,
@@ -50,7 +50,7 @@ pub struct Node {
     pub(crate) site: Site,
     pub(crate) jumps: Vec<NodeId>,
     /// `None` until a learned one takes its place.
-    pub(crate) policy: Option<Box<dyn DecisionFunction>>,
+    pub(crate) policy: Option<Arc<dyn DecisionFunction>>,
 }
 
 impl Node {
@@ -81,7 +81,7 @@ impl Node {
 }
 
 /// Which decisions a cascade takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// Those of its policies.
@@ -94,7 +94,7 @@ pub enum Mode {
 }
 
 /// A checked cascade: acyclic, every node reachable from the entry, every jump towards the cloud.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Cascade {
     pub(crate) name: String,
     pub(crate) entry: NodeId,
@@ -137,7 +137,7 @@ impl Cascade {
                 (Mode::DeviceOnly, _) | (Mode::CloudOnly, 0) => Decision::Exit,
                 (Mode::CloudOnly, jumps) => Decision::GoTo(Successor(jumps - 1)),
             };
-            node.policy = Some(Box::new(Constant(decision)));
+            node.policy = Some(Arc::new(Constant(decision)));
         }
         self
     }
@@ -150,7 +150,7 @@ impl Cascade {
     #[must_use]
     pub fn with_policies(
         mut self,
-        policies: impl IntoIterator<Item = Box<dyn DecisionFunction>>,
+        policies: impl IntoIterator<Item = Arc<dyn DecisionFunction>>,
     ) -> Self {
         let mut policies = policies.into_iter();
         for node in &mut self.nodes {

@@ -3,12 +3,12 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
 use outpost_cascade::{Action, Cascade, CascadeError, Mode, NoAnswer, NodeId, Reason, Site, Walk};
-use outpost_exit_policy::{DecisionFunction, Evidence, Goal};
+use outpost_exit_policy::{Bundle, Evidence, Goal, GoalError};
 use outpost_runtime::{
     ClassifyError, Features, Labels, LocalNetworks, Manifest, ModelFolder, OpenError, Place,
     Probabilities, Progress, Runtime,
@@ -20,8 +20,8 @@ use tokio::{
 use tracing::Instrument;
 
 use crate::{
-    learned::{LearnedPolicy, PolicyError},
-    peer::{DecidedBy, Offload, Peer, RemoteNetwork},
+    learned::{self, Deciding, PolicyError},
+    peer::{DecidedBy, LateCall, Offload, Patience, Peer, RemoteNetwork},
     picture::{Picture, PictureError},
 };
 
@@ -43,7 +43,7 @@ pub struct Plan<'a> {
     pub turns: usize,
     /// Who is asked for what is elsewhere. Where a site has nobody, the nearest site before it that has
     /// somebody passes images on.
-    pub peers: BTreeMap<Site, Peer>,
+    pub peers: BTreeMap<Site, Arc<Peer>>,
 }
 
 /// A policy bundle, and which of its operating points.
@@ -57,15 +57,17 @@ pub struct PolicyFile<'a> {
 
 /// One cascade, the networks of it that are here, and the peers for the others.
 pub struct Engine {
+    /// As its file has it.
     cascade: Cascade,
+    policy: Option<Bundle>,
+    /// An image is decided about by what is here when it is taken up.
+    deciding: RwLock<Arc<Deciding>>,
     here: Site,
     local: Arc<LocalNetworks>,
-    /// By node; 1 where no learned policy says otherwise.
-    temperatures: Vec<f32>,
     /// Where in `local` the nodes that are here are.
     places: HashMap<NodeId, usize>,
     remote: HashMap<NodeId, Remote>,
-    peers: BTreeMap<Site, Peer>,
+    peers: BTreeMap<Site, Arc<Peer>>,
     /// One permit an image whose networks may run here at a time.
     turns: Arc<Semaphore>,
 }
@@ -91,6 +93,8 @@ pub struct Route {
     pub taken: Instant,
     /// Time from then to its answer.
     pub deadline: Duration,
+    /// Time after the deadline in which who was asked in vain may still correct the answer; none if zero.
+    pub late: Duration,
 }
 
 /// What came of an image.
@@ -109,6 +113,47 @@ pub struct Outcome {
     pub offload: Option<Offload>,
     /// From taking up the image to the answer.
     pub total: Duration,
+    /// What may still correct the answer.
+    pub late: Option<Late>,
+}
+
+/// A call that was too late for the answer, and goes on.
+pub struct Late {
+    call: LateCall,
+    node: NodeId,
+    site: Site,
+    name: String,
+    temperature: f32,
+    taken: Instant,
+    local: Duration,
+}
+
+impl Late {
+    /// Waits for the reply; none where it does not come in time.
+    pub async fn correction(self) -> Option<Outcome> {
+        let offload = self.call.reply().await;
+        let reply = offload.outcome.as_ref().ok()?;
+        let (decided_by, temperature) = match offload.decided_by() {
+            Some(named) => (named.clone(), 1.0),
+            None => (
+                DecidedBy {
+                    site: self.site,
+                    node: self.name,
+                },
+                self.temperature,
+            ),
+        };
+        Some(Outcome {
+            probabilities: reply.probabilities.clone().at_temperature(temperature),
+            node: self.node,
+            decided_by,
+            reason: Reason::Offloaded,
+            local: self.local,
+            total: self.taken.elapsed(),
+            offload: Some(offload),
+            late: None,
+        })
+    }
 }
 
 /// Why an engine did not start.
@@ -152,6 +197,32 @@ pub enum StartError {
     Network(#[from] OpenError),
 }
 
+/// What to decide by from now on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// The operating point that meets a goal.
+    Goal(Goal),
+    /// Whose decisions count.
+    Mode(Mode),
+}
+
+/// Why nothing was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// There is no learned policy.
+    #[error(
+        "there is no learned policy and so no operating point: give one with --policy, or `policy` in the configuration"
+    )]
+    NoPolicy,
+    /// No operating point meets the goal.
+    #[error(transparent)]
+    Goal(#[from] GoalError),
+    /// The cascade does not begin on the device.
+    #[error("the cascade does not begin on the device, which so cannot answer alone")]
+    NoDeviceNetwork,
+}
+
 /// Why an image has no answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -190,36 +261,34 @@ impl Engine {
     /// A [`StartError`] that names the file at fault.
     pub fn start(plan: Plan<'_>) -> Result<Self, StartError> {
         let folder = plan.folder;
-        let mut cascade = plan.cascade;
+        let cascade = plan.cascade;
+        let mut policy = None;
         let mut features = Features::Omit;
-        let mut temperatures = vec![1.0; cascade.nodes().count()];
-        if let Some(PolicyFile { path, goal }) = plan.policy {
-            let learned = LearnedPolicy::load(path, &cascade, folder, goal).map_err(|source| {
-                StartError::Policy {
+        let deciding = match plan.policy {
+            None => Deciding::new(&cascade, None, plan.mode),
+            Some(PolicyFile { path, goal }) => {
+                let failed = |source| StartError::Policy {
                     path: path.to_owned(),
                     source,
+                };
+                let bundle = learned::load(path, &cascade, folder).map_err(failed)?;
+                let point = bundle.choose(goal).map_err(|e| failed(e.into()))?;
+                tracing::info!(operating_point = point.name, "learned policy");
+                if learned::needs_features(&bundle) {
+                    features = Features::Give;
                 }
-            })?;
-            tracing::info!(operating_point = learned.operating_point, "learned policy");
-            if learned.needs_features() {
-                features = Features::Give;
+                let deciding = Deciding::new(&cascade, Some((&bundle, point)), plan.mode);
+                policy = Some(bundle);
+                deciding
             }
-            temperatures = learned.temperatures;
-            let functions = learned.functions.into_iter();
-            cascade =
-                cascade.with_policies(functions.map(|f| Box::new(f) as Box<dyn DecisionFunction>));
-        }
-        let cascade = cascade.with_mode(plan.mode);
-        if let Some(node) = cascade.undecided(plan.here) {
+        };
+        if let Some(node) = deciding.cascade.undecided(plan.here) {
             return Err(StartError::Undecided {
                 node: node.name().to_owned(),
             });
         }
-        let entry = cascade.node(cascade.entry());
-        if plan.mode == Mode::DeviceOnly && entry.site() != Site::Device {
-            return Err(StartError::NoDeviceNetwork {
-                network: entry.network().to_owned(),
-            });
+        if plan.mode == Mode::DeviceOnly {
+            check_device_only(&cascade)?;
         }
         let remote = cascade
             .nodes()
@@ -256,8 +325,9 @@ impl Engine {
         Ok(Self {
             places: places.collect(),
             cascade,
+            policy,
+            deciding: RwLock::new(Arc::new(deciding)),
             here: plan.here,
-            temperatures,
             local: Arc::new(local),
             remote,
             peers: plan.peers,
@@ -265,14 +335,59 @@ impl Engine {
         })
     }
 
-    /// The cascade.
+    /// The cascade, as its file has it.
     pub fn cascade(&self) -> &Cascade {
         &self.cascade
+    }
+
+    /// The learned policy, where there is one.
+    pub fn policy(&self) -> Option<&Bundle> {
+        self.policy.as_ref()
+    }
+
+    /// Whose decisions count for images that are taken up now.
+    pub fn deciding(&self) -> Arc<Deciding> {
+        let deciding = self.deciding.read();
+        deciding.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Decides about the images to come by another operating point of the learned policy, or in another mode; gives
+    /// what holds then. Images that have been taken up are decided as they were begun.
+    ///
+    /// # Errors
+    /// [`ChangeError`], where there is no such operating point, or the mode is not for this cascade.
+    pub fn decide_by(&self, change: &Change) -> Result<Arc<Deciding>, ChangeError> {
+        let mut deciding = self
+            .deciding
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (goal, mode) = match change {
+            Change::Goal(goal) => (Some(goal), deciding.mode()),
+            Change::Mode(mode) => (None, *mode),
+        };
+        if mode == Mode::DeviceOnly {
+            check_device_only(&self.cascade).map_err(|_| ChangeError::NoDeviceNetwork)?;
+        }
+        let name = deciding
+            .operating_point()
+            .map(|name| Goal::Name(name.to_owned()));
+        let learned = match (&self.policy, goal.or(name.as_ref())) {
+            (None, Some(_)) => return Err(ChangeError::NoPolicy),
+            (Some(bundle), Some(goal)) => Some((bundle, bundle.choose(goal)?)),
+            (_, None) => None,
+        };
+        *deciding = Arc::new(Deciding::new(&self.cascade, learned, mode));
+        Ok(deciding.clone())
     }
 
     /// The site that the engine is at.
     pub fn here(&self) -> Site {
         self.here
+    }
+
+    /// Those who are asked for what is elsewhere, the nearest first.
+    pub fn peers(&self) -> impl Iterator<Item = (Site, &Peer)> {
+        self.peers.iter().map(|(&site, peer)| (site, &**peer))
     }
 
     /// The labels of what a node says.
@@ -330,9 +445,11 @@ impl Engine {
         let mut said: HashMap<NodeId, Probabilities> = HashMap::new();
         let mut progress = Progress::default();
         let mut offload: Option<Offload> = None;
+        let mut late = None;
         let mut local = Duration::ZERO;
+        let deciding = self.deciding();
         let (mut walk, mut action) =
-            Walk::start(&self.cascade, route.entry, self.here, route.deadline);
+            Walk::start(&deciding.cascade, route.entry, self.here, route.deadline);
         let answer = loop {
             action = match action {
                 Action::Run(node) => {
@@ -376,7 +493,22 @@ impl Engine {
                         None => Offload::without_peer(),
                         Some(peer) => {
                             let picture = picture.take().expect("an offload ends the walk");
-                            peer.classify(network, picture, taken + deadline).await
+                            let patience = Patience {
+                                deadline: taken + deadline,
+                                late: route.late,
+                            };
+                            let (offload, call) = peer.classify(network, picture, patience).await;
+                            let to = self.cascade.node(node);
+                            late = call.map(|call| Late {
+                                call,
+                                node,
+                                site: to.site(),
+                                name: to.name().to_owned(),
+                                temperature: deciding.temperatures[node.index()],
+                                taken,
+                                local,
+                            });
+                            offload
                         }
                     };
                     match offload.insert(attempt).outcome.as_ref() {
@@ -409,7 +541,7 @@ impl Engine {
                     site: node.site(),
                     node: node.name().to_owned(),
                 },
-                self.temperatures[answer.node.index()],
+                deciding.temperatures[answer.node.index()],
             ),
         };
         tracing::Span::current()
@@ -423,8 +555,19 @@ impl Engine {
             local,
             offload,
             total,
+            late,
         })
     }
+}
+
+fn check_device_only(cascade: &Cascade) -> Result<(), StartError> {
+    let entry = cascade.node(cascade.entry());
+    if entry.site() == Site::Device {
+        return Ok(());
+    }
+    Err(StartError::NoDeviceNetwork {
+        network: entry.network().to_owned(),
+    })
 }
 
 /// What a policy may see of an output that a runtime or a reply has checked.

@@ -1,26 +1,30 @@
-//! A learned policy: from a bundle and a goal to the functions that decide.
+//! A learned policy: from a file to a bundle that fits a cascade, and from an operating point to the decisions of one.
 
 use std::{
     fs::File,
     io::{self, Read},
     path::Path,
+    sync::Arc,
 };
 
-use outpost_cascade::Cascade;
-use outpost_exit_policy::{Bundle, BundleError, Function, Goal, GoalError};
+use outpost_cascade::{Cascade, Mode};
+use outpost_exit_policy::{
+    Bundle, BundleError, DecisionFunction, Function, GoalError, OperatingPoint,
+};
 use outpost_runtime::{ModelFolder, OpenError};
 
 /// Far above what `lab learn` writes for a cascade of many nodes with wide features.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// One operating point of a bundle, fitted to a cascade.
-pub(crate) struct LearnedPolicy {
-    /// Name of the operating point.
-    pub(crate) operating_point: String,
-    /// One a node.
-    pub(crate) functions: Vec<Function>,
-    /// One a node; see [`outpost_exit_policy::calibrate`].
+/// Whose decisions count, and which.
+#[derive(Debug, Clone)]
+pub struct Deciding {
+    /// The cascade with the functions that decide.
+    pub(crate) cascade: Cascade,
+    /// By node; 1 where no learned policy says otherwise.
     pub(crate) temperatures: Vec<f32>,
+    mode: Mode,
+    operating_point: Option<String>,
 }
 
 /// Why a policy was refused.
@@ -44,38 +48,67 @@ pub enum PolicyError {
     Manifest(#[from] OpenError),
 }
 
-impl LearnedPolicy {
-    /// Reads a bundle, checks that it was learned for `cascade` and the networks of `folder`, and
-    /// picks the operating point of `goal`.
-    ///
-    /// # Errors
-    /// A [`PolicyError`] that says what does not fit.
-    pub(crate) fn load(
-        path: &Path,
+/// Reads a bundle, and checks that it was learned for `cascade` and the networks of `folder`.
+///
+/// # Errors
+/// A [`PolicyError`] that says what does not fit.
+pub(crate) fn load(
+    path: &Path,
+    cascade: &Cascade,
+    folder: &ModelFolder,
+) -> Result<Bundle, PolicyError> {
+    let mut json = Vec::new();
+    File::open(path)?
+        .take(MAX_BYTES + 1)
+        .read_to_end(&mut json)?;
+    if json.len() as u64 > MAX_BYTES {
+        return Err(PolicyError::TooLarge);
+    }
+    let bundle = Bundle::parse(&json)?;
+    let digests = folder.digests(cascade.nodes().map(|(_, node)| node.network()))?;
+    cascade.check_fits(&bundle, |network| digests[network].clone())?;
+    Ok(bundle)
+}
+
+/// Whether a function of any operating point looks at pooled features.
+pub(crate) fn needs_features(bundle: &Bundle) -> bool {
+    let mut functions = bundle
+        .operating_points()
+        .iter()
+        .flat_map(|point| &point.functions);
+    functions.any(Function::needs_features)
+}
+
+impl Deciding {
+    /// The decisions of the cascade's file, or of an operating point of a bundle that fits it; or those of a mode.
+    pub(crate) fn new(
         cascade: &Cascade,
-        folder: &ModelFolder,
-        goal: &Goal,
-    ) -> Result<Self, PolicyError> {
-        let mut json = Vec::new();
-        File::open(path)?
-            .take(MAX_BYTES + 1)
-            .read_to_end(&mut json)?;
-        if json.len() as u64 > MAX_BYTES {
-            return Err(PolicyError::TooLarge);
+        learned: Option<(&Bundle, &OperatingPoint)>,
+        mode: Mode,
+    ) -> Self {
+        let mut cascade = cascade.clone();
+        let mut temperatures = vec![1.0; cascade.nodes().count()];
+        if let Some((bundle, point)) = learned {
+            let functions = point.functions.iter().cloned();
+            cascade =
+                cascade.with_policies(functions.map(|f| Arc::new(f) as Arc<dyn DecisionFunction>));
+            temperatures = bundle.nodes().iter().map(|node| node.temperature).collect();
         }
-        let bundle = Bundle::parse(&json)?;
-        let digests = folder.digests(cascade.nodes().map(|(_, node)| node.network()))?;
-        cascade.check_fits(&bundle, |network| digests[network].clone())?;
-        let point = bundle.choose(goal)?;
-        Ok(Self {
-            operating_point: point.name.clone(),
-            functions: point.functions.clone(),
-            temperatures: bundle.nodes().iter().map(|node| node.temperature).collect(),
-        })
+        Self {
+            cascade: cascade.with_mode(mode),
+            temperatures,
+            mode,
+            operating_point: learned.map(|(_, point)| point.name.clone()),
+        }
     }
 
-    /// Whether a function looks at pooled features.
-    pub(crate) fn needs_features(&self) -> bool {
-        self.functions.iter().any(Function::needs_features)
+    /// Whose decisions count.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Name of the operating point of the learned policy, where there is one; it decides in [`Mode::Policy`].
+    pub fn operating_point(&self) -> Option<&str> {
+        self.operating_point.as_deref()
     }
 }

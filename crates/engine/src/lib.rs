@@ -17,9 +17,10 @@ mod peer;
 mod picture;
 
 pub use engine::{
-    Engine, ImageError, Outcome, Plan, PolicyFile, Route, StartError, Turn, blocking, load_cascade,
+    Change, ChangeError, Engine, ImageError, Late, Outcome, Plan, PolicyFile, Route, StartError,
+    Turn, blocking, load_cascade,
 };
-pub use learned::PolicyError;
+pub use learned::{Deciding, PolicyError};
 pub use peer::{
     CircuitSettings, DecidedBy, Offload, Payload, Peer, PeerConfig, PeerError, error_chain,
 };

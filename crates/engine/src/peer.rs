@@ -4,11 +4,15 @@ use std::{
     collections::HashSet,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use outpost_cascade::{Circuit, CircuitConfig, FallbackCause, Refusal};
+use futures::future::BoxFuture;
+use outpost_cascade::{Circuit, CircuitConfig, CircuitState, FallbackCause, Permit, Refusal};
 use outpost_proto::inference::{
     ModelMetadataRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
 };
@@ -58,6 +62,34 @@ pub struct Offload {
     /// Bytes of the requests that went out.
     pub bytes_sent: u64,
     took: Duration,
+}
+
+/// Until when a reply is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// Until when it can be the answer.
+    pub(crate) deadline: Instant,
+    /// Time from then on in which it can correct the answer; none if zero.
+    pub(crate) late: Duration,
+}
+
+/// A call that goes on after its deadline.
+pub(crate) struct LateCall {
+    call: BoxFuture<'static, Result<Reply, Failure>>,
+    started: Instant,
+    bytes_sent: Arc<AtomicU64>,
+}
+
+impl LateCall {
+    /// The offload, with the reply that came late.
+    pub(crate) async fn reply(self) -> Offload {
+        let outcome = self.call.await.map_err(|failure| failure.cause);
+        Offload {
+            outcome,
+            bytes_sent: self.bytes_sent.load(Ordering::Relaxed),
+            took: self.started.elapsed(),
+        }
+    }
 }
 
 /// Why a peer's configuration was refused.
@@ -149,13 +181,18 @@ impl Peer {
         })
     }
 
+    /// Whether the peer is asked at all, as of the last call.
+    pub fn circuit(&self) -> CircuitState {
+        lock(&self.circuit).state()
+    }
+
     /// Connects while networks still load; a failure shows at the first offload.
     pub(crate) fn connect_in_background(&self) {
         let channel = self.channel.clone();
         tokio::spawn(async move { channel.connect().await });
     }
 
-    /// Asks about an image, until `deadline` at the latest.
+    /// Asks about an image, until the deadline at the latest; gives the call, too, where it goes on after that.
     #[tracing::instrument(
         name = "offload",
         level = "debug",
@@ -163,49 +200,51 @@ impl Peer {
         fields(otel.kind = "client", model = network.model(), bytes_sent, transport, otel.status_code)
     )]
     pub(crate) async fn classify(
-        &self,
+        self: &Arc<Self>,
         network: &Arc<RemoteNetwork>,
         picture: Arc<Picture>,
-        deadline: Instant,
-    ) -> Offload {
+        patience: Patience,
+    ) -> (Offload, Option<LateCall>) {
         let started = Instant::now();
-        let mut bytes_sent = 0;
         let permit = lock(&self.circuit).permit(self.origin.elapsed());
         let permit = match permit {
             Ok(permit) => permit,
             Err(refusal) => {
-                return Offload {
+                let offload = Offload {
                     outcome: Err(match refusal {
                         Refusal::Open => FallbackCause::CircuitOpen,
                         Refusal::Paused => FallbackCause::Overloaded,
                     }),
-                    bytes_sent,
+                    bytes_sent: 0,
                     took: started.elapsed(),
                 };
+                return (offload, None);
             }
         };
-        let calls = self.call(network, picture, deadline, &mut bytes_sent);
-        let outcome = match timeout_at(deadline.into(), calls).await {
-            Ok(outcome) => outcome,
-            Err(elapsed) => Err(Failure::deadline(elapsed)),
+        let bytes_sent = Arc::new(AtomicU64::new(0));
+        let mut call: BoxFuture<'static, _> = {
+            let (peer, network, bytes_sent) = (self.clone(), network.clone(), bytes_sent.clone());
+            let until = patience.deadline + patience.late;
+            Box::pin(async move {
+                let call = peer.call(&network, picture, until, &bytes_sent);
+                timeout_at(until.into(), call)
+                    .await
+                    .unwrap_or_else(|elapsed| Err(Failure::deadline(elapsed)))
+            })
         };
-        {
-            let mut circuit = lock(&self.circuit);
-            let now = self.origin.elapsed();
-            match &outcome {
-                Ok(_) => circuit.succeeded(permit),
-                // A peer that refuses a request, or wants a pause, is there.
-                Err(failure)
-                    if failure.cause == FallbackCause::Rejected || failure.pause.is_some() =>
-                {
-                    circuit.succeeded(permit);
-                }
-                Err(failure) if failure.cause == FallbackCause::Unsendable => {
-                    circuit.abandoned(permit, now);
-                }
-                Err(_) => circuit.failed(permit, now),
-            }
-        }
+        let (outcome, late) = match timeout_at(patience.deadline.into(), &mut call).await {
+            Ok(outcome) => (outcome, None),
+            Err(elapsed) => (
+                Err(Failure::deadline(elapsed)),
+                (!patience.late.is_zero()).then(|| LateCall {
+                    call,
+                    started,
+                    bytes_sent: bytes_sent.clone(),
+                }),
+            ),
+        };
+        self.note(&outcome, permit);
+        let bytes_sent = bytes_sent.load(Ordering::Relaxed);
         let span = Span::current();
         span.record("bytes_sent", bytes_sent);
         match &outcome {
@@ -218,10 +257,28 @@ impl Peer {
                 span.record("otel.status_code", "ERROR");
             }
         }
-        Offload {
+        let offload = Offload {
             outcome: outcome.map_err(|failure| self.report(&failure)),
             bytes_sent,
             took: started.elapsed(),
+        };
+        (offload, late)
+    }
+
+    /// Tells the circuit what came of a call.
+    fn note(&self, outcome: &Result<Reply, Failure>, permit: Permit) {
+        let mut circuit = lock(&self.circuit);
+        let now = self.origin.elapsed();
+        match outcome {
+            Ok(_) => circuit.succeeded(permit),
+            // A peer that refuses a request, or wants a pause, is there.
+            Err(failure) if failure.cause == FallbackCause::Rejected || failure.pause.is_some() => {
+                circuit.succeeded(permit);
+            }
+            Err(failure) if failure.cause == FallbackCause::Unsendable => {
+                circuit.abandoned(permit, now);
+            }
+            Err(_) => circuit.failed(permit, now),
         }
     }
 
@@ -241,7 +298,7 @@ impl Peer {
         network: &Arc<RemoteNetwork>,
         picture: Arc<Picture>,
         deadline: Instant,
-        bytes_sent: &mut u64,
+        bytes_sent: &AtomicU64,
     ) -> Result<Reply, Failure> {
         // Bytes count from here: what comes before is the handshake's.
         let connected = self.channel.connect().await;
@@ -273,7 +330,7 @@ impl Peer {
         let response = loop {
             let mut client = self.client();
             // Counted before the call: at the deadline it ends without a word.
-            *bytes_sent += request_bytes;
+            bytes_sent.fetch_add(request_bytes, Ordering::Relaxed);
             let called = client
                 .model_infer(with_deadline(request.clone(), deadline))
                 .await;
@@ -282,7 +339,7 @@ impl Peer {
                 Err(status) => status,
             };
             if let Some(CallError::Connect(_)) = CallError::of(&status) {
-                *bytes_sent -= request_bytes;
+                bytes_sent.fetch_sub(request_bytes, Ordering::Relaxed);
             }
             let failure = Failure::from(status);
             if let Some(pause) = failure.pause {

@@ -40,9 +40,17 @@ impl Picture {
         let mut encoded = Vec::new();
         file.take(limits.max_bytes as u64 + 1)
             .read_to_end(&mut encoded)?;
+        Ok(Self::decode(encoded.into(), limits)?)
+    }
+
+    /// Decodes a file's bytes; blocks.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when they are no image or break a limit.
+    pub fn decode(encoded: Bytes, limits: &ImageLimits) -> Result<Self, DecodeError> {
         let pixels = decode(&encoded, limits)?;
         Ok(Self {
-            encoded: Some(encoded.into()),
+            encoded: Some(encoded),
             pixels,
         })
     }

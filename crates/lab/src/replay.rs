@@ -9,6 +9,7 @@ use std::{
     fs, io,
     io::Write,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -186,7 +187,7 @@ pub fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), ReplayError> {
         };
         let functions = point.functions.iter().cloned();
         let cascade = load_cascade(&args.cascade)?
-            .with_policies(functions.map(|f| Box::new(f) as Box<dyn DecisionFunction>));
+            .with_policies(functions.map(|f| Arc::new(f) as Arc<dyn DecisionFunction>));
         let nodes: Vec<NodeId> = cascade.nodes().map(|(id, _)| id).collect();
         let engine = Engine::open(&models, &cascade, &nodes, features)?;
         let offline = trace

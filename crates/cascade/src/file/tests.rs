@@ -217,7 +217,7 @@ fn a_policy_to_be_learned_leaves_its_node_undecided() {
     for mode in [Mode::DeviceOnly, Mode::CloudOnly] {
         assert!(parse().with_mode(mode).undecided(Site::Device).is_none());
     }
-    let learned = || Box::new(Constant(Decision::Exit)) as Box<dyn DecisionFunction>;
+    let learned = || Arc::new(Constant(Decision::Exit)) as Arc<dyn DecisionFunction>;
     let decided = parse().with_policies([learned(), learned(), learned(), learned()]);
     assert!(decided.undecided(Site::Device).is_none());
 }

@@ -72,7 +72,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_a_whole_preface_is_a_beginning() {
         assert_eq!(waited(&[]).await, Some(10 * SECOND));
-        assert_eq!(waited(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r"]).await, Some(10 * SECOND));
-        assert_eq!(waited(&[b"PRI * HTTP/2.0\r\n", b"\r\nSM\r\n\r\n"]).await, None);
+        assert_eq!(
+            waited(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r"]).await,
+            Some(10 * SECOND)
+        );
+        assert_eq!(
+            waited(&[b"PRI * HTTP/2.0\r\n", b"\r\nSM\r\n\r\n"]).await,
+            None
+        );
     }
 }

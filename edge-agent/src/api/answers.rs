@@ -1,0 +1,70 @@
+//! `GET /v1/answers`: what is said about images, as server-sent events.
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, HeaderValue, header},
+    response::{
+        IntoResponse, Sse,
+        sse::{self, KeepAlive},
+    },
+};
+use futures::{StreamExt, stream};
+use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
+use uuid::Uuid;
+
+use super::Context;
+use crate::event::Event;
+
+/// All answers as they come, whatever input their images came from, as server-sent events.
+///
+/// The event's name is its `kind`, or `missed`, with a number, where the caller was too slow. A caller that names the last event it has had in `Last-Event-ID` gets those since, as far as
+/// they are still known: the last 256.
+#[utoipa::path(
+    get,
+    path = "/v1/answers",
+    operation_id = "answers",
+    params(("Last-Event-ID" = Option<String>, Header, description = "The last event that the caller has had")),
+    responses(
+        (status = 200, description = "Events whose data is an `Event`", body = Event, content_type = "text/event-stream"),
+        (status = 401, description = "The token is missing or wrong", body = super::problem::Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn answers(
+    State(context): State<Context>,
+    headers: HeaderMap,
+) -> impl IntoResponse {
+    let last = headers.get("last-event-id");
+    let last = last.and_then(|id| Uuid::try_parse_ascii(id.as_bytes()).ok());
+    let (missed, to_come) = context.announcer.listen(last);
+    let missed = stream::iter(missed).map(|event| said(&event));
+    let to_come = BroadcastStream::new(to_come).map(|event| match event {
+        Ok(event) => said(&event),
+        Err(BroadcastStreamRecvError::Lagged(missed)) => sse::Event::default()
+            .event("missed")
+            .data(missed.to_string()),
+    });
+    let ending = context.ending.cancelled_owned();
+    let events = missed
+        .chain(to_come)
+        .take_until(ending)
+        .map(Ok::<_, Infallible>);
+    let mut response = Sse::new(events)
+        .keep_alive(KeepAlive::default())
+        .into_response();
+    // A proxy that collects them would hold them up.
+    let no = HeaderValue::from_static("no");
+    response.headers_mut().insert("x-accel-buffering", no);
+    let cache = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(header::CACHE_CONTROL, cache);
+    response
+}
+
+fn said(event: &Arc<Event>) -> sse::Event {
+    sse::Event::default()
+        .event(event.kind.as_str())
+        .id(event.id.to_string())
+        .json_data(&**event)
+        .expect("an event has no keys but strings")
+}

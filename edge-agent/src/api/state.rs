@@ -1,0 +1,216 @@
+//! `/v1/state`: what is decided by, and another operating point or mode.
+
+use axum::{
+    Json,
+    extract::{State, rejection::JsonRejection},
+    http::StatusCode,
+};
+use outpost_cascade::{CircuitState, Mode, Site};
+use outpost_engine::{Change as EngineChange, Engine};
+use outpost_exit_policy::Goal;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Context, problem::Problem};
+
+/// What images are decided by, and who is reached.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Status {
+    /// The program's version.
+    version: &'static str,
+    /// The cascade's name.
+    cascade: String,
+    /// Its nodes, in the order of its file.
+    nodes: Vec<Node>,
+    /// `policy`, `device-only` or `cloud-only`.
+    #[schema(value_type = String)]
+    mode: Mode,
+    /// Milliseconds from taking up an image to its answer.
+    deadline_ms: u64,
+    /// The learned policy, where there is one.
+    policy: Option<Policy>,
+    /// Those who are asked for what is elsewhere.
+    peers: Vec<Peer>,
+}
+
+/// A network of the cascade, or an early exit of one.
+#[derive(Serialize, ToSchema)]
+struct Node {
+    /// `network`, or `network@exit`.
+    name: String,
+    /// `device`, `fog` or `cloud`.
+    #[schema(value_type = String)]
+    site: Site,
+}
+
+/// A learned policy.
+#[derive(Serialize, ToSchema)]
+struct Policy {
+    /// Name of the operating point that decides in the mode `policy`.
+    operating_point: String,
+    /// The largest network alone.
+    reference: Reference,
+    /// Its operating points, the most accurate first.
+    operating_points: Vec<OperatingPoint>,
+}
+
+/// The largest network alone, as expected where the policy was learned.
+#[derive(Serialize, ToSchema)]
+struct Reference {
+    /// Its node.
+    node: String,
+    /// Share of images that it gets right, 0 to 1.
+    accuracy: f64,
+    /// Its mean milliseconds.
+    ms: f64,
+}
+
+/// An operating point, and what is expected of it.
+#[derive(Serialize, ToSchema)]
+struct OperatingPoint {
+    /// Its name.
+    name: String,
+    /// Share of images that are answered right, 0 to 1.
+    accuracy: f64,
+    /// Mean milliseconds.
+    ms: f64,
+    /// Mean bytes sent.
+    bytes: f64,
+    /// Share of images that are sent, 0 to 1.
+    offload_rate: f64,
+}
+
+/// Who is asked for what is elsewhere.
+#[derive(Serialize, ToSchema)]
+struct Peer {
+    /// `fog` or `cloud`.
+    #[schema(value_type = String)]
+    site: Site,
+    /// `closed` while it is asked, `open` while it is not, `half-open` while one call shows whether it is back.
+    #[schema(value_type = String)]
+    circuit: CircuitState,
+}
+
+/// What to decide by from now on; one of the two, or both.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Change {
+    /// An operating point: its name, `loss=POINTS`, `time=5ms` or `offload=20%`.
+    operating_point: Option<String>,
+    /// `policy`, `device-only` or `cloud-only`.
+    #[schema(value_type = Option<String>)]
+    mode: Option<Mode>,
+}
+
+/// What images are decided by, the frontier of the policy, and who is reached.
+#[utoipa::path(
+    get,
+    path = "/v1/state",
+    operation_id = "state",
+    responses(
+        (status = 200, description = "As of now", body = Status),
+        (status = 401, description = "The token is missing or wrong", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn state(State(context): State<Context>) -> Json<Status> {
+    Json(status(&context))
+}
+
+/// Decides about the images to come by another operating point, or in another mode.
+#[utoipa::path(
+    put,
+    path = "/v1/state",
+    operation_id = "change",
+    request_body = Change,
+    responses(
+        (status = 200, description = "What holds from now on", body = Status),
+        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "The token is missing or wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "A page of another site called", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "There is no such operating point, or the mode is not for this cascade", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The body has an unknown field or value", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn change(
+    State(context): State<Context>,
+    change: Result<Json<Change>, JsonRejection>,
+) -> Result<Json<Status>, Problem> {
+    let Json(change) = change.map_err(|error| Problem::new(error.status(), error.body_text()))?;
+    let unprocessable = |detail: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
+    let goal = change.operating_point.as_deref().map(str::parse::<Goal>);
+    let goal = goal
+        .transpose()
+        .map_err(|error| unprocessable(error.to_string()))?;
+    if goal.is_none() && change.mode.is_none() {
+        return Err(unprocessable(
+            "nothing would change: give `operating_point`, `mode` or both".to_owned(),
+        ));
+    }
+    let changes = [
+        goal.map(EngineChange::Goal),
+        change.mode.map(EngineChange::Mode),
+    ];
+    for change in changes.into_iter().flatten() {
+        let deciding = context.intake.agent().engine().decide_by(&change);
+        let deciding =
+            deciding.map_err(|error| Problem::new(StatusCode::CONFLICT, error.to_string()))?;
+        tracing::info!(
+            mode = ?deciding.mode(), operating_point = deciding.operating_point(),
+            "deciding by another policy"
+        );
+    }
+    Ok(Json(status(&context)))
+}
+
+fn status(context: &Context) -> Status {
+    let agent = context.intake.agent();
+    let engine = agent.engine();
+    let deciding = engine.deciding();
+    let cascade = engine.cascade();
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        cascade: cascade.name().to_owned(),
+        nodes: cascade
+            .nodes()
+            .map(|(_, node)| Node {
+                name: node.name().to_owned(),
+                site: node.site(),
+            })
+            .collect(),
+        mode: deciding.mode(),
+        deadline_ms: agent.deadline().as_millis() as u64,
+        policy: policy(engine, deciding.operating_point()),
+        peers: engine
+            .peers()
+            .map(|(site, peer)| Peer {
+                site,
+                circuit: peer.circuit(),
+            })
+            .collect(),
+    }
+}
+
+fn policy(engine: &Engine, operating_point: Option<&str>) -> Option<Policy> {
+    let bundle = engine.policy()?;
+    let reference = bundle.reference();
+    let points = bundle.operating_points().iter();
+    let ms = |seconds: f64| seconds * 1e3;
+    Some(Policy {
+        operating_point: operating_point?.to_owned(),
+        reference: Reference {
+            node: reference.node.clone(),
+            accuracy: reference.accuracy,
+            ms: ms(reference.seconds),
+        },
+        operating_points: points
+            .map(|point| OperatingPoint {
+                name: point.name.clone(),
+                accuracy: point.expected.accuracy,
+                ms: ms(point.expected.seconds),
+                bytes: point.expected.bytes,
+                offload_rate: point.expected.offload_rate,
+            })
+            .collect(),
+    })
+}

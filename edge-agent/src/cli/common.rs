@@ -1,0 +1,146 @@
+//! What `classify` and `run` have in common: flags over `OUTPOST_*` variables over the configuration file.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use outpost_cascade::Mode;
+use outpost_engine::PeerConfig;
+use outpost_exit_policy::Goal;
+use outpost_telemetry::{LogFormat, Telemetry, TracesError};
+use outpost_transport::Transport;
+
+use crate::config::Config;
+
+#[derive(clap::Args)]
+pub(super) struct Common {
+    /// Configuration file (see edge-agent.example.toml).
+    #[arg(long, env = "OUTPOST_EDGE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where hard images go: https://host:port.
+    #[arg(long, env = "OUTPOST_CLOUD")]
+    cloud: Option<String>,
+    /// Certificate authority to trust, PEM.
+    #[arg(long, env = "OUTPOST_CA")]
+    ca: Option<PathBuf>,
+    /// File with the token by which the cloud knows this device.
+    #[arg(long, env = "OUTPOST_TOKEN_FILE", value_name = "FILE")]
+    token: Option<PathBuf>,
+    /// Certificate to show to a cloud that asks for one, PEM.
+    #[arg(long, env = "OUTPOST_CLIENT_CERTIFICATE", value_name = "FILE")]
+    client_certificate: Option<PathBuf>,
+    /// Private key of that certificate, PEM.
+    #[arg(long, env = "OUTPOST_CLIENT_KEY", value_name = "FILE")]
+    client_key: Option<PathBuf>,
+    /// h2, h3 or auto, which prefers HTTP/3.
+    #[arg(long, env = "OUTPOST_TRANSPORT")]
+    transport: Option<Transport>,
+    /// The cascade file.
+    #[arg(long, env = "OUTPOST_CASCADE")]
+    cascade: Option<PathBuf>,
+    /// A policy bundle of `lab learn`, in place of the cascade's policies.
+    #[arg(long, env = "OUTPOST_POLICY", value_name = "FILE.json")]
+    policy: Option<PathBuf>,
+    /// Which of its operating points: a name, `loss=POINTS`, `time=5ms` or `offload=20%`; else the
+    /// fastest that is expected to lose at most one point.
+    #[arg(long, env = "OUTPOST_OPERATING_POINT", value_name = "GOAL")]
+    operating_point: Option<Goal>,
+    /// The model folder.
+    #[arg(long, env = "OUTPOST_MODELS")]
+    models: Option<PathBuf>,
+    /// Milliseconds from taking up an image to its answer.
+    #[arg(long, env = "OUTPOST_DEADLINE_MS", value_name = "MS")]
+    deadline: Option<u64>,
+    /// Whose decisions count.
+    #[arg(long, value_enum)]
+    mode: Option<ModeFlag>,
+    /// Collector of traces that speaks OTLP over gRPC: http://host:4317.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    otlp_endpoint: Option<String>,
+    /// How log lines look.
+    #[arg(long, env = "OUTPOST_LOG_FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ModeFlag {
+    /// The cascade's policies.
+    Policy,
+    /// The device alone.
+    DeviceOnly,
+    /// The cloud has the last word on every image.
+    CloudOnly,
+}
+
+impl Common {
+    /// Begins to write log lines of the level `default` and to send traces.
+    pub(super) fn telemetry(
+        &self,
+        default: &str,
+        config: &Config,
+    ) -> Result<Telemetry, TracesError> {
+        Telemetry::start("edge-agent", self.log_format, default, &config.traces)
+    }
+
+    /// The configuration, with what the flags say.
+    pub(super) fn config(&self) -> anyhow::Result<Config> {
+        let mut config = match &self.config {
+            Some(path) => Config::load(path)?,
+            None => Config::default(),
+        };
+        if let Some(url) = &self.cloud {
+            let cloud = config.cloud.get_or_insert_with(|| PeerConfig::new(url));
+            cloud.url.clone_from(url);
+        }
+        let of_cloud = [
+            &self.ca,
+            &self.token,
+            &self.client_certificate,
+            &self.client_key,
+        ];
+        if let Some(cloud) = &mut config.cloud {
+            cloud.transport = self.transport.unwrap_or(cloud.transport);
+            let fields = [
+                &mut cloud.certificate_authority,
+                &mut cloud.token,
+                &mut cloud.client_certificate,
+                &mut cloud.client_key,
+            ];
+            for (field, argument) in fields.into_iter().zip(of_cloud) {
+                if let Some(path) = argument {
+                    *field = Some(path.clone());
+                }
+            }
+        } else if of_cloud.iter().any(|path| path.is_some()) || self.transport.is_some() {
+            anyhow::bail!(
+                "--ca, --token, --client-certificate, --client-key and --transport need a cloud: \
+                 give --cloud URL or a configuration file"
+            );
+        }
+        if let Some(models) = &self.models {
+            config.models.clone_from(models);
+        }
+        if let Some(cascade) = &self.cascade {
+            config.cascade.clone_from(cascade);
+        }
+        if let Some(policy) = &self.policy {
+            config.policy = Some(policy.clone());
+        }
+        if let Some(goal) = &self.operating_point {
+            config.operating_point.clone_from(goal);
+            if config.policy.is_none() {
+                anyhow::bail!("--operating-point needs a policy: give --policy FILE.json");
+            }
+        }
+        if let Some(endpoint) = &self.otlp_endpoint {
+            config.traces.endpoint = Some(endpoint.clone());
+        }
+        config.deadline_ms = self.deadline.unwrap_or(config.deadline_ms);
+        config.mode = match self.mode {
+            None => config.mode,
+            Some(ModeFlag::Policy) => Mode::Policy,
+            Some(ModeFlag::DeviceOnly) => Mode::DeviceOnly,
+            Some(ModeFlag::CloudOnly) => Mode::CloudOnly,
+        };
+        Ok(config)
+    }
+}

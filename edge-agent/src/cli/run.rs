@@ -1,0 +1,59 @@
+//! `edge-agent run`: the program that is left running.
+
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::common::Common;
+use crate::{Program, config::Config};
+
+#[derive(clap::Args)]
+#[command(args_override_self = true)]
+pub(super) struct Run {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// Address and port of the HTTP API and the page.
+    #[arg(long, env = "OUTPOST_API_ADDRESS")]
+    api_address: Option<SocketAddr>,
+}
+
+impl Run {
+    /// The configuration, with what the flags say.
+    pub(super) fn config(&self) -> anyhow::Result<Config> {
+        let mut config = self.common.config()?;
+        if let Some(address) = self.api_address {
+            config.api.get_or_insert_default().address = address;
+        }
+        Ok(config)
+    }
+}
+
+/// Runs until SIGINT or SIGTERM.
+///
+/// # Errors
+/// What kept the program from starting.
+pub(super) async fn run(config: &Config) -> anyhow::Result<()> {
+    let program = Program::start(config)?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    if let Some(address) = program.api_addr() {
+        let is_tls = config
+            .api
+            .as_ref()
+            .is_some_and(|api| api.certificate.is_some());
+        let scheme = if is_tls { "https" } else { "http" };
+        println!("answering at {scheme}://{address}");
+    }
+    for folder in &config.folders {
+        println!("answering what comes to {}", folder.path.display());
+    }
+    program
+        .run(async move {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        })
+        .await;
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! What is said about images while the program runs, and who hears it.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde::Serialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::sync::{broadcast, mpsc};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::record::Record;
+
+/// What is said about an image.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Event {
+    /// The image's identifier, a UUID of version 7: later images have greater ones.
+    #[schema(value_type = String, format = "uuid")]
+    pub id: Uuid,
+    /// When this was said, RFC 3339 in UTC.
+    pub at: String,
+    /// The input that the image came from: `api`, or the name of a folder.
+    pub input: String,
+    /// What kind of saying.
+    pub kind: Kind,
+    /// What came of it.
+    #[serde(flatten)]
+    pub record: Record,
+}
+
+/// What kind of saying an event is. An image that was taken up has one answer or one failure; a correction may follow
+/// an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The image's answer.
+    Answer,
+    /// The cloud's answer, which came after the deadline and now holds.
+    Correction,
+    /// The image has no answer.
+    Failure,
+}
+
+impl Kind {
+    /// Its word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answer => "answer",
+            Self::Correction => "correction",
+            Self::Failure => "failure",
+        }
+    }
+}
+
+impl Event {
+    /// An image's answer or failure, now.
+    pub(crate) fn new(id: Uuid, input: &str, record: Record) -> Self {
+        let kind = match record {
+            Record::Answered(_) => Kind::Answer,
+            Record::Failed { .. } => Kind::Failure,
+        };
+        Self::now(id, input, kind, record)
+    }
+
+    /// A correction, now.
+    pub(crate) fn correction(id: Uuid, input: &str, record: Record) -> Self {
+        Self::now(id, input, Kind::Correction, record)
+    }
+
+    fn now(id: Uuid, input: &str, kind: Kind, record: Record) -> Self {
+        let at = OffsetDateTime::now_utc();
+        Self {
+            id,
+            // Years of four digits have their format.
+            at: at.format(&Rfc3339).unwrap_or_default(),
+            input: input.to_owned(),
+            kind,
+            record,
+        }
+    }
+}
+
+/// Events that a listener who comes late can still have.
+const RECENT: usize = 256;
+
+/// Brings events to outputs, which must not miss any and hold up who speaks, and to listeners, who may come, go, and
+/// be too slow. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Announcer {
+    outputs: Arc<[mpsc::Sender<Arc<Event>>]>,
+    listeners: broadcast::Sender<Arc<Event>>,
+    recent: Arc<Mutex<VecDeque<Arc<Event>>>>,
+}
+
+impl Announcer {
+    pub(crate) fn new(outputs: impl IntoIterator<Item = mpsc::Sender<Arc<Event>>>) -> Self {
+        Self {
+            outputs: outputs.into_iter().collect(),
+            listeners: broadcast::Sender::new(RECENT),
+            recent: Arc::default(),
+        }
+    }
+
+    /// Brings an event to all; returns once every output has taken it.
+    pub(crate) async fn announce(&self, event: Event) -> Arc<Event> {
+        let event = Arc::new(event);
+        for output in self.outputs.iter() {
+            // An output ends after all who speak.
+            let _ = output.send(event.clone()).await;
+        }
+        let mut recent = self.recent();
+        if recent.len() == RECENT {
+            recent.pop_front();
+        }
+        recent.push_back(event.clone());
+        // Without listeners nobody hears it. Within the lock: a listener gets each event once.
+        let _ = self.listeners.send(event.clone());
+        event
+    }
+
+    /// The recent events after `last`, none where it is `None`, and those to come.
+    pub(crate) fn listen(
+        &self,
+        last: Option<Uuid>,
+    ) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
+        let recent = self.recent();
+        let missed = match last {
+            None => Vec::new(),
+            Some(last) => {
+                let known = recent.iter().rposition(|event| event.id == last);
+                recent
+                    .iter()
+                    .skip(known.map_or(0, |place| place + 1))
+                    .cloned()
+                    .collect()
+            }
+        };
+        (missed, self.listeners.subscribe())
+    }
+
+    fn recent(&self) -> std::sync::MutexGuard<'_, VecDeque<Arc<Event>>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::record::FailureCause;
+
+    fn event() -> Event {
+        let record = Record::Failed {
+            image: "x".to_owned(),
+            cause: FailureCause::NotAnImage,
+            error: "y".to_owned(),
+        };
+        Event::new(Uuid::now_v7(), "api", record)
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_comes_back_gets_what_it_missed_once() {
+        let announcer = Announcer::new([]);
+        let first = announcer.announce(event()).await;
+        let second = announcer.announce(event()).await;
+        let (missed, mut to_come) = announcer.listen(Some(first.id));
+        assert_eq!(missed.iter().map(|e| e.id).collect::<Vec<_>>(), [second.id]);
+        let third = announcer.announce(event()).await;
+        assert_eq!(to_come.recv().await.unwrap().id, third.id);
+        assert!(announcer.listen(None).0.is_empty());
+        // One who was away for long gets all that there is.
+        assert_eq!(announcer.listen(Some(Uuid::nil())).0.len(), 3);
+        for _ in 0..2 * RECENT {
+            announcer.announce(event()).await;
+        }
+        assert_eq!(announcer.listen(Some(first.id)).0.len(), RECENT);
+    }
+
+    #[tokio::test]
+    async fn an_output_holds_up_who_speaks() {
+        let (output, mut taken) = mpsc::channel(1);
+        let announcer = Announcer::new([output]);
+        announcer.announce(event()).await;
+        let mut second = Box::pin(announcer.announce(event()));
+        assert!(second.as_mut().now_or_never().is_none());
+        taken.recv().await.unwrap();
+        second.await;
+    }
+}

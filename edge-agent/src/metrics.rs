@@ -1,0 +1,268 @@
+//! What operators see: counts and times of images, in the formats of Prometheus.
+//!
+//! Names follow the conventions of Prometheus: a unit, `_total` for counters, the prefix `outpost_edge`.
+
+use std::{fmt, sync::Arc};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+        info::Info,
+    },
+    registry::{Registry, Unit},
+};
+
+use crate::record::Record;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfInput {
+    input: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfFailure {
+    input: String,
+    cause: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfAnswer {
+    site: String,
+    reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfSite {
+    site: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfCorrection {
+    class: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfOutput {
+    output: String,
+}
+
+type Times = Family<OfSite, Histogram, fn() -> Histogram>;
+
+/// All metrics of the program. Clones share them.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    taken: Family<OfInput, Counter>,
+    dropped: Family<OfInput, Counter>,
+    failures: Family<OfFailure, Counter>,
+    answers: Family<OfAnswer, Counter>,
+    corrections: Family<OfCorrection, Counter>,
+    in_flight: Gauge,
+    answer: Times,
+    device: Histogram,
+    link: Histogram,
+    cloud: Histogram,
+    sent: Counter,
+    output_failures: Family<OfOutput, Counter>,
+}
+
+/// An image that has been taken up, until it is dropped.
+pub(crate) struct InFlight(Gauge);
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        // 0.1 ms to 26 s.
+        let times: fn() -> Histogram = || Histogram::new(exponential_buckets(1e-4, 2.0, 19));
+        let (taken, dropped) = (Family::default(), Family::default());
+        let (failures, answers) = (Family::default(), Family::default());
+        let (output_failures, corrections) = (Family::default(), Family::default());
+        let in_flight = Gauge::default();
+        let sent = Counter::default();
+        let answer = Times::new_with_constructor(times);
+        let [device, link, cloud] = [(); 3].map(|()| times());
+        let mut registry = Registry::with_prefix("outpost_edge");
+        registry.register(
+            "build",
+            "The program",
+            Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        registry.register("images", "Images taken up, by input", taken.clone());
+        registry.register(
+            "dropped_images",
+            "Images not taken up because too many waited, by input",
+            dropped.clone(),
+        );
+        registry.register(
+            "failures",
+            "Images without an answer, by input and cause",
+            failures.clone(),
+        );
+        registry.register(
+            "answers",
+            "Images answered, by the site that did and why",
+            answers.clone(),
+        );
+        registry.register(
+            "corrections",
+            "Answers of the cloud that came after the deadline, by whether the class is the same or another",
+            corrections.clone(),
+        );
+        registry.register(
+            "in_flight_images",
+            "Images taken up and not answered yet",
+            in_flight.clone(),
+        );
+        registry.register_with_unit(
+            "answer",
+            "From taking up an image to its answer, by the site that gave it",
+            Unit::Seconds,
+            answer.clone(),
+        );
+        for (name, help, histogram) in [
+            (
+                "device",
+                "Reading, decoding and networks on the device",
+                &device,
+            ),
+            (
+                "link",
+                "The part of an offload that was not the cloud's",
+                &link,
+            ),
+            (
+                "cloud",
+                "The cloud's part of an offload, as it tells it",
+                &cloud,
+            ),
+        ] {
+            registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
+        }
+        registry.register_with_unit(
+            "sent",
+            "Bytes of the requests that were sent, without headers",
+            Unit::Bytes,
+            sent.clone(),
+        );
+        registry.register(
+            "output_failures",
+            "Events that an output could not deliver at once, by output",
+            output_failures.clone(),
+        );
+        Self {
+            registry: Arc::new(registry),
+            taken,
+            dropped,
+            failures,
+            answers,
+            corrections,
+            in_flight,
+            answer,
+            device,
+            link,
+            cloud,
+            sent,
+            output_failures,
+        }
+    }
+}
+
+impl Metrics {
+    /// An image was taken up.
+    pub(crate) fn taken(&self, input: &str) -> InFlight {
+        let labels = OfInput {
+            input: input.to_owned(),
+        };
+        self.taken.get_or_create(&labels).inc();
+        self.in_flight.inc();
+        InFlight(self.in_flight.clone())
+    }
+
+    /// An image was not taken up: too many waited.
+    pub(crate) fn dropped(&self, input: &str) {
+        let labels = OfInput {
+            input: input.to_owned(),
+        };
+        self.dropped.get_or_create(&labels).inc();
+    }
+
+    /// An image was answered, or has no answer.
+    pub(crate) fn said(&self, input: &str, record: &Record) {
+        let seconds = |milliseconds: f64| milliseconds / 1e3;
+        match record {
+            Record::Answered(answered) => {
+                let site = answered.site.to_string();
+                let labels = OfAnswer {
+                    site: site.clone(),
+                    reason: answered.reason.clone(),
+                };
+                self.answers.get_or_create(&labels).inc();
+                let answer = self.answer.get_or_create(&OfSite { site });
+                answer.observe(seconds(answered.total_ms));
+                self.device.observe(seconds(answered.device_ms));
+                for (histogram, part) in [
+                    (&self.link, answered.link_ms),
+                    (&self.cloud, answered.cloud_ms),
+                ] {
+                    if let Some(part) = part {
+                        histogram.observe(seconds(part));
+                    }
+                }
+                self.sent.inc_by(answered.bytes_sent);
+            }
+            Record::Failed { cause, .. } => {
+                let labels = OfFailure {
+                    input: input.to_owned(),
+                    cause: cause.as_str(),
+                };
+                self.failures.get_or_create(&labels).inc();
+            }
+        }
+    }
+
+    /// An answer was corrected.
+    pub(crate) fn corrected(&self, said: &Record, correction: &Record) {
+        let class = |record: &Record| match record {
+            Record::Answered(answered) => Some(answered.class_id),
+            Record::Failed { .. } => None,
+        };
+        let class = if class(said) == class(correction) {
+            "same"
+        } else {
+            "other"
+        };
+        self.corrections
+            .get_or_create(&OfCorrection { class })
+            .inc();
+    }
+
+    /// An output could not deliver an event at once.
+    pub(crate) fn output_failed(&self, output: &str) {
+        let labels = OfOutput {
+            output: output.to_owned(),
+        };
+        self.output_failures.get_or_create(&labels).inc();
+    }
+
+    /// All metrics as text, in the format of OpenMetrics.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("a string takes all that is written");
+        text
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

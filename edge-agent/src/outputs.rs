@@ -1,0 +1,53 @@
+//! Where events go: each output is a task that takes them from a bounded queue, in order.
+
+mod file;
+
+use std::sync::Arc;
+
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use crate::{config::OutputsConfig, event::Event, metrics::Metrics};
+
+pub use file::FileError;
+use file::RotatingFile;
+
+/// Events that may wait for an output. Whoever has another to announce waits with it.
+const WAITING: usize = 64;
+
+/// The outputs, until they have delivered what was announced.
+#[derive(Debug)]
+pub(crate) struct Outputs {
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Outputs {
+    /// Opens the outputs; gives the ways in, too.
+    ///
+    /// # Errors
+    /// [`FileError`], which names the file.
+    pub(crate) fn start(
+        config: &OutputsConfig,
+        metrics: &Metrics,
+    ) -> Result<(Self, Vec<mpsc::Sender<Arc<Event>>>), FileError> {
+        let (mut tasks, mut senders) = (Vec::new(), Vec::new());
+        if let Some(file) = &config.file {
+            let (sender, events) = mpsc::channel(WAITING);
+            let file = RotatingFile::open(file)?;
+            let metrics = metrics.clone();
+            tasks.push(tokio::task::spawn_blocking(move || {
+                file::write_all(file, events, &metrics);
+            }));
+            senders.push(sender);
+        }
+        Ok((Self { tasks }, senders))
+    }
+
+    /// Waits until all that was announced is delivered; the ways in must be gone.
+    pub(crate) async fn end(self) {
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "an output ended before its time");
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Events as lines of JSON, in a file that is replaced when it has grown.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
+
+use crate::{config::FileOutput, event::Event, metrics::Metrics};
+
+/// Pauses between attempts to write a line, in a file system that is full or away. The last one goes on.
+const PAUSES: [Duration; 4] = [
+    Duration::from_millis(10),
+    Duration::from_millis(100),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+];
+
+/// Attempts once the program wants to end; then the line goes to the log.
+const LAST_ATTEMPTS: usize = 3;
+
+/// The file of an output cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {}: make its folder and give this program the right to write there", path.display())]
+pub struct FileError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// A file of lines that is never torn: a line is in it whole, or not at all.
+#[derive(Debug)]
+pub(super) struct RotatingFile {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    max_bytes: u64,
+    kept: usize,
+}
+
+impl RotatingFile {
+    pub(super) fn open(config: &FileOutput) -> Result<Self, FileError> {
+        let failed = |source| FileError {
+            path: config.path.clone(),
+            source,
+        };
+        let file = append_to(&config.path).map_err(failed)?;
+        Ok(Self {
+            bytes: whole_lines(&config.path, &file).map_err(failed)?,
+            path: config.path.clone(),
+            file,
+            max_bytes: config.max_bytes,
+            kept: config.keep,
+        })
+    }
+
+    /// Adds a line; where it cannot be added whole, nothing of it stays.
+    fn add(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.bytes > 0 && self.bytes + line.len() as u64 > self.max_bytes {
+            self.rotate()?;
+        }
+        let written = self.file.write_all(line);
+        match written {
+            Ok(()) => self.bytes += line.len() as u64,
+            Err(_) => self.file.set_len(self.bytes)?,
+        }
+        written
+    }
+
+    /// The file becomes `.1`, `.1` becomes `.2`, and so on; the oldest goes.
+    fn rotate(&mut self) -> io::Result<()> {
+        let older = |number: usize| {
+            let mut name = self.path.clone().into_os_string();
+            name.push(format!(".{number}"));
+            PathBuf::from(name)
+        };
+        for number in (1..self.kept).rev() {
+            match fs::rename(older(number), older(number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        match self.kept {
+            0 => fs::remove_file(&self.path)?,
+            _ => fs::rename(&self.path, older(1))?,
+        }
+        self.file = append_to(&self.path)?;
+        self.bytes = 0;
+        Ok(())
+    }
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    File::options().create(true).append(true).open(path)
+}
+
+/// Bytes of a file's whole lines; what a crash left of one more is cut off.
+fn whole_lines(path: &Path, file: &File) -> io::Result<u64> {
+    let bytes = fs::read(path)?;
+    let whole = bytes.iter().rposition(|&byte| byte == b'\n');
+    let whole = whole.map_or(0, |last| last as u64 + 1);
+    if whole < bytes.len() as u64 {
+        tracing::warn!(file = %path.display(), "cut off half a line that a crash left");
+        file.set_len(whole)?;
+    }
+    Ok(whole)
+}
+
+/// Writes events until there are no more; blocks. A line that cannot be written is tried again until it can, and
+/// holds up the others.
+pub(super) fn write_all(
+    mut file: RotatingFile,
+    mut events: mpsc::Receiver<Arc<Event>>,
+    metrics: &Metrics,
+) {
+    while let Some(event) = events.blocking_recv() {
+        let mut line = serde_json::to_vec(&*event).expect("an event has no keys but strings");
+        line.push(b'\n');
+        let mut attempt = 0;
+        while let Err(error) = file.add(&line) {
+            metrics.output_failed("file");
+            if attempt == 0 {
+                tracing::error!(file = %file.path.display(), %error, "an answer waits to be written");
+            }
+            attempt += 1;
+            if events.is_closed() && attempt > LAST_ATTEMPTS {
+                let line = String::from_utf8_lossy(&line);
+                tracing::error!(
+                    line = line.trim_end(),
+                    "could not be written before the end"
+                );
+                break;
+            }
+            thread::sleep(PAUSES[attempt.min(PAUSES.len()) - 1]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(folder: &Path, max_bytes: u64, keep: usize) -> RotatingFile {
+        RotatingFile::open(&FileOutput {
+            path: folder.join("answers.jsonl"),
+            max_bytes,
+            keep,
+        })
+        .unwrap()
+    }
+
+    fn read(folder: &Path, name: &str) -> String {
+        fs::read_to_string(folder.join(name)).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_file_that_has_grown_makes_way_and_lines_stay_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = open(folder.path(), 10, 2);
+        for line in [
+            "one\n",
+            "two\n",
+            "three\n",
+            "four, longer than a file\n",
+            "five\n",
+        ] {
+            file.add(line.as_bytes()).unwrap();
+        }
+        assert_eq!(read(folder.path(), "answers.jsonl"), "five\n");
+        assert_eq!(
+            read(folder.path(), "answers.jsonl.1"),
+            "four, longer than a file\n"
+        );
+        assert_eq!(read(folder.path(), "answers.jsonl.2"), "three\n");
+        assert_eq!(read(folder.path(), "answers.jsonl.3"), "");
+    }
+
+    #[test]
+    fn half_a_line_of_a_crash_is_cut_off_and_what_is_there_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("answers.jsonl"), "whole\nha").unwrap();
+        let mut file = open(folder.path(), 10, 1);
+        file.add(b"next\n").unwrap();
+        assert_eq!(read(folder.path(), "answers.jsonl"), "next\n");
+        assert_eq!(read(folder.path(), "answers.jsonl.1"), "whole\n");
+    }
+
+    #[test]
+    fn nothing_stays_of_a_line_that_a_full_disk_takes_half_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = open(folder.path(), 1000, 1);
+        file.add(b"whole\n").unwrap();
+        // A device that is always full, and a file that takes no `set_len`.
+        file.file = File::options().append(true).open("/dev/full").unwrap();
+        assert!(file.add(b"lost\n").is_err());
+        file.file = append_to(&file.path).unwrap();
+        file.add(b"again\n").unwrap();
+        assert_eq!(read(folder.path(), "answers.jsonl"), "whole\nagain\n");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_named() {
+        let config = FileOutput {
+            path: PathBuf::from("/no/such/folder/answers.jsonl"),
+            max_bytes: 1,
+            keep: 1,
+        };
+        let error = RotatingFile::open(&config).unwrap_err().to_string();
+        assert!(error.contains("/no/such/folder/answers.jsonl"), "{error}");
+    }
+}

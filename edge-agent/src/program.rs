@@ -1,0 +1,116 @@
+//! The program that is left running: inputs, the agent, outputs, and an orderly end.
+
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    agent::{Agent, StartError},
+    api::{Api, ApiError, Context},
+    config::{Config, ConfigError},
+    event::Announcer,
+    inputs::{self, FolderError},
+    intake::{Bounds, Intake},
+    metrics::Metrics,
+    outputs::{FileError, Outputs},
+};
+
+/// What calls may take beyond the deadline of an image, once the program is to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The running program.
+pub struct Program {
+    api: Option<Api>,
+    /// Watchers of folders, and calls that may still correct an answer.
+    tasks: TaskTracker,
+    outputs: Outputs,
+    ending: CancellationToken,
+    patience: Duration,
+}
+
+/// Why the program did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProgramError {
+    /// The configuration does not hold together.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The cascade, its networks or its peers are at fault.
+    #[error(transparent)]
+    Agent(#[from] StartError),
+    /// The HTTP API does not run.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// A folder cannot be watched.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The file for the answers cannot be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl Program {
+    /// Loads the networks and opens inputs and outputs.
+    ///
+    /// Must be called in a tokio runtime; loading blocks for some 100 ms.
+    ///
+    /// # Errors
+    /// A [`ProgramError`] that names the file, address or field at fault.
+    pub fn start(config: &Config) -> Result<Self, ProgramError> {
+        config.check_run()?;
+        let metrics = Metrics::default();
+        let (outputs, ways_in) = Outputs::start(&config.outputs, &metrics)?;
+        let agent = Arc::new(Agent::start(config)?);
+        let announcer = Announcer::new(ways_in);
+        let bounds = Bounds {
+            places: config.max_in_flight,
+            waiting: config.api.as_ref().map_or(0, |api| api.max_waiting),
+        };
+        let ending = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let intake = Intake::new(
+            agent,
+            announcer.clone(),
+            metrics.clone(),
+            bounds,
+            tasks.clone(),
+            ending.clone(),
+        );
+        inputs::watch(&config.folders, &intake, &ending, &tasks)?;
+        let context = Context {
+            intake,
+            announcer,
+            metrics,
+            ending: ending.clone(),
+            max_image_bytes: config.images.max_bytes,
+        };
+        let start = |api| Api::start(api, context);
+        Ok(Self {
+            api: config.api.as_ref().map(start).transpose()?,
+            tasks,
+            outputs,
+            ending,
+            patience: Duration::from_millis(config.deadline_ms) + PATIENCE,
+        })
+    }
+
+    /// The address of the API, where there is one.
+    pub fn api_addr(&self) -> Option<SocketAddr> {
+        self.api.as_ref().map(Api::local_addr)
+    }
+
+    /// Answers images until `shutdown`, then those that were taken up, and delivers what was said about them.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        shutdown.await;
+        tracing::info!("ending: answering what was taken up");
+        self.ending.cancel();
+        self.tasks.close();
+        let api = async {
+            if let Some(api) = self.api {
+                api.end(self.patience).await;
+            }
+        };
+        tokio::join!(api, self.tasks.wait());
+        self.outputs.end().await;
+    }
+}
