@@ -6,6 +6,7 @@ mod input;
 mod learned;
 mod link;
 mod overload;
+mod page;
 mod peers;
 mod reload;
 mod replicas;
