@@ -32,9 +32,13 @@ pub struct Config {
     /// A policy bundle of `lab learn`, in place of the cascade's policies.
     pub policy: Option<PathBuf>,
     /// Which of its operating points: a name, `loss=POINTS` (the fastest that is expected to lose at
-    /// most so much against the largest network), `time=5ms` (the most accurate in that mean time) or
-    /// `offload=20%` (the most accurate that sends at most so many images). Default `loss=1`.
+    /// most so much against the largest network), `time=5ms` (the most accurate in that mean time), `offload=20%` (the
+    /// most accurate that sends at most so many images) or `price=POINTS` (the best where a second is worth so many
+    /// points). Default `loss=1`.
     pub operating_point: Goal,
+    /// Whether the operating point follows the link in `edge-agent run`: chosen by what an offload costs now, in place
+    /// of what it cost where the policy was learned. Default yes.
+    pub follow_link: bool,
     /// Whose decisions count: `policy`, `device-only` or `cloud-only`. Default `policy`.
     pub mode: Mode,
     /// Milliseconds from taking up an image to its answer. Default 1000.
@@ -81,6 +85,7 @@ impl Default for Config {
             cascade: PathBuf::from("models/cascades/squeezenet-lite2.toml"),
             policy: None,
             operating_point: Goal::MaxLoss(1.0),
+            follow_link: true,
             mode: Mode::Policy,
             deadline_ms: 1000,
             correct_within_ms: 10_000,

@@ -17,6 +17,7 @@ mod api;
 pub mod cli;
 mod config;
 mod event;
+mod follow;
 mod inputs;
 mod intake;
 mod metrics;

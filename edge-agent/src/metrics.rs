@@ -62,6 +62,7 @@ pub struct Metrics {
     answers: Family<OfAnswer, Counter>,
     corrections: Family<OfCorrection, Counter>,
     in_flight: Gauge,
+    followed: Counter,
     answer: Times,
     device: Histogram,
     link: Histogram,
@@ -87,7 +88,7 @@ impl Default for Metrics {
         let (failures, answers) = (Family::default(), Family::default());
         let (output_failures, corrections) = (Family::default(), Family::default());
         let in_flight = Gauge::default();
-        let sent = Counter::default();
+        let (sent, followed) = (Counter::default(), Counter::default());
         let answer = Times::new_with_constructor(times);
         let [device, link, cloud] = [(); 3].map(|()| times());
         let mut registry = Registry::with_prefix("outpost_edge");
@@ -121,6 +122,11 @@ impl Default for Metrics {
             "in_flight_images",
             "Images taken up and not answered yet",
             in_flight.clone(),
+        );
+        registry.register(
+            "operating_point_changes",
+            "How often the operating point followed the link",
+            followed.clone(),
         );
         registry.register_with_unit(
             "answer",
@@ -166,6 +172,7 @@ impl Default for Metrics {
             answers,
             corrections,
             in_flight,
+            followed,
             answer,
             device,
             link,
@@ -243,6 +250,11 @@ impl Metrics {
         self.corrections
             .get_or_create(&OfCorrection { class })
             .inc();
+    }
+
+    /// The operating point followed the link.
+    pub(crate) fn followed(&self) {
+        self.followed.inc();
     }
 
     /// An output could not deliver an event at once.

@@ -9,6 +9,7 @@ use crate::{
     api::{Api, ApiError, Context},
     config::{Config, ConfigError},
     event::Announcer,
+    follow::follow_link,
     inputs::{self, FolderError},
     intake::{Bounds, Intake},
     metrics::Metrics,
@@ -21,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The running program.
 pub struct Program {
     api: Option<Api>,
-    /// Watchers of folders, and calls that may still correct an answer.
+    /// What watches folders and the link, and calls that may still correct an answer.
     tasks: TaskTracker,
     outputs: Outputs,
     ending: CancellationToken,
@@ -69,13 +70,16 @@ impl Program {
         let ending = CancellationToken::new();
         let tasks = TaskTracker::new();
         let intake = Intake::new(
-            agent,
+            agent.clone(),
             announcer.clone(),
             metrics.clone(),
             bounds,
             tasks.clone(),
             ending.clone(),
         );
+        if config.follow_link {
+            tasks.spawn(follow_link(agent.clone(), metrics.clone(), ending.clone()));
+        }
         inputs::watch(&config.folders, &intake, &ending, &tasks)?;
         let context = Context {
             intake,

@@ -116,11 +116,13 @@ fn kilobytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::FailureCause;
 
     #[test]
     fn images_without_an_answer_show_their_reason() {
         let records = [Record::Failed {
             image: "folder/broken.jpg".into(),
+            cause: FailureCause::NotAnImage,
             error: "the image is empty".into(),
         }];
         let table = render(&records);

@@ -593,6 +593,69 @@ fn the_operating_point_and_the_mode_can_be_moved_while_it_runs() {
 }
 
 #[test]
+fn the_operating_point_follows_the_link() {
+    let certificates = CertificateFolder::valid();
+    let models = repository().join("models");
+    // Every image waits there for another, which does not come.
+    let cloud = CloudService::start_with(
+        &certificates,
+        &format!(
+            "models = {models:?}\nnetworks = [\"cifar10-resnet\"]\n[batching]\nmax_batch = 2\nmax_delay_ms = 250\n"
+        ),
+    );
+    let device = Device::start(&format!(
+        "operating_point = \"time=20ms\"\ndeadline_ms = 20000\n[cloud]\nurl = {:?}\ncertificate_authority = {:?}\n[api]\naddress = \"127.0.0.1:0\"\n",
+        cloud.url(),
+        certificates.authority(),
+    ));
+    let state = || json(device.get("/v1/state"));
+    let rate = |state: &Value| {
+        let policy = &state["policy"];
+        let points = policy["operating_points"].as_array().unwrap();
+        let point = points
+            .iter()
+            .find(|point| point["name"] == policy["operating_point"]);
+        point.unwrap()["offload_rate"].as_f64().unwrap()
+    };
+    let before = state();
+    assert_eq!(before["policy"]["goal"], "time=20ms");
+    assert!(before["peers"][0]["link"].is_null(), "{before}");
+    assert!(rate(&before) > 0.4, "{before}");
+    let images = cifar(60);
+    let mut images = images.iter().cycle();
+    let after = until("another operating point", || {
+        let image = fs::read(images.next().unwrap()).unwrap();
+        assert_eq!(
+            device.post("/v1/classify", "image/jpeg", &image).status(),
+            200
+        );
+        let now = state();
+        (now["policy"]["operating_point"] != before["policy"]["operating_point"]).then_some(now)
+    });
+    assert!(rate(&after) < 0.1, "{after}");
+    assert_eq!(after["policy"]["goal"], "time=20ms");
+    assert!(
+        after["peers"][0]["link"]["at_peer_ms"].as_f64().unwrap() > 200.0,
+        "{after}"
+    );
+    assert_eq!(
+        device.metric("outpost_edge_operating_point_changes_total"),
+        Some(1.0)
+    );
+    // One that is asked for by its name stays.
+    let pinned = before["policy"]["operating_point"].as_str().unwrap();
+    let request = device.agent.put(format!("{}/v1/state", device.url));
+    let body = format!("{{\"operating_point\": {pinned:?}}}");
+    request
+        .header(header::CONTENT_TYPE, "application/json")
+        .send(body)
+        .unwrap();
+    thread::sleep(Duration::from_secs(4));
+    assert_eq!(state()["policy"]["operating_point"], pinned);
+    device.end();
+}
+
+#[test]
 fn the_description_names_what_there_is() {
     let device = Device::start("deadline_ms = 20000\n[api]\naddress = \"127.0.0.1:0\"\n");
     let description = json(device.get("/openapi.json"));

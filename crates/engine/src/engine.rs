@@ -7,8 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use outpost_cascade::{Action, Cascade, CascadeError, Mode, NoAnswer, NodeId, Reason, Site, Walk};
-use outpost_exit_policy::{Bundle, Evidence, Goal, GoalError};
+use outpost_cascade::{
+    Action, Cascade, CascadeError, Follower, Mode, NoAnswer, NodeId, Reason, Site, Walk,
+};
+use outpost_exit_policy::{Bundle, Evidence, Expected, Goal, GoalError};
 use outpost_runtime::{
     ClassifyError, Features, Labels, LocalNetworks, Manifest, ModelFolder, OpenError, Place,
     Probabilities, Progress, Runtime,
@@ -277,7 +279,7 @@ impl Engine {
                 if learned::needs_features(&bundle) {
                     features = Features::Give;
                 }
-                let deciding = Deciding::new(&cascade, Some((&bundle, point)), plan.mode);
+                let deciding = Deciding::new(&cascade, Some((&bundle, goal, point)), plan.mode);
                 policy = Some(bundle);
                 deciding
             }
@@ -363,21 +365,61 @@ impl Engine {
             .unwrap_or_else(PoisonError::into_inner);
         let (goal, mode) = match change {
             Change::Goal(goal) => (Some(goal), deciding.mode()),
-            Change::Mode(mode) => (None, *mode),
+            Change::Mode(mode) => (deciding.goal(), *mode),
         };
         if mode == Mode::DeviceOnly {
             check_device_only(&self.cascade).map_err(|_| ChangeError::NoDeviceNetwork)?;
         }
-        let name = deciding
-            .operating_point()
-            .map(|name| Goal::Name(name.to_owned()));
-        let learned = match (&self.policy, goal.or(name.as_ref())) {
+        let learned = match (&self.policy, goal) {
             (None, Some(_)) => return Err(ChangeError::NoPolicy),
-            (Some(bundle), Some(goal)) => Some((bundle, bundle.choose(goal)?)),
+            (Some(bundle), Some(goal)) => Some((bundle, goal, bundle.choose(goal)?)),
             (_, None) => None,
         };
         *deciding = Arc::new(Deciding::new(&self.cascade, learned, mode));
         Ok(deciding.clone())
+    }
+
+    /// Looks at what offloads cost now, and decides about the images to come by the operating point that meets the
+    /// goal best at that price, once it has been better by enough for long. Gives what holds then, where it changed.
+    ///
+    /// A goal that is a name is kept to, and so is the operating point while no link is known.
+    pub fn follow(&self, follower: &mut Follower, now: Duration) -> Option<Arc<Deciding>> {
+        let bundle = self.policy.as_ref()?;
+        let deciding = self.deciding();
+        let chosen = deciding.chosen()?;
+        let is_named = matches!(chosen.goal, Goal::Name(_));
+        // The nearest is who is asked first.
+        let link = self.peers.values().next()?.link();
+        if is_named || deciding.mode() != Mode::Policy {
+            return None;
+        }
+        let seconds = |expected: &Expected| match link {
+            Some(link) => expected.seconds_at(|bytes| link.offload(bytes)),
+            None => expected.seconds,
+        };
+        let best = match bundle.choose_at(&chosen.goal, seconds) {
+            Ok(point) => point,
+            // None meets it now; the nearest is as good as it gets.
+            Err(GoalError::Unmet { nearest, .. }) => bundle.choose(&Goal::Name(nearest)).ok()?,
+            Err(_) => return None,
+        };
+        let current = &bundle.operating_points()[chosen.place];
+        let cost = |point| bundle.cost(&chosen.goal, point, seconds);
+        let place = learned::place(bundle, best);
+        if !follower.look((chosen.place, cost(current)), (place, cost(best)), now) {
+            return None;
+        }
+        let mut holds = self
+            .deciding
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Somebody may have moved it meanwhile.
+        if !Arc::ptr_eq(&holds, &deciding) {
+            return None;
+        }
+        let learned = (bundle, &chosen.goal, best);
+        *holds = Arc::new(Deciding::new(&self.cascade, Some(learned), deciding.mode()));
+        Some(holds.clone())
     }
 
     /// The site that the engine is at.

@@ -9,7 +9,7 @@ use std::{
 
 use outpost_cascade::{Cascade, Mode};
 use outpost_exit_policy::{
-    Bundle, BundleError, DecisionFunction, Function, GoalError, OperatingPoint,
+    Bundle, BundleError, DecisionFunction, Function, Goal, GoalError, OperatingPoint,
 };
 use outpost_runtime::{ModelFolder, OpenError};
 
@@ -24,7 +24,16 @@ pub struct Deciding {
     /// By node; 1 where no learned policy says otherwise.
     pub(crate) temperatures: Vec<f32>,
     mode: Mode,
-    operating_point: Option<String>,
+    learned: Option<Chosen>,
+}
+
+/// A goal, and the operating point that stands for it.
+#[derive(Debug, Clone)]
+pub(crate) struct Chosen {
+    pub(crate) goal: Goal,
+    /// Its place in the bundle.
+    pub(crate) place: usize,
+    name: String,
 }
 
 /// Why a policy was refused.
@@ -83,12 +92,12 @@ impl Deciding {
     /// The decisions of the cascade's file, or of an operating point of a bundle that fits it; or those of a mode.
     pub(crate) fn new(
         cascade: &Cascade,
-        learned: Option<(&Bundle, &OperatingPoint)>,
+        learned: Option<(&Bundle, &Goal, &OperatingPoint)>,
         mode: Mode,
     ) -> Self {
         let mut cascade = cascade.clone();
         let mut temperatures = vec![1.0; cascade.nodes().count()];
-        if let Some((bundle, point)) = learned {
+        if let Some((bundle, _, point)) = learned {
             let functions = point.functions.iter().cloned();
             cascade =
                 cascade.with_policies(functions.map(|f| Arc::new(f) as Arc<dyn DecisionFunction>));
@@ -98,7 +107,11 @@ impl Deciding {
             cascade: cascade.with_mode(mode),
             temperatures,
             mode,
-            operating_point: learned.map(|(_, point)| point.name.clone()),
+            learned: learned.map(|(bundle, goal, point)| Chosen {
+                goal: goal.clone(),
+                place: place(bundle, point),
+                name: point.name.clone(),
+            }),
         }
     }
 
@@ -109,6 +122,24 @@ impl Deciding {
 
     /// Name of the operating point of the learned policy, where there is one; it decides in [`Mode::Policy`].
     pub fn operating_point(&self) -> Option<&str> {
-        self.operating_point.as_deref()
+        self.learned.as_ref().map(|chosen| chosen.name.as_str())
     }
+
+    /// The goal that the operating point was chosen by, where there is a learned policy.
+    pub fn goal(&self) -> Option<&Goal> {
+        self.learned.as_ref().map(|chosen| &chosen.goal)
+    }
+
+    pub(crate) fn chosen(&self) -> Option<&Chosen> {
+        self.learned.as_ref()
+    }
+}
+
+/// The place of an operating point of a bundle.
+pub(crate) fn place(bundle: &Bundle, point: &OperatingPoint) -> usize {
+    let place = bundle
+        .operating_points()
+        .iter()
+        .position(|other| other.name == point.name);
+    place.expect("a point of this bundle")
 }

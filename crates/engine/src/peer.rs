@@ -12,7 +12,10 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use outpost_cascade::{Circuit, CircuitConfig, CircuitState, FallbackCause, Permit, Refusal};
+use outpost_cascade::{
+    Circuit, CircuitConfig, CircuitState, FallbackCause, Link, LinkEstimate, Observation, Permit,
+    Refusal,
+};
 use outpost_proto::inference::{
     ModelMetadataRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
 };
@@ -49,7 +52,8 @@ pub struct Peer {
     channel: Channel,
     payload: Payload,
     circuit: Mutex<Circuit>,
-    /// Origin of the circuit's times.
+    link: Mutex<LinkEstimate>,
+    /// Origin of the times of the circuit and of the link.
     origin: Instant,
     /// Causes that a person has been told of.
     reported: Mutex<HashSet<FallbackCause>>,
@@ -176,6 +180,7 @@ impl Peer {
             channel: Channel::new(client)?,
             payload: config.payload,
             circuit: Mutex::new(Circuit::new(circuit)),
+            link: Mutex::default(),
             origin: Instant::now(),
             reported: Mutex::default(),
         })
@@ -184,6 +189,11 @@ impl Peer {
     /// Whether the peer is asked at all, as of the last call.
     pub fn circuit(&self) -> CircuitState {
         lock(&self.circuit).state()
+    }
+
+    /// What an offload costs now; none where there was none for a while.
+    pub fn link(&self) -> Option<Link> {
+        lock(&self.link).at(self.origin.elapsed())
     }
 
     /// Connects while networks still load; a failure shows at the first offload.
@@ -245,6 +255,19 @@ impl Peer {
         };
         self.note(&outcome, permit);
         let bytes_sent = bytes_sent.load(Ordering::Relaxed);
+        let took = started.elapsed();
+        let at_peer = outcome.as_ref().ok().and_then(|reply| reply.at_peer);
+        let is_unsent =
+            matches!(&outcome, Err(failure) if failure.cause == FallbackCause::Unsendable);
+        if !is_unsent {
+            let observation = Observation {
+                bytes: bytes_sent,
+                link: took.saturating_sub(at_peer.unwrap_or_default()),
+                at_peer,
+                is_answered: outcome.is_ok(),
+            };
+            lock(&self.link).observe(&observation, self.origin.elapsed());
+        }
         let span = Span::current();
         span.record("bytes_sent", bytes_sent);
         match &outcome {
@@ -260,7 +283,7 @@ impl Peer {
         let offload = Offload {
             outcome: outcome.map_err(|failure| self.report(&failure)),
             bytes_sent,
-            took: started.elapsed(),
+            took,
         };
         (offload, late)
     }

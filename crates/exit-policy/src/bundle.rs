@@ -63,10 +63,23 @@ pub struct Expected {
     pub accuracy: f64,
     /// Seconds an example.
     pub seconds: f64,
+    /// Of these, the seconds until it is sent over a link, or answered where it is not.
+    pub local_seconds: f64,
     /// Bytes on links an example.
     pub bytes: f64,
     /// Share of the examples that travel over a link.
     pub offload_rate: f64,
+}
+
+impl Expected {
+    /// Seconds an example where one that is sent, with so many bytes, costs `offload` seconds, whatever the link was
+    /// that the policy was learned for.
+    pub fn seconds_at(&self, offload: impl Fn(f64) -> f64) -> f64 {
+        if self.offload_rate <= 0.0 {
+            return self.local_seconds;
+        }
+        self.local_seconds + self.offload_rate * offload(self.bytes / self.offload_rate)
+    }
 }
 
 /// Why a bundle was refused.
@@ -304,6 +317,7 @@ impl Bundle {
             let Expected {
                 accuracy,
                 seconds,
+                local_seconds,
                 bytes,
                 offload_rate,
             } = point.expected;
@@ -320,6 +334,12 @@ impl Bundle {
                 ),
                 (share(accuracy), accuracy, "the accuracy"),
                 (amount(seconds), seconds, "the time"),
+                (
+                    // Seconds are means of single-precision numbers.
+                    (0.0..=seconds * 1.000_01).contains(&local_seconds),
+                    local_seconds,
+                    "the time before sending",
+                ),
                 (amount(bytes), bytes, "the bytes"),
                 (share(offload_rate), offload_rate, "the offload rate"),
             ] {

@@ -34,8 +34,11 @@ pub struct Price {
 pub struct Spent {
     /// Seconds, of networks and links.
     pub seconds: f64,
+    /// Of these, the seconds before it was sent.
+    pub local_seconds: f64,
     /// Bytes over links.
     pub bytes: f64,
+    is_sent: bool,
 }
 
 impl Spent {
@@ -44,6 +47,10 @@ impl Spent {
         self.seconds += step.seconds + step.seconds_per_byte * payload;
         if step.sends {
             self.bytes += payload;
+            self.is_sent = true;
+        }
+        if !self.is_sent {
+            self.local_seconds = self.seconds;
         }
     }
 }

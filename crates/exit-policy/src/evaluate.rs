@@ -200,6 +200,15 @@ impl<'a> Problem<'a> {
         outcomes.finish()
     }
 
+    /// Mean seconds of the examples `on` until they are sent over a link, or answered where they are not.
+    ///
+    /// # Panics
+    /// As [`Problem::walk`].
+    pub fn local_seconds(&self, policies: &[Function], on: &[u32]) -> f64 {
+        let local = |&example: &u32| self.walk(policies, example as usize).spent.local_seconds;
+        on.iter().map(local).sum::<f64>() / on.len() as f64
+    }
+
     /// Numbers of all examples.
     pub fn all(&self) -> Vec<u32> {
         (0..self.examples.len() as u32).collect()

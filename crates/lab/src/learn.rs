@@ -417,6 +417,7 @@ fn operating_point(
         expected: Expected {
             accuracy: 1.0 - outcomes.mean_loss(),
             seconds: outcomes.mean_seconds(),
+            local_seconds: problem.local_seconds(&functions, calibration),
             bytes: outcomes.mean_bytes(),
             offload_rate: outcomes.offload_rate,
         },
@@ -481,6 +482,7 @@ fn points_table(bundle: &Bundle) -> Table {
             seconds,
             bytes,
             offload_rate,
+            ..
         } = point.expected;
         let mut cells = row(
             &point.name,

@@ -10,7 +10,9 @@ use image::{
     DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage,
     metadata::Orientation,
 };
-use libjpeg_turbo_rs::{DecodeLimits, Decoder as JpegDecoder, JpegError, PixelFormat};
+use libjpeg_turbo_rs::{
+    DecodeLimits, Decoder as JpegDecoder, JpegError, PixelFormat, common::types::ComponentInfo,
+};
 
 /// Bounds on what is decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +105,7 @@ fn decode_jpeg(encoded: &[u8], limits: &ImageLimits) -> Result<RgbImage, DecodeE
     let mut decoder = JpegDecoder::new_with_limits(encoded, bounds).map_err(jpeg_error)?;
     let header = decoder.header();
     check_pixels(header.width.into(), header.height.into(), limits)?;
+    check_sampling(&header.components)?;
     decoder.set_output_format(PixelFormat::Rgb);
     let orientation = decoder.exif_orientation();
     let decoded = decoder.decode_image().map_err(jpeg_error)?;
@@ -111,6 +114,25 @@ fn decode_jpeg(encoded: &[u8], limits: &ImageLimits) -> Result<RgbImage, DecodeE
         .expect("three bytes a pixel were asked for");
     let orientation = orientation.and_then(Orientation::from_exif);
     Ok(upright(DynamicImage::ImageRgb8(image), orientation))
+}
+
+/// Refuses samplings that no encoder in use writes, and that the decoder does not take: a fineness of three, or
+/// another component finer than the first.
+fn check_sampling(components: &[ComponentInfo]) -> Result<(), DecodeError> {
+    let Some(first) = components.first() else {
+        return Ok(());
+    };
+    let fits = |fineness: u8, finest: u8| matches!(fineness, 1 | 2 | 4) && fineness <= finest;
+    let fits = |c: &ComponentInfo| {
+        fits(c.horizontal_sampling, first.horizontal_sampling)
+            && fits(c.vertical_sampling, first.vertical_sampling)
+    };
+    match components.iter().all(fits) {
+        true => Ok(()),
+        false => Err(DecodeError::Unsupported(
+            "a component is sampled at a third, or finer than the first".into(),
+        )),
+    }
 }
 
 fn decode_other(

@@ -6,7 +6,7 @@ use axum::{
     http::StatusCode,
 };
 use outpost_cascade::{CircuitState, Mode, Site};
-use outpost_engine::{Change as EngineChange, Engine};
+use outpost_engine::{Change as EngineChange, Deciding, Engine};
 use outpost_exit_policy::Goal;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -46,7 +46,9 @@ struct Node {
 /// A learned policy.
 #[derive(Serialize, ToSchema)]
 struct Policy {
-    /// Name of the operating point that decides in the mode `policy`.
+    /// What the operating point is to meet.
+    goal: String,
+    /// Name of the operating point that meets it now, and decides in the mode `policy`.
     operating_point: String,
     /// The largest network alone.
     reference: Reference,
@@ -89,13 +91,28 @@ struct Peer {
     /// `closed` while it is asked, `open` while it is not, `half-open` while one call shows whether it is back.
     #[schema(value_type = String)]
     circuit: CircuitState,
+    /// What an offload costs now; absent where there was none in the last minute.
+    link: Option<Link>,
+}
+
+/// What an offload costs now, by the latest ones.
+#[derive(Serialize, ToSchema)]
+struct Link {
+    /// Milliseconds on the link for a message without bytes.
+    round_trip_ms: f64,
+    /// Bytes a second; absent where sizes did not differ enough to tell.
+    uplink: Option<f64>,
+    /// Milliseconds at the peer.
+    at_peer_ms: f64,
+    /// Share of the offloads that failed, 0 to 1.
+    failed: f64,
 }
 
 /// What to decide by from now on; one of the two, or both.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Change {
-    /// An operating point: its name, `loss=POINTS`, `time=5ms` or `offload=20%`.
+    /// An operating point: its name, `loss=POINTS`, `time=5ms`, `offload=20%` or `price=POINTS`.
     operating_point: Option<String>,
     /// `policy`, `device-only` or `cloud-only`.
     #[schema(value_type = Option<String>)]
@@ -180,24 +197,31 @@ fn status(context: &Context) -> Status {
             .collect(),
         mode: deciding.mode(),
         deadline_ms: agent.deadline().as_millis() as u64,
-        policy: policy(engine, deciding.operating_point()),
+        policy: policy(engine, &deciding),
         peers: engine
             .peers()
             .map(|(site, peer)| Peer {
                 site,
                 circuit: peer.circuit(),
+                link: peer.link().map(|link| Link {
+                    round_trip_ms: link.round_trip * 1e3,
+                    uplink: (link.per_byte > 0.0).then(|| 1.0 / link.per_byte),
+                    at_peer_ms: link.at_peer * 1e3,
+                    failed: link.failed,
+                }),
             })
             .collect(),
     }
 }
 
-fn policy(engine: &Engine, operating_point: Option<&str>) -> Option<Policy> {
+fn policy(engine: &Engine, deciding: &Deciding) -> Option<Policy> {
     let bundle = engine.policy()?;
     let reference = bundle.reference();
     let points = bundle.operating_points().iter();
     let ms = |seconds: f64| seconds * 1e3;
     Some(Policy {
-        operating_point: operating_point?.to_owned(),
+        goal: deciding.goal()?.to_string(),
+        operating_point: deciding.operating_point()?.to_owned(),
         reference: Reference {
             node: reference.node.clone(),
             accuracy: reference.accuracy,

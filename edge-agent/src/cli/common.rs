@@ -40,8 +40,8 @@ pub(super) struct Common {
     /// A policy bundle of `lab learn`, in place of the cascade's policies.
     #[arg(long, env = "OUTPOST_POLICY", value_name = "FILE.json")]
     policy: Option<PathBuf>,
-    /// Which of its operating points: a name, `loss=POINTS`, `time=5ms` or `offload=20%`; else the
-    /// fastest that is expected to lose at most one point.
+    /// Which of its operating points: a name, `loss=POINTS`, `time=5ms`, `offload=20%` or `price=POINTS`, those that a
+    /// second is worth; else the fastest that is expected to lose at most one point.
     #[arg(long, env = "OUTPOST_OPERATING_POINT", value_name = "GOAL")]
     operating_point: Option<Goal>,
     /// The model folder.

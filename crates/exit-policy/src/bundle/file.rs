@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Version of the format.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// What every version of the format has.
 #[derive(Deserialize)]
@@ -67,6 +67,7 @@ struct PointFile {
 struct ExpectedFile {
     accuracy: f64,
     seconds: f64,
+    local_seconds: f64,
     bytes: f64,
     offload_rate: f64,
 }
@@ -154,6 +155,7 @@ impl Bundle {
             expected: ExpectedFile {
                 accuracy: point.expected.accuracy,
                 seconds: point.expected.seconds,
+                local_seconds: point.expected.local_seconds,
                 bytes: point.expected.bytes,
                 offload_rate: point.expected.offload_rate,
             },
@@ -218,6 +220,7 @@ fn read_point(point: PointFile, nodes: &[BundleNode]) -> Result<OperatingPoint, 
         expected: Expected {
             accuracy: point.expected.accuracy,
             seconds: point.expected.seconds,
+            local_seconds: point.expected.local_seconds,
             bytes: point.expected.bytes,
             offload_rate: point.expected.offload_rate,
         },

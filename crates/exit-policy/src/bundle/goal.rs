@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Bundle, OperatingPoint};
+use super::{Bundle, Expected, OperatingPoint};
 
 /// What a user wants of an operating point.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -19,6 +19,8 @@ pub enum Goal {
     Time(Duration),
     /// The most accurate that is expected to offload at most this share of the images, 0 to 1.
     OffloadRate(f64),
+    /// The best at this price: so many points of accuracy are worth a second of mean time, the γ of the paper.
+    Price(f64),
 }
 
 /// Why there is no such operating point.
@@ -27,7 +29,7 @@ pub enum Goal {
 pub enum GoalError {
     /// The words are no goal.
     #[error(
-        "{0:?} is no operating point: give its name, `loss=POINTS`, `time=5ms` or `offload=20%`"
+        "{0:?} is no operating point: give its name, `loss=POINTS`, `time=5ms`, `offload=20%` or `price=POINTS`, those that a second is worth"
     )]
     Parse(String),
     /// No point has that name.
@@ -77,6 +79,7 @@ impl FromStr for Goal {
         };
         match what {
             "loss" => number(value).map(Self::MaxLoss),
+            "price" => number(value).map(Self::Price),
             "offload" => match value.strip_suffix('%') {
                 Some(percent) => number(percent).map(|percent| percent / 100.0),
                 None => number(value),
@@ -101,17 +104,54 @@ impl fmt::Display for Goal {
             Self::MaxLoss(points) => write!(f, "loss={points}"),
             Self::Time(time) => write!(f, "time={}ms", time.as_secs_f64() * 1e3),
             Self::OffloadRate(share) => write!(f, "offload={}%", share * 100.0),
+            Self::Price(points) => write!(f, "price={points}"),
         }
     }
 }
 
 impl Bundle {
+    /// What an operating point costs by `goal`, where the mean times are those that `seconds` says: positive, and less
+    /// is better. It tells by how much one is better than another, where a change should be worth its while.
+    ///
+    /// For a bound on the loss that is its time; for a bound on the time, how many times over it is, and a tenth a
+    /// point of loss; for a price, all its errors and its time in points.
+    pub fn cost(
+        &self,
+        goal: &Goal,
+        point: &OperatingPoint,
+        seconds: impl Fn(&Expected) -> f64,
+    ) -> f64 {
+        let seconds = seconds(&point.expected);
+        let errors = 100.0 * (1.0 - point.expected.accuracy);
+        match goal {
+            Goal::Name(_) | Goal::OffloadRate(_) => 1.0,
+            Goal::MaxLoss(_) => seconds,
+            Goal::Time(most) => (seconds / most.as_secs_f64().max(1e-9)).max(1.0) + errors / 10.0,
+            Goal::Price(points) => errors + points * seconds,
+        }
+    }
+
     /// The operating point that meets `goal` best.
     ///
     /// # Errors
     /// [`GoalError`] where none does, with the one that comes nearest.
     pub fn choose(&self, goal: &Goal) -> Result<&OperatingPoint, GoalError> {
+        self.choose_at(goal, |expected| expected.seconds)
+    }
+
+    /// The operating point that meets `goal` best where the mean times are those that `seconds` says.
+    ///
+    /// # Errors
+    /// [`GoalError`] where none does, with the one that comes nearest.
+    pub fn choose_at(
+        &self,
+        goal: &Goal,
+        seconds: impl Fn(&Expected) -> f64,
+    ) -> Result<&OperatingPoint, GoalError> {
         let points = self.operating_points();
+        let seconds = |point: &OperatingPoint| seconds(&point.expected);
+        let lost =
+            |point: &OperatingPoint| 100.0 * (self.reference().accuracy - point.expected.accuracy);
         // Half of the last digit that is printed, so that a figure as it was printed picks its point.
         let (loss_slack, seconds_slack, rate_slack) = (0.005, 0.5e-6, 0.0005);
         match goal {
@@ -123,15 +163,10 @@ impl Bundle {
                     known: points.iter().map(|point| point.name.clone()).collect(),
                 }),
             Goal::MaxLoss(most) => {
-                let loss = |point: &OperatingPoint| {
-                    100.0 * (self.reference().accuracy - point.expected.accuracy)
-                };
-                let has = |point: &OperatingPoint| format!("a loss of {:.2}", loss(point));
-                let seconds = |point: &OperatingPoint| point.expected.seconds;
-                self.pick(goal, |p| loss(p) <= most + loss_slack, seconds, loss, has)
+                let has = |point: &OperatingPoint| format!("a loss of {:.2}", lost(point));
+                self.pick(goal, |p| lost(p) <= most + loss_slack, seconds, lost, has)
             }
             Goal::Time(most) => {
-                let seconds = |point: &OperatingPoint| point.expected.seconds;
                 let has = |point: &OperatingPoint| format!("{:.3} ms", 1e3 * seconds(point));
                 let met = |p: &OperatingPoint| seconds(p) <= most.as_secs_f64() + seconds_slack;
                 self.pick(goal, met, |p| -p.expected.accuracy, seconds, has)
@@ -141,6 +176,10 @@ impl Bundle {
                 let has = |point: &OperatingPoint| format!("{:.1} %", 100.0 * rate(point));
                 let met = |p: &OperatingPoint| rate(p) <= most + rate_slack;
                 self.pick(goal, met, |p| -p.expected.accuracy, rate, has)
+            }
+            Goal::Price(points) => {
+                let cost = |point: &OperatingPoint| lost(point) + points * seconds(point);
+                self.pick(goal, |_| true, cost, cost, |_| String::new())
             }
         }
     }

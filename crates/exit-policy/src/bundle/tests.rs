@@ -28,6 +28,7 @@ fn point(name: &str, accuracy: f64, seconds: f64, offload_rate: f64) -> Operatin
         expected: Expected {
             accuracy,
             seconds,
+            local_seconds: seconds / 4.0,
             bytes: 900.5,
             offload_rate,
         },
@@ -145,7 +146,7 @@ fn another_cascade_is_refused() {
 fn what_does_not_fit_is_refused_with_the_reason() {
     let json = bundle().to_json();
     for (from, to, reason) in [
-        ("\"schema\":1", "\"schema\":2", "schema 2"),
+        ("\"schema\":2", "\"schema\":1", "schema 1"),
         ("\"p1\",\"p2\"", "\"p1\",\"q2\"", "inputs"),
         ("\"name\":\"p1\"", "\"name\":\"p0\"", "twice"),
         (

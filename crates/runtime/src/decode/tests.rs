@@ -146,3 +146,18 @@ fn damaged_bytes_never_panic() {
         }
     }
 }
+
+#[test]
+fn a_sampling_that_no_encoder_writes_is_refused() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/image");
+    let decode = |name| {
+        decode(
+            &std::fs::read(corpus.join(name)).unwrap(),
+            &ImageLimits::default(),
+        )
+    };
+    // Four components, of which the second is sampled at three times the others' fineness.
+    let error = decode("sampling.jpg").unwrap_err();
+    assert!(matches!(error, DecodeError::Unsupported(_)), "{error}");
+    decode("cmyk.jpg").unwrap();
+}

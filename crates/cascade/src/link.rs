@@ -1,0 +1,200 @@
+//! What an offload over a link costs now, from what the latest ones took.
+
+use std::time::Duration;
+
+/// Offloads after which one counts half: enough to smooth a busy link, few enough to see it change.
+const HALF_LIFE_OFFLOADS: f64 = 8.0;
+/// Time after which one counts half.
+const HALF_LIFE: Duration = Duration::from_secs(30);
+/// A link that nothing was sent over for so long may be another by now.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+/// Sizes must spread by this share of their mean before the time of a byte is believed; below, it shrinks towards zero
+/// and the time counts as round trip, which is as good for messages of such sizes.
+const LEAST_SPREAD: f64 = 0.1;
+
+/// What came of one offload.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Observation {
+    /// Bytes sent.
+    pub bytes: u64,
+    /// Time that was not the peer's; for one that failed, the time that was waited.
+    pub link: Duration,
+    /// Time at the peer, its queues included, where it told it.
+    pub at_peer: Option<Duration>,
+    /// Whether a reply came.
+    pub is_answered: bool,
+}
+
+/// An estimate of a link and of the peer behind it.
+///
+/// The time on the link is taken for a round trip and a time a byte, fitted by least squares in which older offloads
+/// count for less. A failed one counts with the time that it cost.
+#[derive(Debug, Clone, Default)]
+pub struct LinkEstimate {
+    latest: Option<Duration>,
+    weight: f64,
+    bytes: f64,
+    link: f64,
+    /// Of bytes and of bytes with times, about their means.
+    variance: f64,
+    covariance: f64,
+    peer_weight: f64,
+    peer: f64,
+    failed: f64,
+}
+
+/// A [`LinkEstimate`] as of a time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Link {
+    /// Seconds of a message without bytes.
+    pub round_trip: f64,
+    /// Seconds of a byte; 0 where sizes did not differ enough to tell.
+    pub per_byte: f64,
+    /// Seconds at the peer.
+    pub at_peer: f64,
+    /// Share of the offloads that failed, 0 to 1.
+    pub failed: f64,
+}
+
+impl Link {
+    /// Seconds that an offload of so many bytes costs.
+    pub fn offload(&self, bytes: f64) -> f64 {
+        self.round_trip + self.per_byte * bytes + self.at_peer
+    }
+}
+
+impl LinkEstimate {
+    /// Takes an offload into account that ended at `now`, a time since any origin.
+    pub fn observe(&mut self, observation: &Observation, now: Duration) {
+        let idle = self.idle(now);
+        if idle.is_some_and(|idle| idle >= FORGOTTEN_AFTER) {
+            *self = Self::default();
+        }
+        let idle = idle.unwrap_or_default();
+        let decay =
+            0.5_f64.powf(1.0 / HALF_LIFE_OFFLOADS + idle.as_secs_f64() / HALF_LIFE.as_secs_f64());
+        self.latest = Some(now);
+        let (bytes, link) = (observation.bytes as f64, observation.link.as_secs_f64());
+        // West's update of weighted means and moments.
+        self.weight = self.weight * decay + 1.0;
+        let share = 1.0 / self.weight;
+        let (off_bytes, off_link) = (bytes - self.bytes, link - self.link);
+        self.bytes += share * off_bytes;
+        self.link += share * off_link;
+        self.variance = (1.0 - share) * (self.variance + share * off_bytes * off_bytes);
+        self.covariance = (1.0 - share) * (self.covariance + share * off_bytes * off_link);
+        let failed = f64::from(u8::from(!observation.is_answered));
+        self.failed += share * (failed - self.failed);
+        self.peer_weight *= decay;
+        if let Some(at_peer) = observation.at_peer {
+            self.peer_weight += 1.0;
+            self.peer += (at_peer.as_secs_f64() - self.peer) / self.peer_weight;
+        }
+    }
+
+    /// The estimate at `now`; none where nothing was sent for long.
+    pub fn at(&self, now: Duration) -> Option<Link> {
+        self.idle(now).filter(|idle| *idle < FORGOTTEN_AFTER)?;
+        let spread = (LEAST_SPREAD * self.bytes).powi(2);
+        let per_byte = self.covariance / (self.variance + spread).max(f64::MIN_POSITIVE);
+        // Neither part can be less than nothing.
+        let per_byte = per_byte.clamp(0.0, self.link / self.bytes.max(1.0));
+        Some(Link {
+            round_trip: self.link - per_byte * self.bytes,
+            per_byte,
+            at_peer: self.peer,
+            failed: self.failed,
+        })
+    }
+
+    fn idle(&self, now: Duration) -> Option<Duration> {
+        Some(now.saturating_sub(self.latest?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A link of a round trip and an uplink, in seconds and bytes a second.
+    fn sent(bytes: u64, round_trip: f64, uplink: f64) -> Observation {
+        Observation {
+            bytes,
+            link: Duration::from_secs_f64(round_trip + bytes as f64 / uplink),
+            at_peer: Some(Duration::from_millis(20)),
+            is_answered: true,
+        }
+    }
+
+    #[test]
+    fn round_trip_and_uplink_are_told_apart_where_sizes_differ() {
+        let mut estimate = LinkEstimate::default();
+        assert_eq!(estimate.at(SECOND), None);
+        for i in 0..40 {
+            let bytes = 5_000 + 40_000 * (i % 3);
+            estimate.observe(&sent(bytes, 0.05, 1e6), SECOND * i as u32);
+        }
+        let link = estimate.at(40 * SECOND).unwrap();
+        assert!((link.round_trip - 0.05).abs() < 0.005, "{link:?}");
+        assert!((1.0 / link.per_byte - 1e6).abs() < 1e5, "{link:?}");
+        assert!((link.offload(30_000.0) - 0.1).abs() < 0.005, "{link:?}");
+        assert_eq!(link.failed, 0.0);
+    }
+
+    #[test]
+    fn equal_sizes_tell_what_such_a_message_costs() {
+        let mut estimate = LinkEstimate::default();
+        for i in 0..10 {
+            estimate.observe(&sent(20_000, 0.05, 1e6), SECOND * i);
+        }
+        let link = estimate.at(10 * SECOND).unwrap();
+        assert_eq!(link.per_byte, 0.0);
+        assert!((link.offload(20_000.0) - 0.09).abs() < 1e-9, "{link:?}");
+    }
+
+    #[test]
+    fn a_link_that_changes_is_followed_within_a_dozen_offloads_and_one_not_used_is_forgotten() {
+        let mut estimate = LinkEstimate::default();
+        let mut now = SECOND;
+        for _ in 0..50 {
+            estimate.observe(&sent(20_000, 0.02, 2e6), now);
+            now += SECOND;
+        }
+        for _ in 0..12 {
+            estimate.observe(&sent(20_000, 0.4, 1e5), now);
+            now += SECOND;
+        }
+        let slow = estimate.at(now).unwrap().offload(20_000.0);
+        assert!(slow > 0.4, "{slow}");
+        assert_eq!(estimate.at(now + FORGOTTEN_AFTER), None);
+        estimate.observe(&sent(20_000, 0.02, 2e6), now + FORGOTTEN_AFTER);
+        let fresh = estimate
+            .at(now + FORGOTTEN_AFTER)
+            .unwrap()
+            .offload(20_000.0);
+        assert!((fresh - 0.05).abs() < 1e-9, "{fresh}");
+    }
+
+    #[test]
+    fn what_fails_costs_the_time_that_was_waited() {
+        let mut estimate = LinkEstimate::default();
+        for i in 0..20 {
+            estimate.observe(&sent(20_000, 0.02, 2e6), SECOND * i);
+        }
+        let good = estimate.at(20 * SECOND).unwrap().offload(20_000.0);
+        for i in 20..24 {
+            let lost = Observation {
+                link: Duration::from_secs(1),
+                at_peer: None,
+                is_answered: false,
+                ..sent(20_000, 0.0, 1.0)
+            };
+            estimate.observe(&lost, SECOND * i);
+        }
+        let bad = estimate.at(24 * SECOND).unwrap();
+        assert!(bad.offload(20_000.0) > 5.0 * good, "{bad:?}");
+        assert!(bad.failed > 0.2, "{bad:?}");
+    }
+}

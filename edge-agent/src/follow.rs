@@ -1,0 +1,33 @@
+//! The operating point follows the link.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use outpost_cascade::{Follower, FollowerConfig};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::{agent::Agent, metrics::Metrics};
+
+/// Between looks at what an offload costs.
+const LOOKS: Duration = Duration::from_millis(500);
+
+/// Looks at the link until `ending`.
+pub(crate) async fn follow_link(agent: Arc<Agent>, metrics: Metrics, ending: CancellationToken) {
+    let mut follower = Follower::new(FollowerConfig::default());
+    let origin = Instant::now();
+    let mut looks = interval(LOOKS);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while ending.run_until_cancelled(looks.tick()).await.is_some() {
+        let changed = agent.engine().follow(&mut follower, origin.elapsed());
+        if let Some(deciding) = changed {
+            metrics.followed();
+            tracing::info!(
+                operating_point = deciding.operating_point(),
+                "the link has changed: deciding by another operating point"
+            );
+        }
+    }
+}
