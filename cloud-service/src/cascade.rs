@@ -13,7 +13,7 @@ use futures::future::try_join_all;
 use outpost_cascade::{Mode, NodeId, Site};
 use outpost_engine::{
     CASCADE_OUTPUT, DECIDED_BY_PARAMETER, Engine, Outcome, Peer, PeerError, Plan, PolicyFile,
-    Route, StartError, load_cascade,
+    Privacy, Route, StartError, load_cascade,
 };
 use outpost_proto::{Tensor, TensorData, inference::InferParameter, parameter};
 use outpost_runtime::{ImageLimits, Manifest, ModelFolder, TractRuntime};
@@ -125,6 +125,7 @@ impl CascadeModel {
             here,
             folder,
             runtime: &TractRuntime,
+            privacy: &Privacy::default(),
             turns: batching.instances,
             peers,
         })?;

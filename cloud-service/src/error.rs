@@ -227,7 +227,10 @@ impl From<ServiceError> for Status {
                 FallbackCause::Deadline => Code::DeadlineExceeded,
                 FallbackCause::Overloaded => Code::ResourceExhausted,
                 // The next service is there, and does not take this image.
-                FallbackCause::Rejected | FallbackCause::Unsendable => Code::FailedPrecondition,
+                FallbackCause::Rejected | FallbackCause::Unsendable | FallbackCause::Private => {
+                    Code::FailedPrecondition
+                }
+                FallbackCause::Budget => Code::ResourceExhausted,
                 _ => Code::Unavailable,
             },
             E::Cascade(_) => Code::Internal,

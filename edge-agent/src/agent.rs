@@ -117,6 +117,7 @@ impl Agent {
             folder: &ModelFolder::new(&config.models),
             runtime: &TractRuntime,
             turns: config.device_threads,
+            privacy: &config.privacy,
             peers,
         })?;
         Ok(Self {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use outpost_cascade::Mode;
-use outpost_engine::{CircuitSettings, PeerConfig};
+use outpost_engine::{CircuitSettings, PeerConfig, Privacy};
 use outpost_exit_policy::Goal;
 use outpost_runtime::ImageLimits;
 use outpost_telemetry::TracesConfig;
@@ -56,6 +56,8 @@ pub struct Config {
     pub fog: Option<PeerConfig>,
     /// When the device stops waiting for a cloud that keeps failing.
     pub circuit: CircuitSettings,
+    /// Of what classes no image leaves the device.
+    pub privacy: Privacy,
     /// Bounds on the images taken.
     pub images: ImageBounds,
     /// Where traces go.
@@ -94,6 +96,7 @@ impl Default for Config {
             cloud: None,
             fog: None,
             circuit: CircuitSettings::default(),
+            privacy: Privacy::default(),
             images: ImageBounds::default(),
             traces: TracesConfig::default(),
             api: None,

@@ -7,11 +7,11 @@ use std::{
 
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::broadcast;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::record::Record;
+use crate::{outputs::WayIn, record::Record};
 
 /// What is said about an image.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -89,13 +89,13 @@ const RECENT: usize = 256;
 /// be too slow. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Announcer {
-    outputs: Arc<[mpsc::Sender<Arc<Event>>]>,
+    outputs: Arc<[WayIn]>,
     listeners: broadcast::Sender<Arc<Event>>,
     recent: Arc<Mutex<VecDeque<Arc<Event>>>>,
 }
 
 impl Announcer {
-    pub(crate) fn new(outputs: impl IntoIterator<Item = mpsc::Sender<Arc<Event>>>) -> Self {
+    pub(crate) fn new(outputs: impl IntoIterator<Item = WayIn>) -> Self {
         Self {
             outputs: outputs.into_iter().collect(),
             listeners: broadcast::Sender::new(RECENT),
@@ -148,6 +148,7 @@ impl Announcer {
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
+    use tokio::sync::mpsc;
 
     use super::*;
     use crate::record::FailureCause;

@@ -14,6 +14,9 @@ use file::RotatingFile;
 /// Events that may wait for an output. Whoever has another to announce waits with it.
 const WAITING: usize = 64;
 
+/// The way into an output.
+pub(crate) type WayIn = mpsc::Sender<Arc<Event>>;
+
 /// The outputs, until they have delivered what was announced.
 #[derive(Debug)]
 pub(crate) struct Outputs {
@@ -28,7 +31,7 @@ impl Outputs {
     pub(crate) fn start(
         config: &OutputsConfig,
         metrics: &Metrics,
-    ) -> Result<(Self, Vec<mpsc::Sender<Arc<Event>>>), FileError> {
+    ) -> Result<(Self, Vec<WayIn>), FileError> {
         let (mut tasks, mut senders) = (Vec::new(), Vec::new());
         if let Some(file) = &config.file {
             let (sender, events) = mpsc::channel(WAITING);

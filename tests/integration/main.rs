@@ -8,6 +8,7 @@ mod link;
 mod overload;
 mod page;
 mod peers;
+mod privacy;
 mod reload;
 mod replicas;
 mod run;

@@ -165,8 +165,7 @@ impl CloudService {
         std::fs::write(&config, text).unwrap();
         let mut command = Command::new(program("cloud-service"));
         command.args(["serve", "--config"]).arg(&config);
-        adjust(&mut command);
-        let mut process = Process::start(&mut command);
+        let mut process = Process::start_as(&mut command, adjust);
         Self {
             address: process.address().parse().unwrap(),
             process,

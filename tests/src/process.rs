@@ -13,9 +13,16 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a program.
+    /// Starts a program, whose output is taken.
     pub fn start(command: &mut Command) -> Self {
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::start_as(command, |_| {})
+    }
+
+    /// Starts a program that `adjust` may change, but for its standard output.
+    pub fn start_as(command: &mut Command, adjust: impl FnOnce(&mut Command)) -> Self {
+        command.stderr(Stdio::piped());
+        adjust(command);
+        command.stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         Self {
             stdout: BufReader::new(child.stdout.take().unwrap()),

@@ -86,6 +86,10 @@ pub enum FallbackCause {
     BadReply,
     /// The image cannot be sent: it is larger than a message may be.
     Unsendable,
+    /// As much was sent already as may be.
+    Budget,
+    /// What the image shows is not to leave the device.
+    Private,
     /// A further network here failed.
     NetworkFailed,
 }
@@ -105,6 +109,8 @@ impl FallbackCause {
             Self::Rejected => "rejected",
             Self::BadReply => "bad-reply",
             Self::Unsendable => "unsendable",
+            Self::Budget => "budget",
+            Self::Private => "private",
             Self::NetworkFailed => "network-failed",
         }
     }

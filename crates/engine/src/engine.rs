@@ -8,7 +8,8 @@ use std::{
 };
 
 use outpost_cascade::{
-    Action, Cascade, CascadeError, Follower, Mode, NoAnswer, NodeId, Reason, Site, Walk,
+    Action, Cascade, CascadeError, FallbackCause, Follower, Mode, NoAnswer, NodeId, Reason, Site,
+    Walk,
 };
 use outpost_exit_policy::{Bundle, Evidence, Expected, Goal, GoalError};
 use outpost_runtime::{
@@ -25,6 +26,7 @@ use crate::{
     learned::{self, Deciding, PolicyError},
     peer::{DecidedBy, LateCall, Offload, Patience, Peer, RemoteNetwork},
     picture::{Picture, PictureError},
+    privacy::{Privacy, PrivacyError, PrivateClasses},
 };
 
 /// What an engine is made of.
@@ -43,6 +45,8 @@ pub struct Plan<'a> {
     pub runtime: &'a dyn Runtime,
     /// Images whose networks run here at a time.
     pub turns: usize,
+    /// Of what classes no image leaves this site.
+    pub privacy: &'a Privacy,
     /// Who is asked for what is elsewhere. Where a site has nobody, the nearest site before it that has
     /// somebody passes images on.
     pub peers: BTreeMap<Site, Arc<Peer>>,
@@ -64,6 +68,8 @@ pub struct Engine {
     policy: Option<Bundle>,
     /// An image is decided about by what is here when it is taken up.
     deciding: RwLock<Arc<Deciding>>,
+    /// What keeps an image here; none where nothing does.
+    private: Option<PrivateClasses>,
     here: Site,
     local: Arc<LocalNetworks>,
     /// Where in `local` the nodes that are here are.
@@ -197,6 +203,9 @@ pub enum StartError {
     /// A network of the cascade could not be opened.
     #[error(transparent)]
     Network(#[from] OpenError),
+    /// What must not leave this site is not understood.
+    #[error(transparent)]
+    Privacy(#[from] PrivacyError),
 }
 
 /// What to decide by from now on.
@@ -323,11 +332,23 @@ impl Engine {
             })
             .collect();
         let local = LocalNetworks::open(folder, &places, features, plan.runtime)?;
-        let places = here().enumerate().map(|(place, (id, _))| (id, place));
+        let places: HashMap<NodeId, usize> = here()
+            .enumerate()
+            .map(|(place, (id, _))| (id, place))
+            .collect();
+        let private = match places.get(&cascade.entry()) {
+            _ if plan.privacy.never_offload.is_empty() => None,
+            None => return Err(PrivacyError::Blind.into()),
+            Some(&entry) => {
+                let labels = local.classifier(entry).labels();
+                Some(PrivateClasses::resolve(plan.privacy, labels)?)
+            }
+        };
         Ok(Self {
-            places: places.collect(),
+            places,
             cascade,
             policy,
+            private,
             deciding: RwLock::new(Arc::new(deciding)),
             here: plan.here,
             local: Arc::new(local),
@@ -527,6 +548,9 @@ impl Engine {
                         }
                     }
                 }
+                Action::Offload { .. } if self.is_private(&said) => {
+                    walk.offload_failed(FallbackCause::Private)
+                }
                 Action::Offload { node, deadline } => {
                     // The place is free for the next image while this one travels.
                     drop(turn.take());
@@ -599,6 +623,14 @@ impl Engine {
             total,
             late,
         })
+    }
+}
+
+impl Engine {
+    /// Whether what networks here have said keeps the image here.
+    fn is_private(&self, said: &HashMap<NodeId, Probabilities>) -> bool {
+        let private = self.private.as_ref();
+        private.is_some_and(|private| said.values().any(|said| private.keep(said)))
     }
 }
 

@@ -15,6 +15,7 @@ mod engine;
 mod learned;
 mod peer;
 mod picture;
+mod privacy;
 
 pub use engine::{
     Change, ChangeError, Engine, ImageError, Late, Outcome, Plan, PolicyFile, Route, StartError,
@@ -22,9 +23,10 @@ pub use engine::{
 };
 pub use learned::{Deciding, PolicyError};
 pub use peer::{
-    CircuitSettings, DecidedBy, Offload, Payload, Peer, PeerConfig, PeerError, error_chain,
+    Budget, CircuitSettings, DecidedBy, Offload, Payload, Peer, PeerConfig, PeerError, error_chain,
 };
 pub use picture::{Picture, PictureError};
+pub use privacy::{Privacy, PrivacyError};
 
 /// Request parameter with the name of the node at which a cascade, asked for as one model, begins.
 pub const ENTRY_PARAMETER: &str = "outpost_entry";

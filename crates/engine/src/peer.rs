@@ -35,11 +35,13 @@ use crate::picture::Picture;
 use failure::Failure;
 use remote::{RemoteInput, Reply};
 
+mod allowance;
 mod config;
 mod failure;
 mod remote;
 
-pub use config::{CircuitSettings, Payload, PeerConfig};
+use allowance::Allowance;
+pub use config::{Budget, CircuitSettings, Payload, PeerConfig};
 pub use failure::error_chain;
 pub use remote::DecidedBy;
 pub(crate) use remote::RemoteNetwork;
@@ -51,6 +53,8 @@ const MESSAGE_PREFIX_BYTES: u64 = 5;
 pub struct Peer {
     channel: Channel,
     payload: Payload,
+    keep_metadata: bool,
+    allowance: Allowance,
     circuit: Mutex<Circuit>,
     link: Mutex<LinkEstimate>,
     /// Origin of the times of the circuit and of the link.
@@ -179,6 +183,8 @@ impl Peer {
         Ok(Self {
             channel: Channel::new(client)?,
             payload: config.payload,
+            keep_metadata: config.keep_metadata,
+            allowance: Allowance::new(&config.budget),
             circuit: Mutex::new(Circuit::new(circuit)),
             link: Mutex::default(),
             origin: Instant::now(),
@@ -257,9 +263,11 @@ impl Peer {
         let bytes_sent = bytes_sent.load(Ordering::Relaxed);
         let took = started.elapsed();
         let at_peer = outcome.as_ref().ok().and_then(|reply| reply.at_peer);
-        let is_unsent =
-            matches!(&outcome, Err(failure) if failure.cause == FallbackCause::Unsendable);
-        if !is_unsent {
+        let is_tried = outcome
+            .as_ref()
+            .err()
+            .is_none_or(|failure| failure.is_of_the_peer());
+        if is_tried {
             let observation = Observation {
                 bytes: bytes_sent,
                 link: took.saturating_sub(at_peer.unwrap_or_default()),
@@ -298,9 +306,7 @@ impl Peer {
             Err(failure) if failure.cause == FallbackCause::Rejected || failure.pause.is_some() => {
                 circuit.succeeded(permit);
             }
-            Err(failure) if failure.cause == FallbackCause::Unsendable => {
-                circuit.abandoned(permit, now);
-            }
+            Err(failure) if !failure.is_of_the_peer() => circuit.abandoned(permit, now),
             Err(_) => circuit.failed(permit, now),
         }
     }
@@ -332,10 +338,10 @@ impl Peer {
             .await?
             .clone();
         let request = {
-            let network = network.clone();
+            let (network, keep_metadata) = (network.clone(), self.keep_metadata);
             // Making a tensor takes milliseconds. The picture ends here: its pixels need not stay in
             // memory while its answer travels.
-            spawn_blocking(move || network.request(&input, &picture))
+            spawn_blocking(move || network.request(&input, &picture, keep_metadata))
                 .await
                 .map_err(Failure::unsendable)??
         };
@@ -347,6 +353,9 @@ impl Peer {
             )));
         }
         let request_bytes = message_bytes as u64 + MESSAGE_PREFIX_BYTES;
+        self.allowance
+            .take(request_bytes)
+            .map_err(Failure::over_budget)?;
         // Inference may run twice: a connection that died since the last call, here or behind a proxy, or a
         // server that was busy for a moment, costs one more try, not the answer.
         let mut retries = 1;

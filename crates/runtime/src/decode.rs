@@ -104,6 +104,11 @@ fn decode_jpeg(encoded: &[u8], limits: &ImageLimits) -> Result<RgbImage, DecodeE
     };
     let mut decoder = JpegDecoder::new_with_limits(encoded, bounds).map_err(jpeg_error)?;
     let header = decoder.header();
+    if header.width == 0 || header.height == 0 {
+        // The format allows the height to come after the lines.
+        let error = "its header says that it has no lines or no columns";
+        return Err(DecodeError::Unsupported(error.into()));
+    }
     check_pixels(header.width.into(), header.height.into(), limits)?;
     check_sampling(&header.components)?;
     decoder.set_output_format(PixelFormat::Rgb);

@@ -29,6 +29,7 @@ mod folder;
 mod labels;
 mod local;
 mod manifest;
+mod metadata;
 mod network;
 #[cfg(feature = "onnxruntime")]
 mod onnxruntime;
@@ -49,6 +50,7 @@ pub use manifest::{
     ChannelOrder, ExitSpec, Filter, InputSpec, Manifest, ManifestError, OutputKind, OutputSpec,
     Resize,
 };
+pub use metadata::without_metadata;
 pub use network::{
     ExitOutput, Features, GraphSpec, InferError, LoadError, Network, Runtime, StageSpec,
     StagedNetwork, StagedRun, StagedSpec,

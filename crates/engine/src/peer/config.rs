@@ -1,6 +1,7 @@
 //! How a peer is reached, as configuration files have it.
 
 use std::{
+    num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -36,6 +37,23 @@ pub struct PeerConfig {
     /// What is sent. Default `auto`.
     #[serde(default)]
     pub payload: Payload,
+    /// Whether encoded images are sent with all that they tell: place, time, camera, thumbnails. Default no: their
+    /// pixels and their orientation alone.
+    #[serde(default)]
+    pub keep_metadata: bool,
+    /// How much may be sent; no bounds by default.
+    #[serde(default)]
+    pub budget: Budget,
+}
+
+/// How much may be sent to a peer. What is not used up is kept, up to the whole of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// Offloads an hour.
+    pub offloads_per_hour: Option<NonZeroU32>,
+    /// Bytes of requests a day.
+    pub bytes_per_day: Option<NonZeroU32>,
 }
 
 /// What is sent to a peer.
@@ -75,6 +93,8 @@ impl PeerConfig {
             client_key: None,
             server_name: None,
             payload: Payload::default(),
+            keep_metadata: false,
+            budget: Budget::default(),
         }
     }
 

@@ -23,6 +23,18 @@ impl Failure {
         Self::new(FallbackCause::Unsendable, source)
     }
 
+    pub(super) fn over_budget(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(FallbackCause::Budget, source)
+    }
+
+    /// Whether it tells something about the peer: a call was made, or tried.
+    pub(super) fn is_of_the_peer(&self) -> bool {
+        !matches!(
+            self.cause,
+            FallbackCause::Unsendable | FallbackCause::Budget
+        )
+    }
+
     pub(super) fn deadline(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::new(FallbackCause::Deadline, source)
     }

@@ -8,7 +8,9 @@ use outpost_proto::{
     inference::{ModelInferRequest, ModelInferResponse, ModelMetadataResponse},
     parameter, tensor,
 };
-use outpost_runtime::{Labels, Manifest, OutputKind, Preprocessor, Probabilities};
+use outpost_runtime::{
+    Labels, Manifest, OutputKind, Preprocessor, Probabilities, without_metadata,
+};
 use outpost_transport::Protocol;
 use tokio::sync::OnceCell;
 use tonic::{Response, metadata::MetadataMap};
@@ -152,20 +154,26 @@ impl RemoteNetwork {
         }
     }
 
-    /// The request that asks about `picture`.
+    /// The request that asks about `picture`; an encoded image goes without its metadata, unless they are kept.
     pub(super) fn request(
         &self,
         input: &RemoteInput,
         picture: &Picture,
+        keep_metadata: bool,
     ) -> Result<ModelInferRequest, Failure> {
         let (shape, data, contents) = match input.kind {
             // Typed contents carry the file's own bytes, without a copy.
             InputKind::Image => match &picture.encoded {
-                Some(encoded) => (
-                    vec![1],
-                    TensorData::Bytes(vec![encoded.clone()]),
-                    ContentsKind::Typed,
-                ),
+                Some(encoded) => {
+                    let sent = match keep_metadata {
+                        true => encoded.clone(),
+                        false => without_metadata(encoded).ok_or_else(|| {
+                            Failure::unsendable("the image's metadata cannot be taken out")
+                        })?,
+                    };
+                    let data = TensorData::Bytes(vec![sent]);
+                    (vec![1], data, ContentsKind::Typed)
+                }
                 None => {
                     let (width, height) = picture.pixels.dimensions();
                     let pixels = picture.pixels.as_raw().clone();

@@ -147,17 +147,19 @@ fn damaged_bytes_never_panic() {
     }
 }
 
+/// Files that a fuzzer found, which made the decoder panic: four components, of which the second is sampled at three times
+/// the others' fineness; four components of no lines.
 #[test]
-fn a_sampling_that_no_encoder_writes_is_refused() {
+fn what_the_decoder_does_not_take_is_refused() {
     let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/image");
-    let decode = |name| {
-        decode(
-            &std::fs::read(corpus.join(name)).unwrap(),
-            &ImageLimits::default(),
-        )
-    };
-    // Four components, of which the second is sampled at three times the others' fineness.
-    let error = decode("sampling.jpg").unwrap_err();
-    assert!(matches!(error, DecodeError::Unsupported(_)), "{error}");
+    let limits = ImageLimits::default();
+    let decode = |name| decode(&std::fs::read(corpus.join(name)).unwrap(), &limits);
+    for name in ["sampling.jpg", "no-lines.jpg"] {
+        let error = decode(name).unwrap_err();
+        assert!(
+            matches!(error, DecodeError::Unsupported(_)),
+            "{name}: {error}"
+        );
+    }
     decode("cmyk.jpg").unwrap();
 }
