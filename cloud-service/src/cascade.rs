@@ -221,6 +221,7 @@ impl CascadeModel {
                 taken: joined,
                 deadline: left,
                 late: Duration::ZERO,
+                is_short: false,
             };
             let outcome = self.engine.classify(turn, picture, route).await?;
             self.count(&outcome, joined.elapsed() - queued);

@@ -182,6 +182,7 @@ impl Agent {
             taken,
             deadline: deadline.min(self.deadline),
             late,
+            is_short: deadline < self.deadline,
         };
         self.engine.classify(turn, picture, route).await
     }

@@ -21,6 +21,7 @@ mod state;
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    sync::Arc,
     time::Duration,
 };
 
@@ -100,7 +101,7 @@ impl Api {
             (Some(certificate), Some(key)) => Some(Identity::load(certificate, key)?),
             _ => None,
         };
-        let authorisation = Authorisation::load(config.token.as_deref())?;
+        let authorisation = Authorisation::load(config)?;
         let failed = |source| ApiError::Listen {
             address: config.address,
             source,
@@ -147,6 +148,8 @@ impl Api {
 fn bounded<A>(
     mut server: axum_server::Server<SocketAddr, A>,
 ) -> axum_server::Server<SocketAddr, A> {
+    // Also for those that never begin, before the protocol is known.
+    server = server.first_request_timeout(HEADER_TIMEOUT);
     let http = server.http_builder();
     http.http1()
         .timer(TokioTimer::new())
@@ -165,7 +168,7 @@ fn router(context: Context, authorisation: Authorisation) -> Router {
         .route("/v1/answers", get(answers::answers))
         .route("/v1/state", get(state::state).put(state::change))
         .route_layer(middleware::from_fn_with_state(
-            authorisation,
+            Arc::new(authorisation),
             authorisation::check,
         ));
     let page = || async { ([(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(PAGE)) };

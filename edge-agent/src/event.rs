@@ -90,8 +90,24 @@ const RECENT: usize = 256;
 #[derive(Debug, Clone)]
 pub(crate) struct Announcer {
     outputs: Arc<[WayIn]>,
-    listeners: broadcast::Sender<Arc<Event>>,
-    recent: Arc<Mutex<VecDeque<Arc<Event>>>>,
+    listeners: broadcast::Sender<Said>,
+    recent: Arc<Mutex<Recent>>,
+    /// Tells this run of the program from others.
+    run: Uuid,
+}
+
+/// An event and its number in this run, from 0. An image's events have one identifier and numbers of their own.
+#[derive(Debug, Clone)]
+pub(crate) struct Said {
+    pub(crate) number: u64,
+    pub(crate) event: Arc<Event>,
+}
+
+/// The last events.
+#[derive(Debug, Default)]
+struct Recent {
+    said: VecDeque<Said>,
+    next: u64,
 }
 
 impl Announcer {
@@ -100,6 +116,7 @@ impl Announcer {
             outputs: outputs.into_iter().collect(),
             listeners: broadcast::Sender::new(RECENT),
             recent: Arc::default(),
+            run: Uuid::now_v7(),
         }
     }
 
@@ -111,36 +128,44 @@ impl Announcer {
             let _ = output.send(event.clone()).await;
         }
         let mut recent = self.recent();
-        if recent.len() == RECENT {
-            recent.pop_front();
+        let said = Said {
+            number: recent.next,
+            event: event.clone(),
+        };
+        recent.next += 1;
+        if recent.said.len() == RECENT {
+            recent.said.pop_front();
         }
-        recent.push_back(event.clone());
-        // Without listeners nobody hears it. Within the lock: a listener gets each event once.
-        let _ = self.listeners.send(event.clone());
+        recent.said.push_back(said.clone());
+        // Without listeners nobody hears it. Within the lock: a listener gets each event once, in order.
+        let _ = self.listeners.send(said);
         event
     }
 
-    /// The recent events after `last`, none where it is `None`, and those to come.
-    pub(crate) fn listen(
-        &self,
-        last: Option<Uuid>,
-    ) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
+    /// The name of an event's place among all that were said.
+    pub(crate) fn place(&self, said: &Said) -> String {
+        format!("{}.{}", self.run.simple(), said.number)
+    }
+
+    /// The recent events after the place `last`, all where it is of another run, none where it is `None`; and those to
+    /// come.
+    pub(crate) fn listen(&self, last: Option<&str>) -> (Vec<Said>, broadcast::Receiver<Said>) {
         let recent = self.recent();
         let missed = match last {
             None => Vec::new(),
             Some(last) => {
-                let known = recent.iter().rposition(|event| event.id == last);
-                recent
-                    .iter()
-                    .skip(known.map_or(0, |place| place + 1))
-                    .cloned()
-                    .collect()
+                let of_this_run = last
+                    .split_once('.')
+                    .filter(|(run, _)| *run == self.run.simple().to_string());
+                let number = of_this_run.and_then(|(_, number)| number.parse::<u64>().ok());
+                let is_new = |said: &&Said| number.is_none_or(|number| said.number > number);
+                recent.said.iter().filter(is_new).cloned().collect()
             }
         };
         (missed, self.listeners.subscribe())
     }
 
-    fn recent(&self) -> std::sync::MutexGuard<'_, VecDeque<Arc<Event>>> {
+    fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -165,19 +190,27 @@ mod tests {
     #[tokio::test]
     async fn a_listener_that_comes_back_gets_what_it_missed_once() {
         let announcer = Announcer::new([]);
+        let (_, mut all) = announcer.listen(None);
         let first = announcer.announce(event()).await;
+        let heard = announcer.place(&all.recv().await.unwrap());
         let second = announcer.announce(event()).await;
-        let (missed, mut to_come) = announcer.listen(Some(first.id));
-        assert_eq!(missed.iter().map(|e| e.id).collect::<Vec<_>>(), [second.id]);
-        let third = announcer.announce(event()).await;
-        assert_eq!(to_come.recv().await.unwrap().id, third.id);
+        // One that corrects the first has its identifier, and comes after the second.
+        let correction = Event::correction(first.id, "api", first.record.clone());
+        announcer.announce(correction).await;
+        let (missed, mut to_come) = announcer.listen(Some(&heard));
+        let missed: Vec<Uuid> = missed.iter().map(|said| said.event.id).collect();
+        assert_eq!(missed, [second.id, first.id]);
+        let fourth = announcer.announce(event()).await;
+        assert_eq!(to_come.recv().await.unwrap().event.id, fourth.id);
         assert!(announcer.listen(None).0.is_empty());
-        // One who was away for long gets all that there is.
-        assert_eq!(announcer.listen(Some(Uuid::nil())).0.len(), 3);
+        // One who heard another run gets all that there is.
+        for other in ["", "x.3", "0190.7"] {
+            assert_eq!(announcer.listen(Some(other)).0.len(), 4);
+        }
         for _ in 0..2 * RECENT {
             announcer.announce(event()).await;
         }
-        assert_eq!(announcer.listen(Some(first.id)).0.len(), RECENT);
+        assert_eq!(announcer.listen(Some(&heard)).0.len(), RECENT);
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use outpost_cascade::{Follower, FollowerConfig};
+use outpost_cascade::Follower;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -13,10 +13,12 @@ use crate::{agent::Agent, metrics::Metrics};
 
 /// Between looks at what an offload costs.
 const LOOKS: Duration = Duration::from_millis(500);
+/// How long another operating point must have been the better one.
+const DWELL: Duration = Duration::from_secs(2);
 
 /// Looks at the link until `ending`.
 pub(crate) async fn follow_link(agent: Arc<Agent>, metrics: Metrics, ending: CancellationToken) {
-    let mut follower = Follower::new(FollowerConfig::default());
+    let mut follower = Follower::new(DWELL);
     let origin = Instant::now();
     let mut looks = interval(LOOKS);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);

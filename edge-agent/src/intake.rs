@@ -1,7 +1,7 @@
 //! The way in: how many images are taken up at a time, and what happens to more.
 //!
-//! An input that can wait, such as a folder, waits for a place. One that cannot, such as the API, may wait only while
-//! few others do, and else is told to come back: [`Intake::place_soon`].
+//! An input that can wait, such as a folder, waits for a [`Place`]. A caller of the API is counted before its image is
+//! read into memory, and told to come back where too many are here already: [`Intake::caller`].
 
 use std::sync::Arc;
 
@@ -22,8 +22,8 @@ pub(crate) struct Intake {
     announcer: Announcer,
     metrics: Metrics,
     places: Arc<Semaphore>,
-    /// Permits of those that wait for a place and may be turned away.
-    waiting: Arc<Semaphore>,
+    /// One permit a caller of the API, from before its image is read until it has its answer.
+    callers: Arc<Semaphore>,
     /// One permit a late call that may still correct an answer; as many as there are places.
     late: Arc<Semaphore>,
     /// Late calls.
@@ -36,8 +36,8 @@ pub(crate) struct Intake {
 pub(crate) struct Bounds {
     /// Images taken up at a time.
     pub(crate) places: usize,
-    /// Callers that may wait for a place.
-    pub(crate) waiting: usize,
+    /// Callers that may be here at a time.
+    pub(crate) callers: usize,
 }
 
 /// The right to have one image taken up.
@@ -46,7 +46,13 @@ pub(crate) struct Place {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Too many wait already.
+/// The right of a caller to bring an image.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Too many callers are here already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Full;
 
@@ -64,7 +70,7 @@ impl Intake {
             announcer,
             metrics,
             places: Arc::new(Semaphore::new(bounds.places)),
-            waiting: Arc::new(Semaphore::new(bounds.waiting)),
+            callers: Arc::new(Semaphore::new(bounds.callers)),
             late: Arc::new(Semaphore::new(bounds.places)),
             tasks,
             ending,
@@ -84,13 +90,11 @@ impl Intake {
         }
     }
 
-    /// Waits for a place, where not too many do.
-    pub(crate) async fn place_soon(&self) -> Result<Place, Full> {
-        if let Ok(permit) = self.places.clone().try_acquire_owned() {
-            return Ok(Place { _permit: permit });
-        }
-        let _waits = self.waiting.try_acquire().map_err(|_| Full)?;
-        Ok(self.place().await)
+    /// A caller who brings an image, where not too many are here already: those with a place, and those that wait.
+    pub(crate) fn caller(&self) -> Result<Caller, Full> {
+        let permit = self.callers.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| Full)?;
+        Ok(Caller { _permit: permit })
     }
 
     /// Answers an image and announces the answer, or that there is none; a correction may be announced later.
@@ -99,11 +103,13 @@ impl Intake {
         let in_flight = self.metrics.taken(&input);
         let (record, late) = self.agent.answer(image).await;
         self.metrics.said(&input, &record);
-        drop((place, in_flight));
+        drop(in_flight);
         let event = self
             .announcer
             .announce(Event::new(id, &input, record))
             .await;
+        // Kept until now: an output that does not take what was said holds up the inputs.
+        drop(place);
         if let Some(late) = late
             && let Ok(permit) = self.late.clone().try_acquire_owned()
         {

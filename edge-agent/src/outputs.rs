@@ -5,6 +5,7 @@ mod file;
 use std::sync::Arc;
 
 use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 use crate::{config::OutputsConfig, event::Event, metrics::Metrics};
 
@@ -24,21 +25,22 @@ pub(crate) struct Outputs {
 }
 
 impl Outputs {
-    /// Opens the outputs; gives the ways in, too.
+    /// Opens the outputs; gives the ways in, too. Once `ending`, what cannot be delivered is given up.
     ///
     /// # Errors
     /// [`FileError`], which names the file.
     pub(crate) fn start(
         config: &OutputsConfig,
         metrics: &Metrics,
+        ending: &CancellationToken,
     ) -> Result<(Self, Vec<WayIn>), FileError> {
         let (mut tasks, mut senders) = (Vec::new(), Vec::new());
         if let Some(file) = &config.file {
             let (sender, events) = mpsc::channel(WAITING);
             let file = RotatingFile::open(file)?;
-            let metrics = metrics.clone();
+            let (metrics, ending) = (metrics.clone(), ending.clone());
             tasks.push(tokio::task::spawn_blocking(move || {
-                file::write_all(file, events, &metrics);
+                file::write_all(file, events, &metrics, &ending);
             }));
             senders.push(sender);
         }

@@ -60,14 +60,14 @@ impl Program {
     pub fn start(config: &Config) -> Result<Self, ProgramError> {
         config.check_run()?;
         let metrics = Metrics::default();
-        let (outputs, ways_in) = Outputs::start(&config.outputs, &metrics)?;
+        let ending = CancellationToken::new();
+        let (outputs, ways_in) = Outputs::start(&config.outputs, &metrics, &ending)?;
         let agent = Arc::new(Agent::start(config)?);
         let announcer = Announcer::new(ways_in);
         let bounds = Bounds {
             places: config.max_in_flight,
-            waiting: config.api.as_ref().map_or(0, |api| api.max_waiting),
+            callers: config.max_in_flight + config.api.as_ref().map_or(0, |api| api.max_waiting),
         };
-        let ending = CancellationToken::new();
         let tasks = TaskTracker::new();
         let intake = Intake::new(
             agent.clone(),

@@ -4,12 +4,14 @@
 //! - [`Walk`] takes one image through it: the driver runs networks and makes calls, tells the walk
 //!   what came of them and when, and does what the walk says next.
 //! - [`Circuit`] stops a driver from waiting for a peer that keeps failing.
+//! - [`Budget`] says how much may still be sent.
 //! - [`LinkEstimate`] says what an offload costs now, [`Follower`] when that is a reason to decide otherwise.
 //!
 //! None does I/O, reads a clock or starts a thread: events and the time go in, actions come out,
 //! so that the same engine runs in an agent, in a browser and in a simulation. Every walk ends in
 //! exactly one [`Answer`] where any network has spoken.
 
+mod budget;
 mod circuit;
 mod file;
 mod follower;
@@ -17,9 +19,10 @@ mod graph;
 mod link;
 mod walk;
 
+pub use budget::Budget;
 pub use circuit::{Circuit, CircuitConfig, CircuitState, Permit, Refusal};
 pub use file::CascadeError;
-pub use follower::{Follower, FollowerConfig};
+pub use follower::Follower;
 pub use graph::{Cascade, Mode, Node, NodeId, Site};
 pub use link::{Link, LinkEstimate, Observation};
 pub use walk::{Action, Answer, FallbackCause, NoAnswer, Reason, Walk};

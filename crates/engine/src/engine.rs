@@ -103,6 +103,8 @@ pub struct Route {
     pub deadline: Duration,
     /// Time after the deadline in which who was asked in vain may still correct the answer; none if zero.
     pub late: Duration,
+    /// Whether the deadline is a caller's own and shorter than usual: who misses it is not taken for slow or away.
+    pub is_short: bool,
 }
 
 /// What came of an image.
@@ -403,7 +405,7 @@ impl Engine {
     /// Looks at what offloads cost now, and decides about the images to come by the operating point that meets the
     /// goal best at that price, once it has been better by enough for long. Gives what holds then, where it changed.
     ///
-    /// A goal that is a name is kept to, and so is the operating point while no link is known.
+    /// A goal that is a name is kept to. While no link is known, it is taken for the one that the policy was learned for.
     pub fn follow(&self, follower: &mut Follower, now: Duration) -> Option<Arc<Deciding>> {
         let bundle = self.policy.as_ref()?;
         let deciding = self.deciding();
@@ -425,9 +427,8 @@ impl Engine {
             Err(_) => return None,
         };
         let current = &bundle.operating_points()[chosen.place];
-        let cost = |point| bundle.cost(&chosen.goal, point, seconds);
-        let place = learned::place(bundle, best);
-        if !follower.look((chosen.place, cost(current)), (place, cost(best)), now) {
+        let is_worth_it = chosen.goal.is_worth_changing(current, best, seconds);
+        if !follower.look(is_worth_it, now) {
             return None;
         }
         let mut holds = self
@@ -562,6 +563,7 @@ impl Engine {
                             let patience = Patience {
                                 deadline: taken + deadline,
                                 late: route.late,
+                                is_short: route.is_short,
                             };
                             let (offload, call) = peer.classify(network, picture, patience).await;
                             let to = self.cascade.node(node);
@@ -627,10 +629,11 @@ impl Engine {
 }
 
 impl Engine {
-    /// Whether what networks here have said keeps the image here.
+    /// Whether what networks here have said keeps the image here; so does it where none has spoken.
     fn is_private(&self, said: &HashMap<NodeId, Probabilities>) -> bool {
+        let keeps = |private: &PrivateClasses| said.values().any(|said| private.keep(said));
         let private = self.private.as_ref();
-        private.is_some_and(|private| said.values().any(|said| private.keep(said)))
+        private.is_some_and(|private| said.is_empty() || keeps(private))
     }
 }
 

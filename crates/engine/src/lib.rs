@@ -23,7 +23,8 @@ pub use engine::{
 };
 pub use learned::{Deciding, PolicyError};
 pub use peer::{
-    Budget, CircuitSettings, DecidedBy, Offload, Payload, Peer, PeerConfig, PeerError, error_chain,
+    BudgetConfig, CircuitSettings, DecidedBy, Offload, Payload, Peer, PeerConfig, PeerError,
+    error_chain,
 };
 pub use picture::{Picture, PictureError};
 pub use privacy::{Privacy, PrivacyError};

@@ -35,13 +35,13 @@ use crate::picture::Picture;
 use failure::Failure;
 use remote::{RemoteInput, Reply};
 
-mod allowance;
+mod budgets;
 mod config;
 mod failure;
 mod remote;
 
-use allowance::Allowance;
-pub use config::{Budget, CircuitSettings, Payload, PeerConfig};
+use budgets::Budgets;
+pub use config::{BudgetConfig, CircuitSettings, Payload, PeerConfig};
 pub use failure::error_chain;
 pub use remote::DecidedBy;
 pub(crate) use remote::RemoteNetwork;
@@ -54,7 +54,7 @@ pub struct Peer {
     channel: Channel,
     payload: Payload,
     keep_metadata: bool,
-    allowance: Allowance,
+    budgets: Mutex<Budgets>,
     circuit: Mutex<Circuit>,
     link: Mutex<LinkEstimate>,
     /// Origin of the times of the circuit and of the link.
@@ -79,6 +79,8 @@ pub(crate) struct Patience {
     pub(crate) deadline: Instant,
     /// Time from then on in which it can correct the answer; none if zero.
     pub(crate) late: Duration,
+    /// Whether the deadline is shorter than usual, so that to miss it says nothing about the peer.
+    pub(crate) is_short: bool,
 }
 
 /// A call that goes on after its deadline.
@@ -184,7 +186,7 @@ impl Peer {
             channel: Channel::new(client)?,
             payload: config.payload,
             keep_metadata: config.keep_metadata,
-            allowance: Allowance::new(&config.budget),
+            budgets: Mutex::new(Budgets::new(&config.budget)),
             circuit: Mutex::new(Circuit::new(circuit)),
             link: Mutex::default(),
             origin: Instant::now(),
@@ -259,23 +261,10 @@ impl Peer {
                 }),
             ),
         };
-        self.note(&outcome, permit);
         let bytes_sent = bytes_sent.load(Ordering::Relaxed);
         let took = started.elapsed();
-        let at_peer = outcome.as_ref().ok().and_then(|reply| reply.at_peer);
-        let is_tried = outcome
-            .as_ref()
-            .err()
-            .is_none_or(|failure| failure.is_of_the_peer());
-        if is_tried {
-            let observation = Observation {
-                bytes: bytes_sent,
-                link: took.saturating_sub(at_peer.unwrap_or_default()),
-                at_peer,
-                is_answered: outcome.is_ok(),
-            };
-            lock(&self.link).observe(&observation, self.origin.elapsed());
-        }
+        self.note(&outcome, permit, patience.is_short);
+        self.observe(&outcome, bytes_sent, took, patience.is_short);
         let span = Span::current();
         span.record("bytes_sent", bytes_sent);
         match &outcome {
@@ -297,7 +286,7 @@ impl Peer {
     }
 
     /// Tells the circuit what came of a call.
-    fn note(&self, outcome: &Result<Reply, Failure>, permit: Permit) {
+    fn note(&self, outcome: &Result<Reply, Failure>, permit: Permit, is_short: bool) {
         let mut circuit = lock(&self.circuit);
         let now = self.origin.elapsed();
         match outcome {
@@ -307,8 +296,34 @@ impl Peer {
                 circuit.succeeded(permit);
             }
             Err(failure) if !failure.is_of_the_peer() => circuit.abandoned(permit, now),
+            Err(failure) if failure.cause == FallbackCause::Deadline && is_short => {
+                circuit.abandoned(permit, now);
+            }
             Err(_) => circuit.failed(permit, now),
         }
+    }
+
+    /// Takes a reply, or a deadline that was waited for in vain, for what an offload costs. Other failures are over
+    /// soon and say nothing about that: the circuit is what keeps from them.
+    fn observe(
+        &self,
+        outcome: &Result<Reply, Failure>,
+        bytes: u64,
+        took: Duration,
+        is_short: bool,
+    ) {
+        let at_peer = match outcome {
+            Ok(reply) => reply.at_peer,
+            Err(failure) if failure.cause == FallbackCause::Deadline && !is_short => None,
+            Err(_) => return,
+        };
+        let observation = Observation {
+            bytes,
+            link: took.saturating_sub(at_peer.unwrap_or_default()),
+            at_peer,
+            is_answered: outcome.is_ok(),
+        };
+        lock(&self.link).observe(&observation, self.origin.elapsed());
     }
 
     /// Tells a person of each cause once; the answers carry the cause every time.
@@ -353,14 +368,14 @@ impl Peer {
             )));
         }
         let request_bytes = message_bytes as u64 + MESSAGE_PREFIX_BYTES;
-        self.allowance
-            .take(request_bytes)
-            .map_err(Failure::over_budget)?;
         // Inference may run twice: a connection that died since the last call, here or behind a proxy, or a
         // server that was busy for a moment, costs one more try, not the answer.
         let mut retries = 1;
         let response = loop {
             let mut client = self.client();
+            let now = self.origin.elapsed();
+            let is_within = lock(&self.budgets).take(request_bytes, now);
+            is_within.map_err(Failure::over_budget)?;
             // Counted before the call: at the deadline it ends without a word.
             bytes_sent.fetch_add(request_bytes, Ordering::Relaxed);
             let called = client

@@ -4,7 +4,7 @@
 //! JPEG goes through a decoder that gives libjpeg-turbo's pixels bit for bit, as Pillow does: other
 //! decoders differ by a few levels, which is enough to change the top-1 class of one photo in sixty.
 
-use std::{error::Error, io::Cursor};
+use std::{error::Error, io::Cursor, panic};
 
 use image::{
     DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage,
@@ -97,6 +97,12 @@ pub fn decode(encoded: &[u8], limits: &ImageLimits) -> Result<RgbImage, DecodeEr
 }
 
 fn decode_jpeg(encoded: &[u8], limits: &ImageLimits) -> Result<RgbImage, DecodeError> {
+    // Fuzzing found damaged files that the decoder panics over. There may be more: what it panics over is no image.
+    panic::catch_unwind(|| jpeg_pixels(encoded, limits))
+        .unwrap_or_else(|_| Err(DecodeError::Corrupt("the decoder gave it up".into())))
+}
+
+fn jpeg_pixels(encoded: &[u8], limits: &ImageLimits) -> Result<RgbImage, DecodeError> {
     let bounds = DecodeLimits {
         // A progressive image needs its coefficients beside its pixels.
         max_memory: Some(limits.max_pixels.saturating_mul(16)),
@@ -121,13 +127,17 @@ fn decode_jpeg(encoded: &[u8], limits: &ImageLimits) -> Result<RgbImage, DecodeE
     Ok(upright(DynamicImage::ImageRgb8(image), orientation))
 }
 
-/// Refuses samplings that no encoder in use writes, and that the decoder does not take: a fineness of three, or
-/// another component finer than the first.
+/// Refuses samplings that no encoder in use writes, and that the decoder does not take: another component finer than
+/// the first, or factors other than 1, 2 and 4, of four components 1 and 2.
 fn check_sampling(components: &[ComponentInfo]) -> Result<(), DecodeError> {
     let Some(first) = components.first() else {
         return Ok(());
     };
-    let fits = |fineness: u8, finest: u8| matches!(fineness, 1 | 2 | 4) && fineness <= finest;
+    let factors: &[u8] = match components.len() {
+        4.. => &[1, 2],
+        _ => &[1, 2, 4],
+    };
+    let fits = |factor: u8, finest: u8| factors.contains(&factor) && factor <= finest;
     let fits = |c: &ComponentInfo| {
         fits(c.horizontal_sampling, first.horizontal_sampling)
             && fits(c.vertical_sampling, first.vertical_sampling)
@@ -135,7 +145,7 @@ fn check_sampling(components: &[ComponentInfo]) -> Result<(), DecodeError> {
     match components.iter().all(fits) {
         true => Ok(()),
         false => Err(DecodeError::Unsupported(
-            "a component is sampled at a third, or finer than the first".into(),
+            "its components are sampled in a way that no camera writes".into(),
         )),
     }
 }

@@ -6,16 +6,20 @@ use img_parts::{
     ImageEXIF,
     jpeg::{Jpeg, JpegSegment, markers},
     png::Png,
+    riff::RiffContent,
     webp::{CHUNK_ALPH, CHUNK_VP8, CHUNK_VP8L, CHUNK_VP8X, WebP},
 };
 
 /// An EXIF block with an orientation alone, up to its value: a TIFF header, one entry, no more.
 const EXIF_ORIENTATION: &[u8] = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0";
 
+/// The flag in the header of a WebP that says that there is XMP. Those of other parts are set with them.
+const WEBP_XMP: u8 = 0x04;
+
 /// Takes out of a JPEG, PNG or WebP file what its pixels do not need. The orientation stays, as nothing else would know
 /// it, and the pixels are the same bytes as before; frames after the first and whatever follows the image go.
 ///
-/// `None` where the file's parts are not understood.
+/// `None` where the file's parts are not understood, and for an animation.
 pub fn without_metadata(encoded: &Bytes) -> Option<Bytes> {
     match image::guess_format(encoded) {
         Ok(ImageFormat::Jpeg) => jpeg(encoded.clone()),
@@ -128,6 +132,13 @@ fn webp(encoded: Bytes) -> Option<Bytes> {
         return None;
     }
     webp.chunks_mut().retain(|chunk| is_needed(chunk.id()));
+    for chunk in webp.chunks_mut() {
+        if let (CHUNK_VP8X, RiffContent::Data(data)) = (chunk.id(), chunk.content_mut())
+            && let Some((&flags, rest)) = data.split_first()
+        {
+            *data = [&[flags & !WEBP_XMP], rest].concat().into();
+        }
+    }
     webp.set_exif(exif);
     Some(webp.encoder().bytes())
 }

@@ -1,6 +1,6 @@
 //! `GET /v1/answers`: what is said about images, as server-sent events.
 
-use std::{convert::Infallible, sync::Arc};
+use std::convert::Infallible;
 
 use axum::{
     extract::State,
@@ -12,10 +12,9 @@ use axum::{
 };
 use futures::{StreamExt, stream};
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
-use uuid::Uuid;
 
 use super::Context;
-use crate::event::Event;
+use crate::event::{Event, Said};
 
 /// All answers as they come, whatever input their images came from, as server-sent events.
 ///
@@ -36,11 +35,20 @@ pub(super) async fn answers(
     headers: HeaderMap,
 ) -> impl IntoResponse {
     let last = headers.get("last-event-id");
-    let last = last.and_then(|id| Uuid::try_parse_ascii(id.as_bytes()).ok());
+    let last = last.and_then(|id| id.to_str().ok());
     let (missed, to_come) = context.announcer.listen(last);
-    let missed = stream::iter(missed).map(|event| said(&event));
-    let to_come = BroadcastStream::new(to_come).map(|event| match event {
-        Ok(event) => said(&event),
+    let announcer = context.announcer.clone();
+    let sent = move |said: &Said| {
+        sse::Event::default()
+            .event(said.event.kind.as_str())
+            .id(announcer.place(said))
+            .json_data(&*said.event)
+            .expect("an event has no keys but strings")
+    };
+    let missed: Vec<_> = missed.iter().map(&sent).collect();
+    let missed = stream::iter(missed);
+    let to_come = BroadcastStream::new(to_come).map(move |said| match said {
+        Ok(said) => sent(&said),
         Err(BroadcastStreamRecvError::Lagged(missed)) => sse::Event::default()
             .event("missed")
             .data(missed.to_string()),
@@ -59,12 +67,4 @@ pub(super) async fn answers(
     let cache = HeaderValue::from_static("no-store");
     response.headers_mut().insert(header::CACHE_CONTROL, cache);
     response
-}
-
-fn said(event: &Arc<Event>) -> sse::Event {
-    sse::Event::default()
-        .event(event.kind.as_str())
-        .id(event.id.to_string())
-        .json_data(&**event)
-        .expect("an event has no keys but strings")
 }

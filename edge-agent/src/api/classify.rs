@@ -96,6 +96,13 @@ pub(super) async fn classify(
             "the program ends: come back once it runs again",
         ));
     }
+    let caller = context.intake.caller().map_err(|_| {
+        context.metrics.dropped(API);
+        Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many images wait already (`api.max_waiting`): come back in a second",
+        )
+    })?;
     let read = timeout(BODY_TIMEOUT, read(request, context.max_image_bytes));
     let (encoded, file_name) = read.await.map_err(|_| {
         Problem::new(
@@ -103,13 +110,6 @@ pub(super) async fn classify(
             "the image did not come within a minute: send it faster, or a smaller one",
         )
     })??;
-    let place = context.intake.place_soon().await.map_err(|_| {
-        context.metrics.dropped(API);
-        Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too many images wait already (`api.max_waiting`): come back in a second",
-        )
-    })?;
     let mut name = parameters.name.or(file_name).unwrap_or(PART.to_owned());
     name.truncate(name.floor_char_boundary(MOST_NAME_BYTES));
     let image = Image {
@@ -118,7 +118,12 @@ pub(super) async fn classify(
         deadline: parameters.deadline_ms.map(Duration::from_millis),
     };
     // A task of its own: what was accepted is answered and announced, also where the caller goes away.
-    let taken = tokio::spawn(async move { context.intake.take(place, API.into(), image).await });
+    let taken = tokio::spawn(async move {
+        let place = context.intake.place().await;
+        let event = context.intake.take(place, API.into(), image).await;
+        drop(caller);
+        event
+    });
     let event = taken
         .await
         .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "see the program's log"))?;

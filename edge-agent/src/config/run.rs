@@ -19,9 +19,13 @@ pub struct ApiConfig {
     pub key: Option<PathBuf>,
     /// File with the token that callers must show; without it whoever reaches the address may call.
     pub token: Option<PathBuf>,
+    /// Names of this machine by which it may be called without a token, beside its addresses, names without a dot and
+    /// those that end in `.local`. Default none.
+    pub hosts: Vec<String>,
     /// Whether other machines may call without TLS. Default no: without a certificate only this machine may.
     pub plain_http: bool,
-    /// Callers that may wait while `max_in_flight` images are being answered; more are told to come back. Default 32.
+    /// Callers that may be here beside `max_in_flight` others, with their images in memory; more are told to come back.
+    /// Default 32.
     pub max_waiting: usize,
 }
 
@@ -108,6 +112,7 @@ impl Default for ApiConfig {
             certificate: None,
             key: None,
             token: None,
+            hosts: Vec::new(),
             plain_http: false,
             max_waiting: 32,
         }

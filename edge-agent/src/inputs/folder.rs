@@ -6,6 +6,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -36,6 +37,8 @@ const ANSWERED: &str = "answered";
 const FAILED: &str = "failed";
 /// Files told of that may wait to be heard.
 const TOLD: usize = 1024;
+/// Further than a server's clock is ahead of this machine's.
+const FAR_AHEAD: Duration = Duration::from_secs(3600);
 
 /// Why a folder cannot be watched.
 #[derive(Debug, thiserror::Error)]
@@ -57,10 +60,10 @@ pub(super) struct Folder {
     /// Ends the watching with the folder.
     _watcher: RecommendedWatcher,
     told: mpsc::Receiver<PathBuf>,
-    /// Images that are being answered, or wait for a place.
+    /// Images that are being answered.
     taken: HashSet<PathBuf>,
-    /// Images that stay though they were answered, and as of when.
-    done: HashMap<PathBuf, SystemTime>,
+    /// Images that stay though they were answered, and as what.
+    done: HashMap<PathBuf, Version>,
 }
 
 impl Folder {
@@ -80,7 +83,7 @@ impl Folder {
         })?;
         let mut done = HashMap::new();
         match config.then {
-            Then::Keep => done.extend(found.filter_map(|entry| image(&entry.ok()?.path()))),
+            Then::Keep => done.extend(found.filter_map(|entry| image(entry.ok()?.path()))),
             Then::Move | Then::Delete => {
                 let subfolders: &[&str] = match config.then {
                     Then::Delete => &[FAILED],
@@ -123,14 +126,17 @@ impl Folder {
 
     /// Answers images until `ending`, and then those that were taken up.
     pub(super) async fn watch(mut self, ending: CancellationToken) {
-        let mut answering: JoinSet<(PathBuf, Stays)> = JoinSet::new();
+        let mut answering: JoinSet<Answered> = JoinSet::new();
         let mut next_look = Instant::now();
         loop {
             let found = tokio::select! {
                 biased;
                 () = ending.cancelled() => break,
                 Some(answered) = answering.join_next() => {
-                    self.answered(answered);
+                    if self.answered(answered) {
+                        // Another is in its place, of which nobody tells again.
+                        next_look = next_look.min(Instant::now() + self.settle);
+                    }
                     continue;
                 }
                 Some(told) = self.told.recv() => vec![told],
@@ -141,7 +147,7 @@ impl Folder {
                 }
             };
             for path in found {
-                if self.taken.contains(&path) || self.is_done(&path) {
+                if self.taken.contains(&path) {
                     continue;
                 }
                 let place = tokio::select! {
@@ -149,8 +155,11 @@ impl Folder {
                     () = ending.cancelled() => break,
                     place = self.intake.place() => place,
                 };
-                // It may have gone while others were answered.
-                if image(&path).is_none() {
+                // It may have gone, or been replaced, while others were answered.
+                let Some((path, version)) = image(path) else {
+                    continue;
+                };
+                if self.done.get(&path) == Some(&version) {
                     continue;
                 }
                 self.taken.insert(path.clone());
@@ -159,9 +168,14 @@ impl Folder {
                     let event = intake.take(place, name, Image::file(path.clone())).await;
                     let is_answered = matches!(event.record, Record::Answered(_));
                     let from = path.clone();
-                    let stays =
-                        spawn_blocking(move || put_away(&from, then, is_answered, event.id));
-                    (path, stays.await.unwrap_or(Stays::Yes))
+                    let left = spawn_blocking(move || {
+                        put_away(from, version, then, is_answered, event.id)
+                    });
+                    Answered {
+                        path,
+                        version,
+                        left: left.await.unwrap_or(Left::Same),
+                    }
                 });
             }
         }
@@ -170,66 +184,93 @@ impl Folder {
         }
     }
 
-    fn answered(&mut self, answered: Result<(PathBuf, Stays), tokio::task::JoinError>) {
+    /// Notes what became of an image; gives whether another has taken its place.
+    fn answered(&mut self, answered: Result<Answered, tokio::task::JoinError>) -> bool {
         match answered {
-            Ok((path, stays)) => {
+            Ok(Answered {
+                path,
+                version,
+                left,
+            }) => {
                 self.taken.remove(&path);
-                if stays == Stays::Yes
-                    && let Some((path, modified)) = image(&path)
-                {
-                    self.done.insert(path, modified);
+                if left == Left::Same {
+                    self.done.insert(path, version);
                 }
+                left == Left::Another
             }
-            Err(error) => tracing::error!(%error, "the task of an image ended before its time"),
+            Err(error) => {
+                tracing::error!(%error, "the task of an image ended before its time");
+                false
+            }
         }
-    }
-
-    fn is_done(&self, path: &Path) -> bool {
-        let done = self.done.get(path);
-        done.is_some_and(|&as_of| image(path).is_some_and(|(_, modified)| modified == as_of))
     }
 
     /// All images that are whole, in order of name, and how long to wait for the next look.
     async fn all(&mut self) -> (Vec<PathBuf>, Duration) {
         let (path, settle) = (self.path.clone(), self.settle);
         let looked = spawn_blocking(move || {
-            let now = SystemTime::now();
-            let images = fs::read_dir(&path)?.filter_map(|entry| image(&entry.ok()?.path()));
-            // One from the future, of a clock that was set back, is whole.
-            let (mut whole, young): (Vec<_>, Vec<_>) = images.partition(|&(_, modified)| {
-                now.duration_since(modified).is_ok_and(|age| age >= settle) || modified > now
-            });
+            let (mut whole, mut young) = (Vec::new(), Vec::new());
+            for entry in fs::read_dir(&path)? {
+                let Some((path, version)) = image(entry?.path()) else {
+                    continue;
+                };
+                match is_settled(version.modified, settle) {
+                    true => whole.push(path),
+                    false => young.push(path),
+                }
+            }
             whole.sort();
-            io::Result::Ok((whole, young.is_empty()))
+            io::Result::Ok((whole, young))
         })
         .await;
-        let (whole, is_all) = match looked {
+        let (whole, young) = match looked {
             Ok(Ok(looked)) => looked,
             Ok(Err(error)) => {
                 tracing::warn!(folder = %self.path.display(), %error, "the folder cannot be read");
-                (Vec::new(), true)
+                return (Vec::new(), self.look);
             }
-            Err(_) => (Vec::new(), true),
+            Err(_) => return (Vec::new(), self.look),
         };
         // What is gone need not be remembered.
-        let here: HashSet<&PathBuf> = whole.iter().map(|(path, _)| path).collect();
-        if is_all {
-            self.done.retain(|path, _| here.contains(path));
-        }
-        let wait = if is_all {
-            self.look
-        } else {
-            self.settle.min(self.look)
+        let here: HashSet<&PathBuf> = whole.iter().chain(&young).collect();
+        self.done.retain(|path, _| here.contains(path));
+        let wait = match young.is_empty() {
+            true => self.look,
+            false => self.settle.min(self.look),
         };
-        (whole.into_iter().map(|(path, _)| path).collect(), wait)
+        (whole, wait)
     }
 }
 
-/// Whether an image is still where it was found.
+/// A file as it was at some time: another has another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stays {
-    Yes,
-    No,
+struct Version {
+    modified: SystemTime,
+    bytes: u64,
+    inode: u64,
+}
+
+/// An image that was answered.
+struct Answered {
+    path: PathBuf,
+    version: Version,
+    left: Left,
+}
+
+/// What is where an image was found, once it has been answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    Same,
+    Another,
+}
+
+/// Whether a file has not changed for a while; one from far in the future, of a clock that was set back, has not.
+fn is_settled(modified: SystemTime, settle: Duration) -> bool {
+    match SystemTime::now().duration_since(modified) {
+        Ok(age) => age >= settle,
+        Err(ahead) => ahead.duration() > FAR_AHEAD,
+    }
 }
 
 /// The files that are whole, by what the system tells.
@@ -247,34 +288,43 @@ fn whole(event: notify::Result<notify::Event>) -> Vec<PathBuf> {
     }
 }
 
-/// A path and when it was last changed, where it is an image's.
-fn image(path: &Path) -> Option<(PathBuf, SystemTime)> {
-    if !has_image_extension(path) {
+/// A path and its file's version, where it is an image's.
+fn image(path: PathBuf) -> Option<(PathBuf, Version)> {
+    if !has_image_extension(&path) {
         return None;
     }
-    let metadata = fs::metadata(path).ok()?;
-    let modified = metadata.modified().ok()?;
-    metadata.is_file().then(|| (path.to_owned(), modified))
+    let metadata = fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
+    let version = Version {
+        modified: metadata.modified().ok()?,
+        bytes: metadata.len(),
+        inode: metadata.ino(),
+    };
+    Some((path, version))
 }
 
-/// Does with an image what is to be done once it has been answered.
-fn put_away(path: &Path, then: Then, is_answered: bool, id: Uuid) -> Stays {
+/// Does with an image what is to be done once it has been answered; leaves another that has taken its place.
+fn put_away(path: PathBuf, version: Version, then: Then, is_answered: bool, id: Uuid) -> Left {
+    match image(path.clone()) {
+        None => return Left::Nothing,
+        Some((_, now)) if now != version => return Left::Another,
+        Some(_) => {}
+    }
     let done = match (then, is_answered) {
-        (Then::Keep, _) => return Stays::Yes,
-        (Then::Delete, true) => fs::remove_file(path),
-        (Then::Move, true) => move_to(path, ANSWERED, id),
-        (_, false) => move_to(path, FAILED, id),
+        (Then::Keep, _) => return Left::Same,
+        (Then::Delete, true) => fs::remove_file(&path),
+        (Then::Move, true) => move_to(&path, ANSWERED, id),
+        (_, false) => move_to(&path, FAILED, id),
     };
     match done {
-        Ok(()) => Stays::No,
+        Ok(()) => Left::Nothing,
         // Whoever put it there has taken it away.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Stays::No,
+        Err(_) if !path.exists() => Left::Nothing,
         Err(error) => {
             tracing::warn!(
                 image = %path.display(), %error,
                 "answered and cannot be put away: it is answered again after a restart"
             );
-            Stays::Yes
+            Left::Same
         }
     }
 }
@@ -283,7 +333,9 @@ fn move_to(path: &Path, subfolder: &str, id: Uuid) -> io::Result<()> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::NotFound.into());
     };
-    let mut target = folder.join(subfolder).join(name);
+    let folder = folder.join(subfolder);
+    fs::create_dir_all(&folder)?;
+    let mut target = folder.join(name);
     if target.exists() {
         let mut unique = std::ffi::OsString::from(format!("{id}-"));
         unique.push(name);

@@ -10,6 +10,7 @@ use std::{
 };
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::{config::FileOutput, event::Event, metrics::Metrics};
 
@@ -71,25 +72,28 @@ impl RotatingFile {
         written
     }
 
-    /// The file becomes `.1`, `.1` becomes `.2`, and so on; the oldest goes.
+    /// The file becomes `.1`, `.1` becomes `.2`, and so on; the oldest goes. Nothing moves where the file has gone, by
+    /// another's hand or by an attempt before this one.
     fn rotate(&mut self) -> io::Result<()> {
         let older = |number: usize| {
             let mut name = self.path.clone().into_os_string();
             name.push(format!(".{number}"));
             PathBuf::from(name)
         };
-        for number in (1..self.kept).rev() {
-            match fs::rename(older(number), older(number + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+        if self.path.try_exists()? {
+            for number in (1..self.kept).rev() {
+                match fs::rename(older(number), older(number + 1)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+            match self.kept {
+                0 => fs::remove_file(&self.path)?,
+                _ => fs::rename(&self.path, older(1))?,
             }
         }
-        match self.kept {
-            0 => fs::remove_file(&self.path)?,
-            _ => fs::rename(&self.path, older(1))?,
-        }
         self.file = append_to(&self.path)?;
-        self.bytes = 0;
+        self.bytes = self.file.metadata()?.len();
         Ok(())
     }
 }
@@ -110,13 +114,16 @@ fn whole_lines(path: &Path, file: &File) -> io::Result<u64> {
     Ok(whole)
 }
 
-/// Writes events until there are no more; blocks. A line that cannot be written is tried again until it can, and
-/// holds up the others.
+/// Writes events until there are no more; blocks. A line that cannot be written is tried again until it can, and holds
+/// up the others; once the program is to end, it is given up after some attempts and goes to the log, as do all after it
+/// that cannot be written at once.
 pub(super) fn write_all(
     mut file: RotatingFile,
     mut events: mpsc::Receiver<Arc<Event>>,
     metrics: &Metrics,
+    ending: &CancellationToken,
 ) {
+    let mut given_up = false;
     while let Some(event) = events.blocking_recv() {
         let mut line = serde_json::to_vec(&*event).expect("an event has no keys but strings");
         line.push(b'\n');
@@ -127,7 +134,8 @@ pub(super) fn write_all(
                 tracing::error!(file = %file.path.display(), %error, "an answer waits to be written");
             }
             attempt += 1;
-            if events.is_closed() && attempt > LAST_ATTEMPTS {
+            given_up |= ending.is_cancelled() && attempt > LAST_ATTEMPTS;
+            if given_up {
                 let line = String::from_utf8_lossy(&line);
                 tracing::error!(
                     line = line.trim_end(),
@@ -200,6 +208,48 @@ mod tests {
         file.file = append_to(&file.path).unwrap();
         file.add(b"again\n").unwrap();
         assert_eq!(read(folder.path(), "answers.jsonl"), "whole\nagain\n");
+    }
+
+    #[test]
+    fn a_file_that_somebody_took_away_begins_anew_and_older_ones_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = open(folder.path(), 6, 3);
+        for line in ["one\n", "two\n", "three\n"] {
+            file.add(line.as_bytes()).unwrap();
+        }
+        fs::remove_file(folder.path().join("answers.jsonl")).unwrap();
+        file.add(b"four\n").unwrap();
+        assert_eq!(read(folder.path(), "answers.jsonl"), "four\n");
+        assert_eq!(read(folder.path(), "answers.jsonl.1"), "two\n");
+        assert_eq!(read(folder.path(), "answers.jsonl.2"), "one\n");
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_written_holds_up_the_others_until_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = open(folder.path(), 1000, 1);
+        file.file = File::options().append(true).open("/dev/full").unwrap();
+        let (sender, events) = mpsc::channel(8);
+        let ending = CancellationToken::new();
+        let ends = ending.clone();
+        let writer = thread::spawn(move || {
+            write_all(file, events, &Metrics::default(), &ending);
+        });
+        for _ in 0..3 {
+            let record = crate::record::Record::Failed {
+                image: "x".to_owned(),
+                cause: crate::record::FailureCause::NotAnImage,
+                error: "y".to_owned(),
+            };
+            let event = Event::new(uuid::Uuid::nil(), "api", record);
+            sender.blocking_send(Arc::new(event)).unwrap();
+        }
+        thread::sleep(Duration::from_millis(50));
+        assert!(!writer.is_finished());
+        // Whoever speaks may still hold the way in.
+        ends.cancel();
+        drop(sender);
+        writer.join().unwrap();
     }
 
     #[test]

@@ -43,13 +43,13 @@ pub struct PeerConfig {
     pub keep_metadata: bool,
     /// How much may be sent; no bounds by default.
     #[serde(default)]
-    pub budget: Budget,
+    pub budget: BudgetConfig,
 }
 
 /// How much may be sent to a peer. What is not used up is kept, up to the whole of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Budget {
+pub struct BudgetConfig {
     /// Offloads an hour.
     pub offloads_per_hour: Option<NonZeroU32>,
     /// Bytes of requests a day.
@@ -94,7 +94,7 @@ impl PeerConfig {
             server_name: None,
             payload: Payload::default(),
             keep_metadata: false,
-            budget: Budget::default(),
+            budget: BudgetConfig::default(),
         }
     }
 

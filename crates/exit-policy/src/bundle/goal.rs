@@ -109,28 +109,30 @@ impl fmt::Display for Goal {
     }
 }
 
-impl Bundle {
-    /// What an operating point costs by `goal`, where the mean times are those that `seconds` says: positive, and less
-    /// is better. It tells by how much one is better than another, where a change should be worth its while.
-    ///
-    /// For a bound on the loss that is its time; for a bound on the time, how many times over it is, and a tenth a
-    /// point of loss; for a price, all its errors and its time in points.
-    pub fn cost(
+impl Goal {
+    /// Whether it is worth its while to change from one operating point to another that meets the goal better, where the
+    /// mean times are those that `seconds` says: for half a point of accuracy, or the price of one, or a tenth of the
+    /// time.
+    pub fn is_worth_changing(
         &self,
-        goal: &Goal,
-        point: &OperatingPoint,
+        from: &OperatingPoint,
+        to: &OperatingPoint,
         seconds: impl Fn(&Expected) -> f64,
-    ) -> f64 {
-        let seconds = seconds(&point.expected);
-        let errors = 100.0 * (1.0 - point.expected.accuracy);
-        match goal {
-            Goal::Name(_) | Goal::OffloadRate(_) => 1.0,
-            Goal::MaxLoss(_) => seconds,
-            Goal::Time(most) => (seconds / most.as_secs_f64().max(1e-9)).max(1.0) + errors / 10.0,
-            Goal::Price(points) => errors + points * seconds,
+    ) -> bool {
+        let gained = 100.0 * (to.expected.accuracy - from.expected.accuracy);
+        let (before, after) = (seconds(&from.expected), seconds(&to.expected));
+        let (least_points, less_time) = (0.5, after < 0.9 * before);
+        match self {
+            Self::Name(_) | Self::OffloadRate(_) => false,
+            Self::MaxLoss(_) => less_time,
+            Self::Time(most) if before > 1.1 * most.as_secs_f64() => less_time,
+            Self::Time(_) => gained >= least_points,
+            Self::Price(points) => gained + points * (before - after) >= least_points,
         }
     }
+}
 
+impl Bundle {
     /// The operating point that meets `goal` best.
     ///
     /// # Errors

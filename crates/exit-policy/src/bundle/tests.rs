@@ -102,6 +102,42 @@ fn goals_pick_the_best_point_that_meets_them() {
     assert!(unknown.contains("\"p0\", \"p1\", \"p2\""), "{unknown}");
 }
 
+/// A quarter of an example's time is spent before it is sent; 0.6, 0.3 and none of them are.
+#[test]
+fn what_an_offload_costs_now_moves_the_best_point_where_it_is_worth_it() {
+    let bundle = bundle();
+    let best = |goal: &str, offload: f64| {
+        let goal: Goal = goal.parse().unwrap();
+        let seconds = |expected: &Expected| expected.seconds_at(|_| offload);
+        let best = bundle.choose_at(&goal, seconds);
+        best.map(|point| point.name.as_str())
+    };
+    assert_eq!(best("time=5ms", 0.001), Ok("p0"));
+    assert_eq!(best("time=5ms", 0.010), Ok("p1"));
+    assert_eq!(best("time=5ms", 0.100), Ok("p2"));
+    assert_eq!(best("price=10", 0.1), Ok("p0"));
+    assert_eq!(best("price=10", 1.0), Ok("p1"));
+    assert_eq!(best("price=10", 10.0), Ok("p2"));
+    assert_eq!(best("loss=1", 0.1), Ok("p1"));
+    assert_eq!(best("offload=30%", 9.0), Ok("p1"));
+    let [p0, p1, p2] = bundle.operating_points() else {
+        panic!("three points");
+    };
+    let is_worth = |goal: &str, from, to, offload: f64| {
+        let goal: Goal = goal.parse().unwrap();
+        goal.is_worth_changing(from, to, |expected| expected.seconds_at(|_| offload))
+    };
+    // Over the bound by little, and by much; back for six points of accuracy.
+    assert!(!is_worth("time=5ms", p0, p1, 0.0048));
+    assert!(is_worth("time=5ms", p0, p1, 0.008));
+    assert!(is_worth("time=5ms", p2, p1, 0.008));
+    // 1.4 points for 0.3 of the offloads, at 10 points a second.
+    assert!(!is_worth("price=10", p0, p1, 0.5));
+    assert!(is_worth("price=10", p0, p1, 0.7));
+    assert!(is_worth("loss=8", p1, p2, 0.1));
+    assert!(!is_worth("p0", p0, p2, 9.0));
+}
+
 #[test]
 fn words_that_are_no_goal_are_refused() {
     for words in [

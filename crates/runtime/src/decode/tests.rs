@@ -148,13 +148,13 @@ fn damaged_bytes_never_panic() {
 }
 
 /// Files that a fuzzer found, which made the decoder panic: four components, of which the second is sampled at three times
-/// the others' fineness; four components of no lines.
+/// the others' fineness; of which the first is at four times; four components of no lines.
 #[test]
 fn what_the_decoder_does_not_take_is_refused() {
     let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/image");
     let limits = ImageLimits::default();
     let decode = |name| decode(&std::fs::read(corpus.join(name)).unwrap(), &limits);
-    for name in ["sampling.jpg", "no-lines.jpg"] {
+    for name in ["sampling.jpg", "fine-sampling.jpg", "no-lines.jpg"] {
         let error = decode(name).unwrap_err();
         assert!(
             matches!(error, DecodeError::Unsupported(_)),

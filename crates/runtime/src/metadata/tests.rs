@@ -1,6 +1,6 @@
 use std::{fs, path::Path};
 
-use img_parts::{jpeg::Jpeg, png::PngChunk};
+use img_parts::{jpeg::Jpeg, png::PngChunk, riff::RiffChunk};
 
 use super::*;
 use crate::{ImageLimits, decode};
@@ -104,12 +104,18 @@ fn of_a_png_and_a_webp_stay_their_pixels_and_their_orientation() {
     let text = PngChunk::new(*b"tEXt", SECRET.into());
     png.chunks_mut().insert(1, text);
     taken_out(&png.encoder().bytes());
-    let image =
-        image::RgbImage::from_fn(20, 10, |x, y| image::Rgb([10 * x as u8, 20 * y as u8, 7]));
+    let image = image::RgbImage::from_fn(20, 10, |x, y| image::Rgb([x as u8, y as u8, 7]));
     let mut encoded = std::io::Cursor::new(Vec::new());
     image.write_to(&mut encoded, ImageFormat::WebP).unwrap();
     let mut webp = WebP::from_bytes(encoded.into_inner().into()).unwrap();
     webp.set_exif(Some(exif(6)));
+    let xmp = RiffChunk::new(*b"XMP ", RiffContent::Data(SECRET.into()));
+    webp.chunks_mut().push(xmp);
+    for chunk in webp.chunks_mut() {
+        if let (CHUNK_VP8X, RiffContent::Data(data)) = (chunk.id(), chunk.content_mut()) {
+            *data = [&[data[0] | WEBP_XMP], &data[1..]].concat().into();
+        }
+    }
     taken_out(&webp.encoder().bytes());
 }
 
