@@ -343,3 +343,84 @@ fn move_to(path: &Path, subfolder: &str, id: Uuid) -> io::Result<()> {
     }
     fs::rename(path, target)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(folder: &Path, name: &str, text: &str) -> (PathBuf, Version) {
+        fs::write(folder.join(name), text).unwrap();
+        image(folder.join(name)).unwrap()
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let names = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn an_answered_image_is_put_away_into_folders_that_may_have_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let id = Uuid::nil();
+        let put = |name| put(folder.path(), name, "pixels");
+        let (path, version) = put("a.jpg");
+        assert_eq!(put_away(path, version, Then::Move, true, id), Left::Nothing);
+        // Another of the same name does not replace it.
+        let (path, version) = put("a.jpg");
+        assert_eq!(put_away(path, version, Then::Move, true, id), Left::Nothing);
+        assert_eq!(
+            names(&folder.path().join(ANSWERED)),
+            [format!("{id}-a.jpg"), "a.jpg".into()]
+        );
+        let (path, version) = put("b.jpg");
+        assert_eq!(
+            put_away(path, version, Then::Delete, false, id),
+            Left::Nothing
+        );
+        assert_eq!(names(&folder.path().join(FAILED)), ["b.jpg"]);
+        let (path, version) = put("c.jpg");
+        assert_eq!(
+            put_away(path.clone(), version, Then::Keep, true, id),
+            Left::Same
+        );
+        assert_eq!(
+            put_away(path, version, Then::Delete, true, id),
+            Left::Nothing
+        );
+        assert_eq!(names(folder.path()), [ANSWERED, FAILED]);
+    }
+
+    #[test]
+    fn an_image_that_took_the_place_of_another_stays_to_be_answered() {
+        let folder = tempfile::tempdir().unwrap();
+        for then in [Then::Move, Then::Delete, Then::Keep] {
+            let (path, version) = put(folder.path(), "snapshot.jpg", "first");
+            put(folder.path(), "snapshot.jpg", "second, and longer");
+            assert_eq!(
+                put_away(path, version, then, true, Uuid::nil()),
+                Left::Another
+            );
+            assert_eq!(names(folder.path()), ["snapshot.jpg"]);
+        }
+        let (path, version) = put(folder.path(), "snapshot.jpg", "third");
+        fs::remove_file(&path).unwrap();
+        assert_eq!(
+            put_away(path, version, Then::Move, true, Uuid::nil()),
+            Left::Nothing
+        );
+    }
+
+    #[test]
+    fn a_file_is_whole_once_it_has_settled_whatever_the_clocks() {
+        let (settle, now) = (Duration::from_secs(1), SystemTime::now());
+        assert!(is_settled(now - 2 * settle, settle));
+        assert!(!is_settled(now, settle));
+        // A server's clock that is ahead, and a clock here that was set back.
+        assert!(!is_settled(now + 5 * settle, settle));
+        assert!(is_settled(now + 2 * FAR_AHEAD, settle));
+    }
+}
