@@ -7,11 +7,11 @@ use std::{
 
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{outputs::WayIn, record::Record};
+use crate::record::Record;
 
 /// What is said about an image.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -84,6 +84,9 @@ impl Event {
 
 /// Events that a listener who comes late can still have.
 const RECENT: usize = 256;
+
+/// The way of events into an output.
+pub(crate) type WayIn = mpsc::Sender<Arc<Event>>;
 
 /// Brings events to outputs, which must not miss any and hold up who speaks, and to listeners, who may come, go, and
 /// be too slow. Clones share it.
@@ -173,7 +176,6 @@ impl Announcer {
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
-    use tokio::sync::mpsc;
 
     use super::*;
     use crate::record::FailureCause;

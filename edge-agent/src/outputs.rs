@@ -2,21 +2,16 @@
 
 mod file;
 
-use std::sync::Arc;
-
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::OutputsConfig, event::Event, metrics::Metrics};
+use crate::{config::OutputsConfig, event::WayIn, metrics::Metrics};
 
 pub use file::FileError;
 use file::RotatingFile;
 
 /// Events that may wait for an output. Whoever has another to announce waits with it.
 const WAITING: usize = 64;
-
-/// The way into an output.
-pub(crate) type WayIn = mpsc::Sender<Arc<Event>>;
 
 /// The outputs, until they have delivered what was announced.
 #[derive(Debug)]
