@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use outpost_tests::{CertificateFolder, CloudService, EdgeAgent, repository};
+use outpost_tests::{CertificateFolder, CloudService, EdgeAgent, repository, some_cifar};
 use serde_json::Value;
 use tokio::net::TcpSocket;
 
@@ -348,7 +348,7 @@ fn ask_steadily(command: &mut Command, answers: &Sender<Value>, stop: &AtomicBoo
         .spawn()
         .unwrap();
     let mut stdin = agent.stdin.take();
-    let mut images = images().into_iter().cycle();
+    let mut images = some_cifar(usize::MAX).into_iter().cycle();
     let mut asked = 0;
     let mut ask = |stdin: &mut Option<ChildStdin>| {
         if stop.load(Ordering::Relaxed) {
@@ -380,18 +380,6 @@ fn ask_steadily(command: &mut Command, answers: &Sender<Value>, stop: &AtomicBoo
     assert_eq!(answered, asked, "{log}");
     // Only what went wrong is logged.
     print!("{log}");
-}
-
-fn images() -> Vec<PathBuf> {
-    let folder = repository().join("models/samples/cifar10");
-    let files = fs::read_dir(folder)
-        .unwrap()
-        .map(|file| file.unwrap().path());
-    let mut images: Vec<_> = files
-        .filter(|path| path.extension().is_some_and(|extension| extension == "jpg"))
-        .collect();
-    images.sort();
-    images
 }
 
 fn edge_agent(front: SocketAddr, certificates: &CertificateFolder) -> EdgeAgent {
@@ -460,7 +448,7 @@ fn no_call_is_lost(kind: &ProxyKind, test: &str) {
     while killed.answered() == 0.0 || rolled.answered() == 0.0 {
         assert!(back.elapsed() < PATIENCE, "a replica is not taken back");
         // Connections last, and who connects now may get one that is back.
-        let newcomer = edge_agent(front.address(), &certificates).args(&images()[..1]);
+        let newcomer = edge_agent(front.address(), &certificates).args(some_cifar(1));
         devices.seen.extend(newcomer.run().records);
     }
     devices.get(STEADY);

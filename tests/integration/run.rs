@@ -11,7 +11,8 @@ use std::{
 };
 
 use outpost_tests::{
-    CertificateFolder, CloudService, Process, edge_config, program, repository, some_photos,
+    CertificateFolder, CloudService, Process, edge_config, program, repository, some_cifar,
+    some_photos,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -109,18 +110,6 @@ fn json(mut response: Response<Body>) -> Value {
     serde_json::from_str(&response.body_mut().read_to_string().unwrap()).unwrap()
 }
 
-fn cifar(count: usize) -> Vec<PathBuf> {
-    let folder = repository().join("models/samples/cifar10");
-    let mut images: Vec<PathBuf> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "jpg"))
-        .collect();
-    images.sort();
-    images.truncate(count);
-    images
-}
-
 /// The body of a form with one part, and its content type.
 fn form(part: &str, file: &str, bytes: &[u8]) -> (String, Vec<u8>) {
     let head = format!(
@@ -153,7 +142,7 @@ fn an_image_by_http_gets_its_answer_as_a_body_and_as_a_form() {
     let device = Device::start(
         "[api]\naddress = \"127.0.0.1:0\"\n[outputs.file]\npath = \"answers.jsonl\"\n",
     );
-    let image = fs::read(&cifar(1)[0]).unwrap();
+    let image = fs::read(&some_cifar(1)[0]).unwrap();
     let listening = {
         let url = format!("{}/v1/answers", device.url);
         let mut response = device.agent.get(url).call().unwrap();
@@ -202,7 +191,7 @@ fn bad_calls_are_told_what_to_do_and_none_is_taken_up() {
     let device = Device::start(
         "deadline_ms = 20000\n[api]\naddress = \"127.0.0.1:0\"\n[images]\nmax_bytes = 2000\n",
     );
-    let image = fs::read(&cifar(1)[0]).unwrap();
+    let image = fs::read(&some_cifar(1)[0]).unwrap();
     assert!(image.len() < 2000);
     let (no_image, form_without) = form("picture", "b.jpg", &image);
     let (kind, large_form) = form("image", "b.jpg", &[0xff; 3000]);
@@ -309,7 +298,7 @@ fn with_a_certificate_and_a_token_only_those_who_know_both_may_call() {
         certificates.key(),
     ));
     device.agent = client(Some(&certificates.authority()));
-    let image = fs::read(&cifar(1)[0]).unwrap();
+    let image = fs::read(&some_cifar(1)[0]).unwrap();
     let refused = device.post("/v1/classify", "image/jpeg", &image);
     assert_eq!(refused.status(), 401);
     assert_eq!(refused.headers()["www-authenticate"], "Bearer");
@@ -337,7 +326,7 @@ fn images_in_a_folder_are_answered_once_and_put_away() {
     let folder = tempfile::tempdir().unwrap();
     let incoming = folder.path().join("incoming");
     fs::create_dir(&incoming).unwrap();
-    let images = cifar(12);
+    let images = some_cifar(12);
     let put = |image: &PathBuf| {
         fs::copy(image, incoming.join(image.file_name().unwrap())).unwrap();
     };
@@ -486,7 +475,7 @@ fn an_answer_of_the_cloud_that_comes_too_late_corrects_that_of_the_device() {
         certificates.authority(),
     ));
     let answers = device.folder.path().join("answers.jsonl");
-    let image = fs::read(&cifar(1)[0]).unwrap();
+    let image = fs::read(&some_cifar(1)[0]).unwrap();
     let answer = json(device.post("/v1/classify", "image/jpeg", &image));
     assert_eq!(answer["kind"], "answer");
     assert_eq!(answer["site"], "device");
@@ -539,7 +528,7 @@ fn the_operating_point_and_the_mode_can_be_moved_while_it_runs() {
     assert_eq!(state["peers"][0]["circuit"], "closed");
     let points = state["policy"]["operating_points"].as_array().unwrap();
     let rate = |point: &Value| point["offload_rate"].as_f64().unwrap();
-    let images: Vec<Vec<u8>> = cifar(40)
+    let images: Vec<Vec<u8>> = some_cifar(40)
         .iter()
         .map(|image| fs::read(image).unwrap())
         .collect();
@@ -621,7 +610,7 @@ fn the_operating_point_follows_the_link() {
     assert_eq!(before["policy"]["goal"], "time=20ms");
     assert!(before["peers"][0]["link"].is_null(), "{before}");
     assert!(rate(&before) > 0.4, "{before}");
-    let images = cifar(60);
+    let images = some_cifar(60);
     let mut images = images.iter().cycle();
     let after = until("another operating point", || {
         let image = fs::read(images.next().unwrap()).unwrap();

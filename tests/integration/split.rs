@@ -11,7 +11,7 @@ use outpost_proto::{
     },
     tensor,
 };
-use outpost_tests::{Answers, CertificateFolder, CloudService, EdgeAgent, repository};
+use outpost_tests::{Answers, CertificateFolder, CloudService, EdgeAgent, repository, some_cifar};
 use outpost_transport::{Channel, Transport};
 use serde_json::Value;
 use tonic::Code;
@@ -56,18 +56,6 @@ fn cascade(certificates: &CertificateFolder, googlenet: &str, resnet: &str) -> P
     file
 }
 
-fn images(count: usize) -> Vec<PathBuf> {
-    let folder = repository().join("models/samples/cifar10");
-    let mut images: Vec<PathBuf> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "jpg"))
-        .collect();
-    images.sort();
-    images.truncate(count);
-    images
-}
-
 fn classify(cascade: &PathBuf, peers: &str, certificates: &CertificateFolder) -> Answers {
     let config = certificates.file("edge-agent.toml");
     let models = repository().join("models");
@@ -75,7 +63,7 @@ fn classify(cascade: &PathBuf, peers: &str, certificates: &CertificateFolder) ->
     fs::write(&config, text).unwrap();
     EdgeAgent::classify()
         .args(["--config".as_ref(), config.as_os_str()])
-        .args(images(60))
+        .args(some_cifar(60))
         .run()
 }
 
@@ -214,7 +202,7 @@ fn a_cascade_takes_images_and_says_what_else_it_wants() {
         request
     };
     let encoded = || {
-        let files = images(2)
+        let files = some_cifar(2)
             .into_iter()
             .map(|path| fs::read(path).unwrap().into());
         tensor(&[2], TensorData::Bytes(files.collect()))

@@ -51,14 +51,23 @@ pub fn photos() -> PathBuf {
 
 /// The first `count` sample photos by name.
 pub fn some_photos(count: usize) -> Vec<PathBuf> {
-    let mut photos: Vec<PathBuf> = std::fs::read_dir(photos())
+    some_images(&photos(), count)
+}
+
+/// The first `count` CIFAR-10 sample images by name.
+pub fn some_cifar(count: usize) -> Vec<PathBuf> {
+    some_images(&repository().join("models/samples/cifar10"), count)
+}
+
+fn some_images(folder: &Path, count: usize) -> Vec<PathBuf> {
+    let mut images: Vec<PathBuf> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "jpg"))
         .collect();
-    photos.sort();
-    photos.truncate(count);
-    photos
+    images.sort();
+    images.truncate(count);
+    images
 }
 
 /// Certificates in a folder that goes with the test.

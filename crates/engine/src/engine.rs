@@ -143,16 +143,11 @@ impl Late {
     pub async fn correction(self) -> Option<Outcome> {
         let offload = self.call.reply().await;
         let reply = offload.outcome.as_ref().ok()?;
-        let (decided_by, temperature) = match offload.decided_by() {
-            Some(named) => (named.clone(), 1.0),
-            None => (
-                DecidedBy {
-                    site: self.site,
-                    node: self.name,
-                },
-                self.temperature,
-            ),
+        let node = DecidedBy {
+            site: self.site,
+            node: self.name,
         };
+        let (decided_by, temperature) = decided(offload.decided_by(), node, self.temperature);
         Some(Outcome {
             probabilities: reply.probabilities.clone().at_temperature(temperature),
             node: self.node,
@@ -426,7 +421,8 @@ impl Engine {
             Err(GoalError::Unmet { nearest, .. }) => bundle.choose(&Goal::Name(nearest)).ok()?,
             Err(_) => return None,
         };
-        let current = &bundle.operating_points()[chosen.place];
+        let current = Goal::Name(chosen.operating_point.clone());
+        let current = bundle.choose(&current).ok()?;
         let is_worth_it = chosen.goal.is_worth_changing(current, best, seconds);
         if !follower.look(is_worth_it, now) {
             return None;
@@ -482,6 +478,13 @@ impl Engine {
         Turn {
             _permit: permit.expect("never closed"),
         }
+    }
+
+    /// Whether what networks here have said keeps the image here; so does it where none has spoken.
+    fn is_private(&self, said: &HashMap<NodeId, Probabilities>) -> bool {
+        let keeps = |private: &PrivateClasses| said.values().any(|said| private.keep(said));
+        let private = self.private.as_ref();
+        private.is_some_and(|private| said.is_empty() || keeps(private))
     }
 
     /// Takes one image through the cascade.
@@ -601,17 +604,12 @@ impl Engine {
             Some(offload) if answer.reason == Reason::Offloaded => offload.decided_by(),
             _ => None,
         };
-        let (decided_by, temperature) = match named {
-            // Whoever decided there has scaled it.
-            Some(named) => (named.clone(), 1.0),
-            None => (
-                DecidedBy {
-                    site: node.site(),
-                    node: node.name().to_owned(),
-                },
-                deciding.temperatures[answer.node.index()],
-            ),
+        let node = DecidedBy {
+            site: node.site(),
+            node: node.name().to_owned(),
         };
+        let temperature = deciding.temperatures[answer.node.index()];
+        let (decided_by, temperature) = decided(named, node, temperature);
         tracing::Span::current()
             .record("answered_by", tracing::field::display(&decided_by))
             .record("reason", tracing::field::display(answer.reason));
@@ -628,12 +626,12 @@ impl Engine {
     }
 }
 
-impl Engine {
-    /// Whether what networks here have said keeps the image here; so does it where none has spoken.
-    fn is_private(&self, said: &HashMap<NodeId, Probabilities>) -> bool {
-        let keeps = |private: &PrivateClasses| said.values().any(|said| private.keep(said));
-        let private = self.private.as_ref();
-        private.is_some_and(|private| said.is_empty() || keeps(private))
+/// Whose answer it is, and the temperature that what was said still wants: whom the peer named, who has scaled it, or the
+/// node that was asked.
+fn decided(named: Option<&DecidedBy>, node: DecidedBy, temperature: f32) -> (DecidedBy, f32) {
+    match named {
+        Some(named) => (named.clone(), 1.0),
+        None => (node, temperature),
     }
 }
 

@@ -31,9 +31,8 @@ pub struct Deciding {
 #[derive(Debug, Clone)]
 pub(crate) struct Chosen {
     pub(crate) goal: Goal,
-    /// Its place in the bundle.
-    pub(crate) place: usize,
-    name: String,
+    /// Its name.
+    pub(crate) operating_point: String,
 }
 
 /// Why a policy was refused.
@@ -107,10 +106,9 @@ impl Deciding {
             cascade: cascade.with_mode(mode),
             temperatures,
             mode,
-            learned: learned.map(|(bundle, goal, point)| Chosen {
+            learned: learned.map(|(_, goal, point)| Chosen {
                 goal: goal.clone(),
-                place: place(bundle, point),
-                name: point.name.clone(),
+                operating_point: point.name.clone(),
             }),
         }
     }
@@ -122,7 +120,9 @@ impl Deciding {
 
     /// Name of the operating point of the learned policy, where there is one; it decides in [`Mode::Policy`].
     pub fn operating_point(&self) -> Option<&str> {
-        self.learned.as_ref().map(|chosen| chosen.name.as_str())
+        self.learned
+            .as_ref()
+            .map(|chosen| chosen.operating_point.as_str())
     }
 
     /// The goal that the operating point was chosen by, where there is a learned policy.
@@ -133,13 +133,4 @@ impl Deciding {
     pub(crate) fn chosen(&self) -> Option<&Chosen> {
         self.learned.as_ref()
     }
-}
-
-/// The place of an operating point of a bundle.
-pub(crate) fn place(bundle: &Bundle, point: &OperatingPoint) -> usize {
-    let place = bundle
-        .operating_points()
-        .iter()
-        .position(|other| other.name == point.name);
-    place.expect("a point of this bundle")
 }
