@@ -8,15 +8,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use outpost_cascade::Site;
+use outpost_cascade::{FallbackCause, NoAnswer, Reason, Site};
 use outpost_engine::{
     Engine, ImageError, Late, Offload, Outcome, Peer, PeerConfig, PeerError, Picture, Plan,
     PolicyFile, Route, blocking, load_cascade,
 };
 use outpost_runtime::{ImageLimits, ModelFolder, TractRuntime};
+use uuid::Uuid;
 
 use crate::{
     config::{Config, ConfigError},
+    queue::Entry,
     record::{Answered, Candidate, Record, milliseconds},
 };
 
@@ -29,6 +31,8 @@ pub struct Image {
     pub content: Content,
     /// Time from taking it up to its answer, where less than the configuration gives.
     pub deadline: Option<Duration>,
+    /// Its identifier, where it has one already: the same each time that it is taken up.
+    pub id: Option<Uuid>,
 }
 
 /// Where an image's bytes are.
@@ -46,6 +50,24 @@ pub(crate) struct LateAnswer {
     late: Late,
 }
 
+/// What was said about an image, and what may become of it.
+pub(crate) struct Said {
+    pub(crate) record: Record,
+    /// A call that goes on.
+    pub(crate) late: Option<LateAnswer>,
+    /// What the cloud was to be asked, and could not be.
+    pub(crate) unsent: Option<Unsent>,
+}
+
+/// An image that the cloud was to be asked about.
+pub(crate) struct Unsent {
+    pub(crate) encoded: Bytes,
+    /// Name of the node that was to be asked.
+    pub(crate) node: String,
+    /// The probability that what was said is wrong, as it sees itself; 1 where nothing was said.
+    pub(crate) value: f32,
+}
+
 impl Image {
     /// The image in a file, which is called by its path.
     pub fn file(path: PathBuf) -> Self {
@@ -53,6 +75,7 @@ impl Image {
             name: path.display().to_string(),
             content: Content::File(path),
             deadline: None,
+            id: None,
         }
     }
 }
@@ -141,23 +164,73 @@ impl Agent {
     /// Answers one image, and never fails: an image without an answer gets its reason.
     pub async fn record(&self, image: Image) -> Record {
         let name = image.name.clone();
-        let outcome = self.classify(image, Duration::ZERO).await;
+        let (outcome, _) = self.classify(image, Duration::ZERO).await;
         self.said(name, outcome)
     }
 
-    /// Answers one image; where the cloud was too late for that, gives what may still correct the answer, too.
-    pub(crate) async fn answer(&self, image: Image) -> (Record, Option<LateAnswer>) {
+    /// Answers one image; says what may still become of it where the cloud was too late or could not be asked.
+    pub(crate) async fn answer(&self, image: Image) -> Said {
         let name = image.name.clone();
-        let mut late = None;
-        let outcome = self.classify(image, self.late).await;
-        let outcome = outcome.map(|mut outcome| {
-            late = outcome.late.take().map(|late| LateAnswer {
-                image: name.clone(),
-                late,
-            });
-            outcome
+        let (mut outcome, encoded) = self.classify(image, self.late).await;
+        let late = outcome
+            .as_mut()
+            .ok()
+            .and_then(|outcome| outcome.late.take());
+        let late = late.map(|late| LateAnswer {
+            image: name.clone(),
+            late,
         });
-        (self.said(name, outcome), late)
+        let cascade = self.engine.cascade();
+        let wanted = match &outcome {
+            Ok(outcome) => match outcome.reason {
+                Reason::Fallback(cause) if cause.may_pass() => outcome.asked,
+                _ => None,
+            },
+            Err(ImageError::NoAnswer(NoAnswer::OffloadFailed(cause))) if cause.may_pass() => {
+                Some(cascade.entry())
+            }
+            Err(_) => None,
+        };
+        let record = self.said(name, outcome);
+        let unsent = wanted.zip(encoded).map(|(node, encoded)| Unsent {
+            encoded,
+            node: cascade.node(node).name().to_owned(),
+            value: match &record {
+                Record::Answered(answered) => 1.0 - answered.confidence,
+                Record::Failed { .. } => 1.0,
+            },
+        });
+        Said {
+            record,
+            late,
+            unsent,
+        }
+    }
+
+    /// Asks the cloud about an image that waited for it.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub(crate) async fn ask(&self, entry: &Entry, image: Bytes) -> Result<Record, FallbackCause> {
+        // Of another cascade, where it was changed since.
+        let node = self.engine.cascade().find(&entry.node);
+        let node = node.ok_or(FallbackCause::NoCloud)?;
+        let limits = self.limits;
+        let picture = blocking(move || Picture::decode(image, &limits)).await;
+        let Ok(Ok(picture)) = picture else {
+            // The limits were changed since.
+            return Err(FallbackCause::Unsendable);
+        };
+        let mut outcome = self
+            .engine
+            .ask(node, picture, self.deadline + self.late)
+            .await?;
+        outcome.total = entry.age().max(outcome.total);
+        let image = match &entry.record {
+            Record::Answered(answered) => &answered.image,
+            Record::Failed { image, .. } => image,
+        };
+        Ok(self.said(image.clone(), Ok(outcome)))
     }
 
     /// Waits for what may correct an answer; none where it does not come.
@@ -166,16 +239,26 @@ impl Agent {
         Some(self.said(late.image, Ok(outcome)))
     }
 
+    /// What came of an image, and its bytes where it could be decoded.
     #[tracing::instrument(name = "image", level = "debug", skip_all, fields(file = image.name))]
-    async fn classify(&self, image: Image, late: Duration) -> Result<Outcome, ImageError> {
+    async fn classify(
+        &self,
+        image: Image,
+        late: Duration,
+    ) -> (Result<Outcome, ImageError>, Option<Bytes>) {
         let turn = self.engine.turn().await;
         let taken = Instant::now();
         let (content, limits) = (image.content, self.limits);
         let picture = blocking(move || match content {
             Content::File(path) => Picture::read(&path, &limits),
             Content::Encoded(bytes) => Ok(Picture::decode(bytes, &limits)?),
-        })
-        .await??;
+        });
+        let picture = match picture.await {
+            Ok(Ok(picture)) => picture,
+            Ok(Err(error)) => return (Err(error.into()), None),
+            Err(error) => return (Err(error), None),
+        };
+        let encoded = picture.encoded.clone();
         let deadline = image.deadline.unwrap_or(self.deadline);
         let route = Route {
             entry: self.engine.cascade().entry(),
@@ -184,7 +267,7 @@ impl Agent {
             late,
             is_short: deadline < self.deadline,
         };
-        self.engine.classify(turn, picture, route).await
+        (self.engine.classify(turn, picture, route).await, encoded)
     }
 
     fn said(&self, image: String, outcome: Result<Outcome, ImageError>) -> Record {

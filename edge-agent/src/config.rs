@@ -16,8 +16,10 @@ use outpost_runtime::ImageLimits;
 use outpost_telemetry::TracesConfig;
 use serde::Deserialize;
 
-pub use run::{ApiConfig, FileOutput, FolderConfig, OutputsConfig, Then};
+pub use run::{ApiConfig, Delivery, FileOutput, FolderConfig, OutputsConfig, QueueConfig, Then};
 
+/// A hundred years.
+const MOST_HOURS: f64 = 876_600.0;
 /// The name of the input that is the HTTP API.
 pub(crate) const API: &str = "api";
 
@@ -46,6 +48,11 @@ pub struct Config {
     /// Milliseconds after the deadline in which an answer of the cloud that came too late still corrects that of the
     /// device, in `edge-agent run`; 0 for never. Default 10000.
     pub correct_within_ms: u64,
+    /// What becomes of an image that was to be sent and found no cloud, in `edge-agent run`: `now` for the device's
+    /// answer, `eventually` for one of the cloud once it is back. Default `now`.
+    pub delivery: Delivery,
+    /// Where images wait for that.
+    pub queue: QueueConfig,
     /// Images whose networks run on the device at a time. Default 1.
     pub device_threads: usize,
     /// Images taken up at a time, most of them waiting for the cloud. Default 8.
@@ -91,6 +98,8 @@ impl Default for Config {
             mode: Mode::Policy,
             deadline_ms: 1000,
             correct_within_ms: 10_000,
+            delivery: Delivery::default(),
+            queue: QueueConfig::default(),
             device_threads: 1,
             max_in_flight: 8,
             cloud: None,
@@ -169,6 +178,12 @@ pub enum ConfigError {
         "two inputs are called {0:?}: give each folder a `name` of its own, other than \"api\""
     )]
     SameName(String),
+    /// Images would wait for nobody.
+    #[error("`delivery = \"eventually\"` needs a `[cloud]` or `[fog]` that images wait for")]
+    NobodyToWaitFor,
+    /// A time that is none.
+    #[error("`queue.max_age_hours` is {0}: give hours above 0 and up to {MOST_HOURS}")]
+    Age(f64),
     /// Nothing would come in.
     #[error(
         "there is no input: give `[api]` or `[[folders]]` in the configuration, or --api-address"
@@ -203,6 +218,7 @@ impl Config {
         for watched in &mut config.folders {
             watched.resolve(folder);
         }
+        config.queue.resolve(folder);
         config.outputs.resolve(folder);
         Ok(config)
     }
@@ -264,6 +280,18 @@ impl Config {
             }
             if folder.look_seconds == 0 {
                 return Err(ConfigError::Zero("folders.look_seconds"));
+            }
+        }
+        if self.delivery == Delivery::Eventually {
+            let hours = self.queue.max_age_hours;
+            if self.cloud.is_none() && self.fog.is_none() {
+                return Err(ConfigError::NobodyToWaitFor);
+            }
+            if self.queue.max_bytes == 0 {
+                return Err(ConfigError::Zero("queue.max_bytes"));
+            }
+            if !(hours > 0.0 && hours <= MOST_HOURS) {
+                return Err(ConfigError::Age(hours));
             }
         }
         if let Some(file) = &self.outputs.file

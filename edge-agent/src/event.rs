@@ -5,18 +5,19 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::record::Record;
 
 /// What is said about an image.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Event {
-    /// The image's identifier, a UUID of version 7: later images have greater ones.
+    /// The image's identifier, a UUID of version 7: later images have greater ones. A file in a folder keeps its own.
     #[schema(value_type = String, format = "uuid")]
     pub id: Uuid,
     /// When this was said, RFC 3339 in UTC.
@@ -25,20 +26,28 @@ pub struct Event {
     pub input: String,
     /// What kind of saying.
     pub kind: Kind,
+    /// Whether this is the last that is said about the image. There is one such event for each.
+    #[serde(rename = "final")]
+    pub is_final: bool,
     /// What came of it.
     #[serde(flatten)]
     pub record: Record,
+    /// Tells who waits for it that no output has the event any more.
+    #[serde(skip)]
+    _receipt: Option<Arc<DropGuard>>,
 }
 
-/// What kind of saying an event is. An image that was taken up has one answer or one failure; a correction may follow
-/// an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+/// What kind of saying an event is. An image that was taken up has one answer or one failure. Where that one is not
+/// final, a correction or a confirmation follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// The image's answer.
     Answer,
     /// The cloud's answer, which came after the deadline and now holds.
     Correction,
+    /// The cloud's answer did not come: what was said before holds.
+    Confirmation,
     /// The image has no answer.
     Failure,
 }
@@ -49,6 +58,7 @@ impl Kind {
         match self {
             Self::Answer => "answer",
             Self::Correction => "correction",
+            Self::Confirmation => "confirmation",
             Self::Failure => "failure",
         }
     }
@@ -56,20 +66,19 @@ impl Kind {
 
 impl Event {
     /// An image's answer or failure, now.
-    pub(crate) fn new(id: Uuid, input: &str, record: Record) -> Self {
+    pub(crate) fn first(id: Uuid, input: &str, record: Record, is_final: bool) -> Self {
         let kind = match record {
             Record::Answered(_) => Kind::Answer,
             Record::Failed { .. } => Kind::Failure,
         };
-        Self::now(id, input, kind, record)
+        Self {
+            is_final,
+            ..Self::last(id, input, kind, record)
+        }
     }
 
-    /// A correction, now.
-    pub(crate) fn correction(id: Uuid, input: &str, record: Record) -> Self {
-        Self::now(id, input, Kind::Correction, record)
-    }
-
-    fn now(id: Uuid, input: &str, kind: Kind, record: Record) -> Self {
+    /// What is said last about an image, now.
+    pub(crate) fn last(id: Uuid, input: &str, kind: Kind, record: Record) -> Self {
         let at = OffsetDateTime::now_utc();
         Self {
             id,
@@ -77,7 +86,9 @@ impl Event {
             at: at.format(&Rfc3339).unwrap_or_default(),
             input: input.to_owned(),
             kind,
+            is_final: true,
             record,
+            _receipt: None,
         }
     }
 }
@@ -126,14 +137,36 @@ impl Announcer {
     /// Brings an event to all; returns once every output has taken it.
     pub(crate) async fn announce(&self, event: Event) -> Arc<Event> {
         let event = Arc::new(event);
+        self.bring(&event).await;
+        self.tell(event.clone());
+        event
+    }
+
+    /// Brings an event to all; returns once every output has done with it.
+    pub(crate) async fn announce_surely(&self, event: Event) {
+        let done = CancellationToken::new();
+        let _receipt = Some(Arc::new(done.clone().drop_guard()));
+        let guarded = Event {
+            _receipt,
+            ..event.clone()
+        };
+        self.bring(&Arc::new(guarded)).await;
+        self.tell(Arc::new(event));
+        done.cancelled().await;
+    }
+
+    async fn bring(&self, event: &Arc<Event>) {
         for output in self.outputs.iter() {
             // An output ends after all who speak.
             let _ = output.send(event.clone()).await;
         }
+    }
+
+    fn tell(&self, event: Arc<Event>) {
         let mut recent = self.recent();
         let said = Said {
             number: recent.next,
-            event: event.clone(),
+            event,
         };
         recent.next += 1;
         if recent.said.len() == RECENT {
@@ -142,7 +175,6 @@ impl Announcer {
         recent.said.push_back(said.clone());
         // Without listeners nobody hears it. Within the lock: a listener gets each event once, in order.
         let _ = self.listeners.send(said);
-        event
     }
 
     /// The name of an event's place among all that were said.
@@ -186,7 +218,7 @@ mod tests {
             cause: FailureCause::NotAnImage,
             error: "y".to_owned(),
         };
-        Event::new(Uuid::now_v7(), "api", record)
+        Event::first(Uuid::now_v7(), "api", record, true)
     }
 
     #[tokio::test]
@@ -197,7 +229,7 @@ mod tests {
         let heard = announcer.place(&all.recv().await.unwrap());
         let second = announcer.announce(event()).await;
         // One that corrects the first has its identifier, and comes after the second.
-        let correction = Event::correction(first.id, "api", first.record.clone());
+        let correction = Event::last(first.id, "api", Kind::Correction, first.record.clone());
         announcer.announce(correction).await;
         let (missed, mut to_come) = announcer.listen(Some(&heard));
         let missed: Vec<Uuid> = missed.iter().map(|said| said.event.id).collect();
@@ -213,6 +245,18 @@ mod tests {
             announcer.announce(event()).await;
         }
         assert_eq!(announcer.listen(Some(&heard)).0.len(), RECENT);
+    }
+
+    #[tokio::test]
+    async fn who_wants_to_be_sure_waits_until_the_outputs_have_done() {
+        let (output, mut taken) = mpsc::channel(1);
+        let announcer = Announcer::new([output]);
+        let mut announced = Box::pin(announcer.announce_surely(event()));
+        assert!(announced.as_mut().now_or_never().is_none());
+        let event = taken.recv().await.unwrap();
+        assert!(announced.as_mut().now_or_never().is_none());
+        drop(event);
+        announced.await;
     }
 
     #[tokio::test]

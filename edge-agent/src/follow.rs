@@ -27,7 +27,7 @@ pub(crate) async fn follow_link(agent: Arc<Agent>, metrics: Metrics, ending: Can
         if let Some(deciding) = changed {
             metrics.followed();
             tracing::info!(
-                operating_point = deciding.operating_point(),
+                operating_point = deciding.chosen().map(tracing::field::display),
                 "the link has changed: deciding by another operating point"
             );
         }

@@ -5,14 +5,17 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use crate::{
     agent::{Agent, Image, LateAnswer},
-    event::{Announcer, Event},
-    metrics::Metrics,
+    event::{Announcer, Event, Kind},
+    metrics::{Metrics, QueueOutcome},
+    queue::{Entry, Queue},
+    record::Record,
 };
 
 /// Takes up images and announces what came of them. Clones share it.
@@ -26,6 +29,8 @@ pub(crate) struct Intake {
     callers: Arc<Semaphore>,
     /// One permit a late call that may still correct an answer; as many as there are places.
     late: Arc<Semaphore>,
+    /// Keeps images that find no cloud, where they are to be answered by it eventually.
+    queue: Option<Queue>,
     /// Late calls.
     tasks: TaskTracker,
     ending: CancellationToken,
@@ -62,6 +67,7 @@ impl Intake {
         announcer: Announcer,
         metrics: Metrics,
         bounds: Bounds,
+        queue: Option<Queue>,
         tasks: TaskTracker,
         ending: CancellationToken,
     ) -> Self {
@@ -72,6 +78,7 @@ impl Intake {
             places: Arc::new(Semaphore::new(bounds.places)),
             callers: Arc::new(Semaphore::new(bounds.callers)),
             late: Arc::new(Semaphore::new(bounds.places)),
+            queue,
             tasks,
             ending,
         }
@@ -80,6 +87,11 @@ impl Intake {
     /// Who answers.
     pub(crate) fn agent(&self) -> &Agent {
         &self.agent
+    }
+
+    /// Images that wait on disk for a cloud; none where none is kept.
+    pub(crate) fn waiting(&self) -> Option<u64> {
+        self.queue.as_ref().map(|_| self.metrics.queue_images())
     }
 
     /// Waits for a place.
@@ -97,40 +109,90 @@ impl Intake {
         Ok(Caller { _permit: permit })
     }
 
-    /// Answers an image and announces the answer, or that there is none; a correction may be announced later.
+    /// Answers an image and announces the answer, or that there is none; where that is not final, what is follows later.
     pub(crate) async fn take(&self, place: Place, input: Arc<str>, image: Image) -> Arc<Event> {
-        let id = Uuid::now_v7();
+        let id = image.id.unwrap_or_else(Uuid::now_v7);
         let in_flight = self.metrics.taken(&input);
-        let (record, late) = self.agent.answer(image).await;
-        self.metrics.said(&input, &record);
+        let said = self.agent.answer(image).await;
+        self.metrics.said(&input, &said.record);
         drop(in_flight);
-        let event = self
-            .announcer
-            .announce(Event::new(id, &input, record))
-            .await;
+        if let (Some(queue), Record::Answered(answered)) = (&self.queue, &said.record)
+            && answered.transport.is_some()
+        {
+            queue.cloud_is_back();
+        }
+        let kept = match (&self.queue, said.unsent) {
+            (Some(queue), Some(unsent)) => {
+                let entry = Entry::new(id, &input, &said.record, &unsent);
+                self.keep(queue, entry, unsent.encoded).await
+            }
+            _ => None,
+        };
+        let late = said.late.and_then(|late| {
+            let permit = self.late.clone().try_acquire_owned().ok()?;
+            Some((late, permit))
+        });
+        let is_final = kept.is_none() && late.is_none();
+        let event = Event::first(id, &input, said.record, is_final);
+        let event = self.announcer.announce(event).await;
         // Kept until now: an output that does not take what was said holds up the inputs.
         drop(place);
-        if let Some(late) = late
-            && let Ok(permit) = self.late.clone().try_acquire_owned()
-        {
-            let intake = self.clone();
-            let said = event.clone();
-            self.tasks.spawn(async move {
-                intake.correct(&said, late).await;
-                drop(permit);
-            });
+        match (late, kept) {
+            (Some((late, permit)), kept) => {
+                let intake = self.clone();
+                let said = event.clone();
+                self.tasks.spawn(async move {
+                    intake.correct(&said, late, kept).await;
+                    drop(permit);
+                });
+            }
+            (None, Some(kept)) => kept.queue.release(id).await,
+            (None, None) => {}
         }
         event
     }
 
-    /// Announces a correction, where it comes before the end.
-    async fn correct(&self, said: &Event, late: LateAnswer) {
-        let correction = self.agent.correction(late);
-        let Some(Some(record)) = self.ending.run_until_cancelled(correction).await else {
-            return;
+    /// Keeps an image until the cloud is back; none where it cannot be kept, so that what was said about it holds.
+    async fn keep(&self, queue: &Queue, entry: Entry, image: Bytes) -> Option<Kept> {
+        let kept = Kept {
+            queue: queue.clone(),
+            entry: entry.clone(),
         };
-        self.metrics.corrected(&said.record, &record);
-        let event = Event::correction(said.id, &said.input, record);
-        self.announcer.announce(event).await;
+        match queue.keep(entry, image).await {
+            Ok(()) => Some(kept),
+            Err(reason) => {
+                self.metrics.left_queue(QueueOutcome::NotKept);
+                tracing::warn!(id = %kept.entry.id, %reason, "an image that found no cloud is not kept");
+                None
+            }
+        }
     }
+
+    /// Announces what a late call comes to: a correction, or that what was said holds. One that is kept is left to the
+    /// queue where no reply comes.
+    async fn correct(&self, said: &Event, late: LateAnswer, kept: Option<Kept>) {
+        let correction = self.agent.correction(late);
+        let correction = self.ending.run_until_cancelled(correction).await.flatten();
+        if let Some(record) = &correction {
+            self.metrics.corrected(&said.record, record);
+        }
+        match (kept, correction) {
+            (Some(kept), Some(record)) => kept.queue.finish(kept.entry, Some(record)).await,
+            (Some(kept), None) => kept.queue.release(kept.entry.id).await,
+            (None, correction) => {
+                let (kind, record) = match correction {
+                    Some(record) => (Kind::Correction, record),
+                    None => (Kind::Confirmation, said.record.clone()),
+                };
+                let event = Event::last(said.id, &said.input, kind, record);
+                self.announcer.announce(event).await;
+            }
+        }
+    }
+}
+
+/// An image that is kept, and by whom.
+struct Kept {
+    queue: Queue,
+    entry: Entry,
 }

@@ -5,7 +5,7 @@
 use std::{fmt, sync::Arc};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
     metrics::{
         counter::Counter,
         family::Family,
@@ -50,6 +50,26 @@ struct OfOutput {
     output: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfQueue {
+    outcome: QueueOutcome,
+}
+
+/// What came of an image that found no cloud.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum QueueOutcome {
+    /// The cloud answered.
+    Answered,
+    /// The cloud was there and did not take it.
+    Refused,
+    /// It waited too long.
+    TooOld,
+    /// It made way for images that are worth more.
+    NoRoom,
+    /// It could not be kept.
+    NotKept,
+}
+
 type Times = Family<OfSite, Histogram, fn() -> Histogram>;
 
 /// All metrics of the program. Clones share them.
@@ -69,6 +89,10 @@ pub struct Metrics {
     cloud: Histogram,
     sent: Counter,
     output_failures: Family<OfOutput, Counter>,
+    queue_images: Gauge,
+    queue_bytes: Gauge,
+    queue_left: Family<OfQueue, Counter>,
+    queue_failures: Counter,
 }
 
 /// An image that has been taken up, until it is dropped.
@@ -89,6 +113,8 @@ impl Default for Metrics {
         let (output_failures, corrections) = (Family::default(), Family::default());
         let in_flight = Gauge::default();
         let (sent, followed) = (Counter::default(), Counter::default());
+        let (queue_images, queue_bytes) = (Gauge::default(), Gauge::default());
+        let (queue_left, queue_failures) = (Family::default(), Counter::default());
         let answer = Times::new_with_constructor(times);
         let [device, link, cloud] = [(); 3].map(|()| times());
         let mut registry = Registry::with_prefix("outpost_edge");
@@ -164,6 +190,22 @@ impl Default for Metrics {
             "Events that an output could not deliver at once, by output",
             output_failures.clone(),
         );
+        registry.register(
+            "queue_images",
+            "Images that wait on disk for a cloud",
+            queue_images.clone(),
+        );
+        registry.register_with_unit("queue", "Their bytes", Unit::Bytes, queue_bytes.clone());
+        registry.register(
+            "queue_left",
+            "Images that wait no longer, or were not kept, by what came of them",
+            queue_left.clone(),
+        );
+        registry.register(
+            "queue_failures",
+            "How often the queue's file could not be read or written",
+            queue_failures.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             taken,
@@ -179,6 +221,10 @@ impl Default for Metrics {
             cloud,
             sent,
             output_failures,
+            queue_images,
+            queue_bytes,
+            queue_left,
+            queue_failures,
         }
     }
 }
@@ -263,6 +309,27 @@ impl Metrics {
             output: output.to_owned(),
         };
         self.output_failures.get_or_create(&labels).inc();
+    }
+
+    /// So many images, of so many bytes, wait on disk.
+    pub(crate) fn queued(&self, images: usize, bytes: u64) {
+        self.queue_images.set(images as i64);
+        self.queue_bytes.set(bytes as i64);
+    }
+
+    /// Images that wait on disk.
+    pub(crate) fn queue_images(&self) -> u64 {
+        self.queue_images.get() as u64
+    }
+
+    /// An image waits no longer, or was not kept.
+    pub(crate) fn left_queue(&self, outcome: QueueOutcome) {
+        self.queue_left.get_or_create(&OfQueue { outcome }).inc();
+    }
+
+    /// The queue's file could not be read or written.
+    pub(crate) fn queue_failed(&self) {
+        self.queue_failures.inc();
     }
 
     /// All metrics as text, in the format of OpenMetrics.

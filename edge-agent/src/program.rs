@@ -1,19 +1,21 @@
 //! The program that is left running: inputs, the agent, outputs, and an orderly end.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, thread, time::Duration};
 
+use tokio::task::spawn_blocking;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     agent::{Agent, StartError},
     api::{Api, ApiError, Context},
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, Delivery},
     event::Announcer,
     follow::follow_link,
     inputs::{self, FolderError},
     intake::{Bounds, Intake},
     metrics::Metrics,
     outputs::{FileError, Outputs},
+    queue::{Queue, QueueError, carry},
 };
 
 /// What calls may take beyond the deadline of an image, once the program is to end.
@@ -25,6 +27,8 @@ pub struct Program {
     /// What watches folders and the link, and calls that may still correct an answer.
     tasks: TaskTracker,
     outputs: Outputs,
+    /// The thread of the queue.
+    queue: Option<thread::JoinHandle<()>>,
     ending: CancellationToken,
     patience: Duration,
 }
@@ -45,6 +49,9 @@ pub enum ProgramError {
     /// A folder cannot be watched.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// Images cannot be kept for later.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
     /// The file for the answers cannot be written.
     #[error(transparent)]
     File(#[from] FileError),
@@ -69,11 +76,27 @@ impl Program {
             callers: config.max_in_flight + config.api.as_ref().map_or(0, |api| api.max_waiting),
         };
         let tasks = TaskTracker::new();
+        let (queue, thread) = match config.delivery {
+            Delivery::Now => (None, None),
+            Delivery::Eventually => {
+                let queue = Queue::open(&config.queue, announcer.clone(), metrics.clone());
+                let (queue, thread) = queue?;
+                let courier = carry(
+                    queue.clone(),
+                    agent.clone(),
+                    metrics.clone(),
+                    ending.clone(),
+                );
+                tasks.spawn(courier);
+                (Some(queue), Some(thread))
+            }
+        };
         let intake = Intake::new(
             agent.clone(),
             announcer.clone(),
             metrics.clone(),
             bounds,
+            queue,
             tasks.clone(),
             ending.clone(),
         );
@@ -93,6 +116,7 @@ impl Program {
             api: config.api.as_ref().map(start).transpose()?,
             tasks,
             outputs,
+            queue: thread,
             ending,
             patience: Duration::from_millis(config.deadline_ms) + PATIENCE,
         })
@@ -115,6 +139,10 @@ impl Program {
             }
         };
         tokio::join!(api, self.tasks.wait());
+        if let Some(queue) = self.queue {
+            // All ways to it are gone: it ends once what it was told is on disk.
+            let _ = spawn_blocking(|| queue.join()).await;
+        }
         self.outputs.end().await;
     }
 }

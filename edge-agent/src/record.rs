@@ -5,11 +5,11 @@ use std::time::Duration;
 use outpost_cascade::NoAnswer;
 use outpost_engine::{ImageError, PictureError, error_chain};
 use outpost_runtime::{ClassId, DecodeError, Labels, Probabilities};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// The line of one image.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum Record {
     /// The image has an answer.
@@ -26,7 +26,7 @@ pub enum Record {
 }
 
 /// Why an image has no answer, for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FailureCause {
     /// The file cannot be read.
@@ -80,7 +80,7 @@ impl Record {
 }
 
 /// An answer and how it came about.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Answered {
     /// The image as it was named.
     pub image: String,
@@ -118,7 +118,7 @@ pub struct Answered {
 }
 
 /// One of the most probable classes.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Candidate {
     /// The class.
     #[schema(value_type = u32)]

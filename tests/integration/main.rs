@@ -9,6 +9,7 @@ mod overload;
 mod page;
 mod peers;
 mod privacy;
+mod queue;
 mod reload;
 mod replicas;
 mod run;

@@ -23,32 +23,31 @@ use ureq::{
 };
 
 /// Far beyond what a test waits for on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running `edge-agent run` on CIFAR-10's small network, without a cloud.
-struct Device {
-    process: Process,
-    url: String,
+pub(crate) struct Device {
+    pub(crate) process: Process,
+    pub(crate) url: String,
     agent: Agent,
-    folder: TempDir,
+    pub(crate) folder: TempDir,
 }
 
 impl Device {
     /// One with further lines in its configuration, whose relative paths are in a folder of its own.
-    fn start(extra: &str) -> Self {
+    pub(crate) fn start(extra: &str) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), extra)
     }
 
-    fn start_in(folder: TempDir, extra: &str) -> Self {
-        let models = repository().join("models");
-        let cascade = models.join("cascades/cifar10-alexnet-resnet.toml");
-        let policy = models.join("policies/cifar10-alexnet-resnet.json");
-        let config = folder.path().join("edge-agent.toml");
-        let text =
-            format!("models = {models:?}\ncascade = {cascade:?}\npolicy = {policy:?}\n{extra}");
-        fs::write(&config, text).unwrap();
-        let mut command = Command::new(program("edge-agent"));
-        command.args(["run", "--config"]).arg(&config);
+    pub(crate) fn start_in(folder: TempDir, extra: &str) -> Self {
+        Self::start_as(folder, extra, Command::new(program("edge-agent")))
+    }
+
+    /// One that `command` starts, to which the arguments of `edge-agent` are added.
+    pub(crate) fn start_as(folder: TempDir, extra: &str, mut command: Command) -> Self {
+        command
+            .args(["run", "--config"])
+            .arg(Self::configure(&folder, extra));
         let mut process = Process::start(&mut command);
         let address = process.address();
         let scheme = if extra.contains("\ncertificate = ") {
@@ -65,7 +64,34 @@ impl Device {
         }
     }
 
-    fn post(&self, path: &str, kind: &str, body: &[u8]) -> Response<Body> {
+    fn configure(folder: &TempDir, extra: &str) -> PathBuf {
+        let models = repository().join("models");
+        let cascade = models.join("cascades/cifar10-alexnet-resnet.toml");
+        let policy = models.join("policies/cifar10-alexnet-resnet.json");
+        let config = folder.path().join("edge-agent.toml");
+        let text =
+            format!("models = {models:?}\ncascade = {cascade:?}\npolicy = {policy:?}\n{extra}");
+        fs::write(&config, text).unwrap();
+        config
+    }
+
+    /// Starts one that must not start; gives its exit code and what it logged.
+    pub(crate) fn refused(folder: &TempDir, extra: &str) -> (i32, String) {
+        let mut command = Command::new(program("edge-agent"));
+        let config = Self::configure(folder, extra);
+        let output = command.args(["run", "--config"]).arg(config).output();
+        let output = output.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code().unwrap(), said)
+    }
+
+    /// Kills it at once; gives its folder.
+    pub(crate) fn kill(mut self) -> TempDir {
+        self.process.kill();
+        self.folder
+    }
+
+    pub(crate) fn post(&self, path: &str, kind: &str, body: &[u8]) -> Response<Body> {
         let request = self.agent.post(format!("{}{path}", self.url));
         request
             .header(header::CONTENT_TYPE, kind)
@@ -73,21 +99,21 @@ impl Device {
             .unwrap()
     }
 
-    fn get(&self, path: &str) -> Response<Body> {
+    pub(crate) fn get(&self, path: &str) -> Response<Body> {
         self.agent
             .get(format!("{}{path}", self.url))
             .call()
             .unwrap()
     }
 
-    fn metric(&self, line: &str) -> Option<f64> {
+    pub(crate) fn metric(&self, line: &str) -> Option<f64> {
         let text = self.get("/metrics").body_mut().read_to_string().unwrap();
         let found = text.lines().find_map(|l| l.strip_prefix(line));
         found.map(|value| value.trim().parse().unwrap())
     }
 
     /// Asks it to end; gives what it logged.
-    fn end(self) -> (String, TempDir) {
+    pub(crate) fn end(self) -> (String, TempDir) {
         self.process.terminate();
         let (is_well, log) = self.process.wait();
         assert!(is_well, "{log}");
@@ -106,7 +132,7 @@ fn client(authority: Option<&Path>) -> Agent {
     config.build().into()
 }
 
-fn json(mut response: Response<Body>) -> Value {
+pub(crate) fn json(mut response: Response<Body>) -> Value {
     serde_json::from_str(&response.body_mut().read_to_string().unwrap()).unwrap()
 }
 
@@ -119,7 +145,7 @@ fn form(part: &str, file: &str, bytes: &[u8]) -> (String, Vec<u8>) {
     ("multipart/form-data; boundary=edge".to_owned(), body)
 }
 
-fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(found) = found() {
@@ -130,7 +156,7 @@ fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn lines(path: &Path) -> Vec<Value> {
+pub(crate) fn lines(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -680,6 +706,10 @@ fn a_configuration_that_does_not_hold_is_refused_by_name() {
             "nowhere/answers.jsonl",
         ),
         ("[api]\nadress = \"127.0.0.1:0\"\n", "adress"),
+        (
+            "delivery = \"eventually\"\n[api]\n",
+            "needs a `[cloud]` or `[fog]`",
+        ),
     ] {
         fs::write(&config, edge_config(extra)).unwrap();
         let mut command = Command::new(program("edge-agent"));

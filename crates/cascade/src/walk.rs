@@ -95,6 +95,26 @@ pub enum FallbackCause {
 }
 
 impl FallbackCause {
+    /// Whether a peer that gave no answer for this cause may give one to the same request later.
+    pub const fn may_pass(self) -> bool {
+        match self {
+            Self::CircuitOpen
+            | Self::Deadline
+            | Self::Unreachable
+            | Self::Certificate
+            | Self::ConnectionLost
+            | Self::Unavailable
+            | Self::Overloaded
+            | Self::Budget => true,
+            Self::NoCloud
+            | Self::Rejected
+            | Self::BadReply
+            | Self::Unsendable
+            | Self::Private
+            | Self::NetworkFailed => false,
+        }
+    }
+
     /// The word that stands after `fallback:` in an answer.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -121,6 +121,8 @@ pub struct Outcome {
     pub local: Duration,
     /// The offload, where there was one.
     pub offload: Option<Offload>,
+    /// The node that the offload was for.
+    pub asked: Option<NodeId>,
     /// From taking up the image to the answer.
     pub total: Duration,
     /// What may still correct the answer.
@@ -130,34 +132,50 @@ pub struct Outcome {
 /// A call that was too late for the answer, and goes on.
 pub struct Late {
     call: LateCall,
-    node: NodeId,
-    site: Site,
-    name: String,
-    temperature: f32,
+    asked: Asked,
     taken: Instant,
     local: Duration,
+}
+
+/// A node elsewhere that is asked outside of a walk.
+struct Asked {
+    id: NodeId,
+    node: DecidedBy,
+    temperature: f32,
+}
+
+impl Asked {
+    /// What came of it.
+    fn outcome(
+        self,
+        offload: Offload,
+        taken: Instant,
+        local: Duration,
+    ) -> Result<Outcome, FallbackCause> {
+        let said = match &offload.outcome {
+            Ok(reply) => reply.probabilities.clone(),
+            Err(cause) => return Err(*cause),
+        };
+        let (decided_by, temperature) = decided(offload.decided_by(), self.node, self.temperature);
+        Ok(Outcome {
+            probabilities: said.at_temperature(temperature),
+            node: self.id,
+            decided_by,
+            reason: Reason::Offloaded,
+            local,
+            total: taken.elapsed(),
+            offload: Some(offload),
+            asked: Some(self.id),
+            late: None,
+        })
+    }
 }
 
 impl Late {
     /// Waits for the reply; none where it does not come in time.
     pub async fn correction(self) -> Option<Outcome> {
         let offload = self.call.reply().await;
-        let reply = offload.outcome.as_ref().ok()?;
-        let node = DecidedBy {
-            site: self.site,
-            node: self.name,
-        };
-        let (decided_by, temperature) = decided(offload.decided_by(), node, self.temperature);
-        Some(Outcome {
-            probabilities: reply.probabilities.clone().at_temperature(temperature),
-            node: self.node,
-            decided_by,
-            reason: Reason::Offloaded,
-            local: self.local,
-            total: self.taken.elapsed(),
-            offload: Some(offload),
-            late: None,
-        })
+        self.asked.outcome(offload, self.taken, self.local).ok()
     }
 }
 
@@ -205,13 +223,13 @@ pub enum StartError {
     Privacy(#[from] PrivacyError),
 }
 
-/// What to decide by from now on.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Change {
-    /// The operating point that meets a goal.
-    Goal(Goal),
+/// What to decide by from now on; what is not said stays.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Change {
+    /// A goal for the learned policy.
+    pub goal: Option<Goal>,
     /// Whose decisions count.
-    Mode(Mode),
+    pub mode: Option<Mode>,
 }
 
 /// Why nothing was changed.
@@ -280,17 +298,17 @@ impl Engine {
                     source,
                 };
                 let bundle = learned::load(path, &cascade, folder).map_err(failed)?;
-                let point = bundle.choose(goal).map_err(|e| failed(e.into()))?;
-                tracing::info!(operating_point = point.name, "learned policy");
+                let choice = bundle.choose(goal).map_err(|e| failed(e.into()))?;
+                tracing::info!(operating_point = %choice, "learned policy");
                 if learned::needs_features(&bundle) {
                     features = Features::Give;
                 }
-                let deciding = Deciding::new(&cascade, Some((&bundle, goal, point)), plan.mode);
+                let deciding = Deciding::new(&cascade, Some((&bundle, goal, choice)), plan.mode);
                 policy = Some(bundle);
                 deciding
             }
         };
-        if let Some(node) = deciding.cascade.undecided(plan.here) {
+        if let Some(node) = deciding.undecided(plan.here) {
             return Err(StartError::Undecided {
                 node: node.name().to_owned(),
             });
@@ -372,7 +390,7 @@ impl Engine {
     }
 
     /// Decides about the images to come by another operating point of the learned policy, or in another mode; gives
-    /// what holds then. Images that have been taken up are decided as they were begun.
+    /// what holds then. All of the change is made or none. Images that have been taken up are decided as they were begun.
     ///
     /// # Errors
     /// [`ChangeError`], where there is no such operating point, or the mode is not for this cascade.
@@ -381,10 +399,9 @@ impl Engine {
             .deciding
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        let (goal, mode) = match change {
-            Change::Goal(goal) => (Some(goal), deciding.mode()),
-            Change::Mode(mode) => (deciding.goal(), *mode),
-        };
+        let present = deciding.chosen().map(|chosen| &chosen.goal);
+        let goal = change.goal.as_ref().or(present);
+        let mode = change.mode.unwrap_or(deciding.mode());
         if mode == Mode::DeviceOnly {
             check_device_only(&self.cascade).map_err(|_| ChangeError::NoDeviceNetwork)?;
         }
@@ -416,14 +433,15 @@ impl Engine {
             None => expected.seconds,
         };
         let best = match bundle.choose_at(&chosen.goal, seconds) {
-            Ok(point) => point,
+            Ok(choice) => choice,
             // None meets it now; the nearest is as good as it gets.
             Err(GoalError::Unmet { nearest, .. }) => bundle.choose(&Goal::Name(nearest)).ok()?,
             Err(_) => return None,
         };
-        let current = Goal::Name(chosen.operating_point.clone());
-        let current = bundle.choose(&current).ok()?;
-        let is_worth_it = chosen.goal.is_worth_changing(current, best, seconds);
+        let is_worth_it =
+            chosen
+                .goal
+                .is_worth_changing(&chosen.expected, &best.expected(), seconds);
         if !follower.look(is_worth_it, now) {
             return None;
         }
@@ -508,15 +526,15 @@ impl Engine {
     ) -> Result<Outcome, ImageError> {
         let taken = route.taken;
         let mut turn = Some(turn);
-        let mut picture = Some(Arc::new(picture));
         let mut said: HashMap<NodeId, Probabilities> = HashMap::new();
         let mut progress = Progress::default();
         let mut offload: Option<Offload> = None;
-        let mut late = None;
+        let (mut asked, mut late) = (None, None);
         let mut local = Duration::ZERO;
         let deciding = self.deciding();
-        let (mut walk, mut action) =
-            Walk::start(&deciding.cascade, route.entry, self.here, route.deadline);
+        let cascade = deciding.cascade(&picture);
+        let mut picture = Some(Arc::new(picture));
+        let (mut walk, mut action) = Walk::start(cascade, route.entry, self.here, route.deadline);
         let answer = loop {
             action = match action {
                 Action::Run(node) => {
@@ -556,6 +574,7 @@ impl Engine {
                     walk.offload_failed(FallbackCause::Private)
                 }
                 Action::Offload { node, deadline } => {
+                    asked = Some(node);
                     // The place is free for the next image while this one travels.
                     drop(turn.take());
                     let Remote { network, peer } = &self.remote[&node];
@@ -569,13 +588,9 @@ impl Engine {
                                 is_short: route.is_short,
                             };
                             let (offload, call) = peer.classify(network, picture, patience).await;
-                            let to = self.cascade.node(node);
                             late = call.map(|call| Late {
                                 call,
-                                node,
-                                site: to.site(),
-                                name: to.name().to_owned(),
-                                temperature: deciding.temperatures[node.index()],
+                                asked: self.asked(node, &deciding),
                                 taken,
                                 local,
                             });
@@ -620,9 +635,48 @@ impl Engine {
             reason: answer.reason,
             local,
             offload,
+            asked,
             total,
             late,
         })
+    }
+
+    /// Asks a node elsewhere about an image outside of a walk, for at most `patience`: one that could not be asked when
+    /// it was to be.
+    ///
+    /// # Errors
+    /// Why there is no answer: [`FallbackCause::NoCloud`] where nobody takes images for that node.
+    pub async fn ask(
+        &self,
+        node: NodeId,
+        picture: Picture,
+        patience: Duration,
+    ) -> Result<Outcome, FallbackCause> {
+        let remote = self.remote.get(&node).ok_or(FallbackCause::NoCloud)?;
+        let peer = remote.peer.and_then(|site| self.peers.get(&site));
+        let peer = peer.ok_or(FallbackCause::NoCloud)?;
+        let taken = Instant::now();
+        let patience = Patience {
+            deadline: taken + patience,
+            late: Duration::ZERO,
+            is_short: false,
+        };
+        let picture = Arc::new(picture);
+        let (offload, _) = peer.classify(&remote.network, picture, patience).await;
+        let asked = self.asked(node, &self.deciding());
+        asked.outcome(offload, taken, Duration::ZERO)
+    }
+
+    fn asked(&self, id: NodeId, deciding: &Deciding) -> Asked {
+        let node = self.cascade.node(id);
+        Asked {
+            id,
+            node: DecidedBy {
+                site: node.site(),
+                node: node.name().to_owned(),
+            },
+            temperature: deciding.temperatures[id.index()],
+        }
     }
 }
 

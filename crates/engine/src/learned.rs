@@ -1,17 +1,21 @@
 //! A learned policy: from a file to a bundle that fits a cascade, and from an operating point to the decisions of one.
 
 use std::{
+    fmt,
     fs::File,
     io::{self, Read},
     path::Path,
     sync::Arc,
 };
 
-use outpost_cascade::{Cascade, Mode};
+use outpost_cascade::{Cascade, Mode, Node, Site};
 use outpost_exit_policy::{
-    Bundle, BundleError, DecisionFunction, Function, Goal, GoalError, OperatingPoint,
+    Bundle, BundleError, Choice, DecisionFunction, Expected, Function, Goal, GoalError,
+    OperatingPoint, lot,
 };
 use outpost_runtime::{ModelFolder, OpenError};
+
+use crate::picture::Picture;
 
 /// Far above what `lab learn` writes for a cascade of many nodes with wide features.
 const MAX_BYTES: u64 = 256 << 20;
@@ -20,19 +24,34 @@ const MAX_BYTES: u64 = 256 << 20;
 #[derive(Debug, Clone)]
 pub struct Deciding {
     /// The cascade with the functions that decide.
-    pub(crate) cascade: Cascade,
+    cascade: Cascade,
+    /// The same with those that decide about a share of the images.
+    other: Option<(Cascade, f64)>,
     /// By node; 1 where no learned policy says otherwise.
     pub(crate) temperatures: Vec<f32>,
     mode: Mode,
     learned: Option<Chosen>,
 }
 
-/// A goal, and the operating point that stands for it.
+/// A goal, and what meets it.
 #[derive(Debug, Clone)]
-pub(crate) struct Chosen {
-    pub(crate) goal: Goal,
-    /// Its name.
-    pub(crate) operating_point: String,
+pub struct Chosen {
+    /// The goal.
+    pub goal: Goal,
+    /// Name of the operating point.
+    pub operating_point: String,
+    /// Name of another, and the share of images, 0 to 1, that it decides about; see [`outpost_exit_policy::Choice`].
+    pub other: Option<(String, f64)>,
+    /// What is expected of them.
+    pub expected: Expected,
+    /// Both in words.
+    words: String,
+}
+
+impl fmt::Display for Chosen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
 }
 
 /// Why a policy was refused.
@@ -88,29 +107,57 @@ pub(crate) fn needs_features(bundle: &Bundle) -> bool {
 }
 
 impl Deciding {
-    /// The decisions of the cascade's file, or of an operating point of a bundle that fits it; or those of a mode.
+    /// The decisions of the cascade's file, or of what was chosen from a bundle that fits it; or those of a mode.
     pub(crate) fn new(
         cascade: &Cascade,
-        learned: Option<(&Bundle, &Goal, &OperatingPoint)>,
+        learned: Option<(&Bundle, &Goal, Choice<'_>)>,
         mode: Mode,
     ) -> Self {
-        let mut cascade = cascade.clone();
-        let mut temperatures = vec![1.0; cascade.nodes().count()];
-        if let Some((bundle, _, point)) = learned {
+        let file = cascade.clone();
+        let Some((bundle, goal, choice)) = learned else {
+            return Self {
+                temperatures: vec![1.0; file.nodes().count()],
+                cascade: file.with_mode(mode),
+                other: None,
+                mode,
+                learned: None,
+            };
+        };
+        let decided_by = |point: &OperatingPoint| {
             let functions = point.functions.iter().cloned();
-            cascade =
-                cascade.with_policies(functions.map(|f| Arc::new(f) as Arc<dyn DecisionFunction>));
-            temperatures = bundle.nodes().iter().map(|node| node.temperature).collect();
-        }
+            let functions = functions.map(|f| Arc::new(f) as Arc<dyn DecisionFunction>);
+            file.clone().with_policies(functions).with_mode(mode)
+        };
         Self {
-            cascade: cascade.with_mode(mode),
-            temperatures,
+            cascade: decided_by(choice.point),
+            other: choice
+                .other
+                .map(|(point, share)| (decided_by(point), share)),
+            temperatures: bundle.nodes().iter().map(|node| node.temperature).collect(),
             mode,
-            learned: learned.map(|(_, goal, point)| Chosen {
+            learned: Some(Chosen {
                 goal: goal.clone(),
-                operating_point: point.name.clone(),
+                operating_point: choice.point.name.clone(),
+                other: choice
+                    .other
+                    .map(|(point, share)| (point.name.clone(), share)),
+                expected: choice.expected(),
+                words: choice.to_string(),
             }),
         }
+    }
+
+    /// The cascade with the functions that decide about an image.
+    pub(crate) fn cascade(&self, picture: &Picture) -> &Cascade {
+        match &self.other {
+            Some((other, share)) if lot(picture.pixels.as_raw()) < *share => other,
+            _ => &self.cascade,
+        }
+    }
+
+    /// The first node at a site whose policy is missing.
+    pub(crate) fn undecided(&self, site: Site) -> Option<&Node> {
+        self.cascade.undecided(site)
     }
 
     /// Whose decisions count.
@@ -118,19 +165,8 @@ impl Deciding {
         self.mode
     }
 
-    /// Name of the operating point of the learned policy, where there is one; it decides in [`Mode::Policy`].
-    pub fn operating_point(&self) -> Option<&str> {
-        self.learned
-            .as_ref()
-            .map(|chosen| chosen.operating_point.as_str())
-    }
-
-    /// The goal that the operating point was chosen by, where there is a learned policy.
-    pub fn goal(&self) -> Option<&Goal> {
-        self.learned.as_ref().map(|chosen| &chosen.goal)
-    }
-
-    pub(crate) fn chosen(&self) -> Option<&Chosen> {
+    /// What was chosen of the learned policy, where there is one; it decides in [`Mode::Policy`].
+    pub fn chosen(&self) -> Option<&Chosen> {
         self.learned.as_ref()
     }
 }

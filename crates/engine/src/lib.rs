@@ -21,7 +21,7 @@ pub use engine::{
     Change, ChangeError, Engine, ImageError, Late, Outcome, Plan, PolicyFile, Route, StartError,
     Turn, blocking, load_cascade,
 };
-pub use learned::{Deciding, PolicyError};
+pub use learned::{Chosen, Deciding, PolicyError};
 pub use peer::{
     BudgetConfig, CircuitSettings, DecidedBy, Offload, Payload, Peer, PeerConfig, PeerError,
     error_chain,

@@ -1,8 +1,10 @@
 //! Policy bundles: learned policies for one cascade at several prices of time, as one JSON file.
 
+mod choice;
 mod file;
 mod goal;
 
+pub use choice::{Choice, lot};
 pub use goal::{Goal, GoalError};
 
 use crate::policy::{Function, LinearError};

@@ -4,7 +4,7 @@
 //! - [`Evidence`] is what a node of a cascade said; [`Measure`] turns it into one [`Confidence`].
 //! - [`DecisionFunction`] looks at the evidence and takes a [`Decision`]: exit with this answer, or go
 //!   on to one of the node's successors. [`Constant`], [`Threshold`] and [`Linear`] implement it.
-//! - [`Bundle`] is a file of learned policies, at several prices of time.
+//! - [`Bundle`] is a file of learned policies, at several prices of time; [`Bundle::choose`] picks by a [`Goal`].
 //!
 //! Learning and judging, off line:
 //! - [`Examples`] are what the nodes of a [`Graph`] said about labelled examples, [`Costs`] what the
@@ -48,8 +48,8 @@ mod risk;
 
 pub use baseline::{Oracle, one_threshold, random_exits};
 pub use bundle::{
-    Bundle, BundleError, BundleNode, Expected, FunctionError, Goal, GoalError, OperatingPoint,
-    Reference,
+    Bundle, BundleError, BundleNode, Choice, Expected, FunctionError, Goal, GoalError,
+    OperatingPoint, Reference, lot,
 };
 pub use confidence::{Confidence, ConfidenceError, Measure};
 pub use costs::{Costs, Price, Spent, Step};

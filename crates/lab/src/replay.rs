@@ -8,6 +8,7 @@ use std::{
     collections::HashMap,
     fs, io,
     io::Write,
+    iter,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -15,10 +16,12 @@ use std::{
 
 use comfy_table::Table;
 use outpost_cascade::{Action, Cascade, NodeId, Walk};
-use outpost_exit_policy::{DecisionFunction, Evidence, Function, Goal, GoalError, ProblemError};
+use outpost_exit_policy::{
+    DecisionFunction, Evidence, Function, Goal, GoalError, OperatingPoint, ProblemError, lot,
+};
 use outpost_runtime::{
     ClassId, ClassifyError, Features, ImageLimits, LocalNetworks, ModelFolder, OpenError, Place,
-    Progress, TractRuntime, decode,
+    Progress, RgbImage, TractRuntime, decode,
 };
 
 use crate::{
@@ -44,7 +47,7 @@ pub struct ReplayArgs {
     /// A policy bundle learned for it.
     #[arg(long, value_name = "FILE.json")]
     pub policy: PathBuf,
-    /// Operating points to replay: names, `loss=POINTS`, `time=5ms` or `offload=20%`; may be repeated.
+    /// Operating points to replay: names, `loss=POINTS`, `time=5ms`, `offload=20%` or `price=POINTS`; may be repeated.
     #[arg(long, value_name = "GOAL", default_values = ["loss=0", "loss=1"])]
     pub operating_point: Vec<Goal>,
     /// The folder of the images.
@@ -178,29 +181,32 @@ pub fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), ReplayError> {
     let mut replayed = Vec::new();
     let mut alone_right = 0;
     for goal in &args.operating_point {
-        let point = bundle.choose(goal)?;
-        let needs = point.functions.iter().any(Function::needs_features);
-        let features = if needs {
+        let choice = bundle.choose(goal)?;
+        let points = iter::once(choice.point).chain(choice.other.map(|(other, _)| other));
+        let needs = |point: &OperatingPoint| point.functions.iter().any(Function::needs_features);
+        let features = if points.clone().any(needs) {
             Features::Give
         } else {
             Features::Omit
         };
-        let functions = point.functions.iter().cloned();
-        let cascade = load_cascade(&args.cascade)?
-            .with_policies(functions.map(|f| Arc::new(f) as Arc<dyn DecisionFunction>));
+        let policies: HashMap<&str, Decided> = points
+            .map(|point| {
+                Ok((
+                    point.name.as_str(),
+                    Decided::new(&cascade, trace.as_ref(), point)?,
+                ))
+            })
+            .collect::<Result<_, ReplayError>>()?;
         let nodes: Vec<NodeId> = cascade.nodes().map(|(id, _)| id).collect();
         let engine = Engine::open(&models, &cascade, &nodes, features)?;
-        let offline = trace
-            .as_ref()
-            .map(|trace| offline(&cascade, trace, &point.functions));
-        let offline = offline.transpose()?;
+        let by_lot = |image: &RgbImage| &policies[choice.of(lot(image.as_raw())).name.as_str()];
         let mut result = Replayed {
-            name: point.name.clone(),
-            expected: point.expected.seconds,
+            name: choice.to_string(),
+            expected: choice.expected().seconds,
             right: 0,
             seconds: 0.0,
             alone_seconds: 0.0,
-            agreed: offline.as_ref().map(|_| (0, 0)),
+            agreed: trace.as_ref().map(|_| (0, 0)),
         };
         alone_right = 0;
         for block in images.chunks(BLOCK) {
@@ -217,15 +223,19 @@ pub fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), ReplayError> {
             for round in 0..args.rounds {
                 for (place, &(file, label)) in block.iter().enumerate() {
                     let started = Instant::now();
-                    let answer =
-                        engine.answer(&cascade, &encoded[place], &args.images.join(file))?;
+                    let image = decoded(&encoded[place], &args.images.join(file))?;
+                    let decided = by_lot(&image);
+                    let answer = engine.answer(&decided.cascade, &image);
                     times[place][0].push(started.elapsed());
                     let (node, class) = answer.map_err(|source| failed(file, source))?;
                     if round > 0 {
                         continue;
                     }
                     result.right += usize::from(class == label);
-                    let traced = offline.as_ref().and_then(|offline| offline.get(file));
+                    let traced = decided
+                        .offline
+                        .as_ref()
+                        .and_then(|by_file| by_file.get(file));
                     if let (Some((agreed, of)), Some(traced)) = (&mut result.agreed, traced) {
                         *of += 1;
                         *agreed += usize::from(node.index() == *traced);
@@ -233,7 +243,8 @@ pub fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), ReplayError> {
                 }
                 for (place, &(file, label)) in block.iter().enumerate() {
                     let started = Instant::now();
-                    let answer = alone.run_alone(&encoded[place], &args.images.join(file))?;
+                    let image = decoded(&encoded[place], &args.images.join(file))?;
+                    let answer = alone.run_alone(&image);
                     times[place][1].push(started.elapsed());
                     let class = answer.map_err(|source| failed(file, source))?;
                     alone_right += usize::from(round == 0 && class == label);
@@ -257,6 +268,29 @@ pub fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), ReplayError> {
         images.len()
     )?;
     Ok(())
+}
+
+/// A cascade by one operating point.
+struct Decided {
+    cascade: Cascade,
+    /// The node that answers by the evaluation of the trace, by file; where there is a trace.
+    offline: Option<HashMap<String, usize>>,
+}
+
+impl Decided {
+    fn new(
+        cascade: &Cascade,
+        trace: Option<&Trace>,
+        point: &OperatingPoint,
+    ) -> Result<Self, ReplayError> {
+        let functions = point.functions.iter().cloned();
+        let functions = functions.map(|f| Arc::new(f) as Arc<dyn DecisionFunction>);
+        let offline = trace.map(|trace| offline(cascade, trace, &point.functions));
+        Ok(Self {
+            cascade: cascade.clone().with_policies(functions),
+            offline: offline.transpose()?,
+        })
+    }
 }
 
 /// Networks of a cascade that run here, whatever its sites.
@@ -289,14 +323,12 @@ impl Engine {
         })
     }
 
-    /// Decodes an image and takes it through the cascade.
+    /// Takes an image through the cascade.
     fn answer(
         &self,
         cascade: &Cascade,
-        encoded: &[u8],
-        path: &Path,
-    ) -> Result<Result<(NodeId, ClassId), ClassifyError>, ReplayError> {
-        let image = decoded(encoded, path)?;
+        image: &RgbImage,
+    ) -> Result<(NodeId, ClassId), ClassifyError> {
         let here = cascade.node(cascade.entry()).site();
         let mut progress = Progress::default();
         let (mut walk, mut action) = Walk::start(cascade, cascade.entry(), here, Duration::MAX);
@@ -304,11 +336,8 @@ impl Engine {
         loop {
             action = match action {
                 Action::Run(node) | Action::Offload { node, .. } => {
-                    let output = match self.networks.run(self.places[&node], &image, &mut progress)
-                    {
-                        Ok(output) => output,
-                        Err(error) => return Ok(Err(error)),
-                    };
+                    let place = self.places[&node];
+                    let output = self.networks.run(place, image, &mut progress)?;
                     let evidence = Evidence::new(output.probabilities.as_slice());
                     let evidence = evidence
                         .expect("a network has two classes at least")
@@ -319,22 +348,17 @@ impl Engine {
                 }
                 Action::Answer(answer) => {
                     let of_answer = said.into_iter().find(|(node, _)| *node == answer.node);
-                    return Ok(Ok(of_answer.expect("a node that answers has spoken")));
+                    return Ok(of_answer.expect("a node that answers has spoken"));
                 }
                 Action::NoAnswer(_) => unreachable!("no node is reported to have failed"),
             };
         }
     }
 
-    /// Decodes an image and runs the only network.
-    fn run_alone(
-        &self,
-        encoded: &[u8],
-        path: &Path,
-    ) -> Result<Result<ClassId, ClassifyError>, ReplayError> {
-        let image = decoded(encoded, path)?;
-        let said = self.networks.run(0, &image, &mut Progress::default());
-        Ok(said.map(|said| said.probabilities.top1().class_id))
+    /// Runs the only network.
+    fn run_alone(&self, image: &RgbImage) -> Result<ClassId, ClassifyError> {
+        let said = self.networks.run(0, image, &mut Progress::default())?;
+        Ok(said.probabilities.top1().class_id)
     }
 }
 
@@ -345,7 +369,7 @@ fn failed(file: &str, source: ClassifyError) -> ReplayError {
     }
 }
 
-fn decoded(encoded: &[u8], path: &Path) -> Result<outpost_runtime::RgbImage, CollectError> {
+fn decoded(encoded: &[u8], path: &Path) -> Result<RgbImage, CollectError> {
     decode(encoded, &ImageLimits::default()).map_err(|source| CollectError::Decode {
         path: path.to_owned(),
         source,

@@ -105,7 +105,7 @@ pub fn run(args: &SummariseArgs, out: &mut dyn Write) -> Result<(), SummariseErr
     let mut summary = Summary::new(&outpost, device_only.as_ref(), cloud_only.as_ref());
     if let (Some(path), Some(goal)) = (&args.policy, &args.operating_point) {
         let bundle = read_bundle(path)?;
-        summary.policy = Some(Policy::new(&bundle, bundle.choose(goal)?));
+        summary.policy = Some(Policy::new(&bundle, &bundle.choose(goal)?));
     }
     let mut summaries = read_summaries(&args.out)?;
     summaries.insert(args.cascade.clone(), summary);

@@ -5,7 +5,9 @@ use std::{cmp::Ordering, fmt};
 use crate::manifest::OutputKind;
 
 /// Index of a class, from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(transparent)]
 pub struct ClassId(pub u32);
 

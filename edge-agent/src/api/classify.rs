@@ -116,6 +116,7 @@ pub(super) async fn classify(
         name,
         content: Content::Encoded(encoded),
         deadline: parameters.deadline_ms.map(Duration::from_millis),
+        id: None,
     };
     // A task of its own: what was accepted is answered and announced, also where the caller goes away.
     let taken = tokio::spawn(async move {

@@ -29,6 +29,8 @@ pub(super) struct Status {
     deadline_ms: u64,
     /// The learned policy, where there is one.
     policy: Option<Policy>,
+    /// Images that wait on disk for a cloud; absent where none is kept.
+    waiting: Option<u64>,
     /// Those who are asked for what is elsewhere.
     peers: Vec<Peer>,
 }
@@ -50,6 +52,10 @@ struct Policy {
     goal: String,
     /// Name of the operating point that meets it now, and decides in the mode `policy`.
     operating_point: String,
+    /// Another that decides about a share of the images, where none meets the goal as well alone.
+    mixed_with: Option<MixedWith>,
+    /// What is expected of them.
+    expected: Expected,
     /// The largest network alone.
     reference: Reference,
     /// Its operating points, the most accurate first.
@@ -67,11 +73,27 @@ struct Reference {
     ms: f64,
 }
 
+/// An operating point that decides about a share of the images.
+#[derive(Serialize, ToSchema)]
+struct MixedWith {
+    /// Its name.
+    operating_point: String,
+    /// The share, 0 to 1. Which images, their pixels say.
+    share: f64,
+}
+
 /// An operating point, and what is expected of it.
 #[derive(Serialize, ToSchema)]
 struct OperatingPoint {
     /// Its name.
     name: String,
+    #[serde(flatten)]
+    expected: Expected,
+}
+
+/// What is expected, on the link that the policy was learned for.
+#[derive(Serialize, ToSchema)]
+struct Expected {
     /// Share of images that are answered right, 0 to 1.
     accuracy: f64,
     /// Mean milliseconds.
@@ -80,6 +102,17 @@ struct OperatingPoint {
     bytes: f64,
     /// Share of images that are sent, 0 to 1.
     offload_rate: f64,
+}
+
+impl From<outpost_exit_policy::Expected> for Expected {
+    fn from(expected: outpost_exit_policy::Expected) -> Self {
+        Self {
+            accuracy: expected.accuracy,
+            ms: expected.seconds * 1e3,
+            bytes: expected.bytes,
+            offload_rate: expected.offload_rate,
+        }
+    }
 }
 
 /// Who is asked for what is elsewhere.
@@ -164,19 +197,17 @@ pub(super) async fn change(
             "nothing would change: give `operating_point`, `mode` or both".to_owned(),
         ));
     }
-    let changes = [
-        goal.map(EngineChange::Goal),
-        change.mode.map(EngineChange::Mode),
-    ];
-    for change in changes.into_iter().flatten() {
-        let deciding = context.intake.agent().engine().decide_by(&change);
-        let deciding =
-            deciding.map_err(|error| Problem::new(StatusCode::CONFLICT, error.to_string()))?;
-        tracing::info!(
-            mode = ?deciding.mode(), operating_point = deciding.operating_point(),
-            "deciding by another policy"
-        );
-    }
+    let change = EngineChange {
+        goal,
+        mode: change.mode,
+    };
+    let deciding = context.intake.agent().engine().decide_by(&change);
+    let deciding =
+        deciding.map_err(|error| Problem::new(StatusCode::CONFLICT, error.to_string()))?;
+    tracing::info!(
+        mode = ?deciding.mode(), operating_point = deciding.chosen().map(display),
+        "deciding by another policy"
+    );
     Ok(Json(status(&context)))
 }
 
@@ -198,6 +229,7 @@ fn status(context: &Context) -> Status {
         mode: deciding.mode(),
         deadline_ms: agent.deadline().as_millis() as u64,
         policy: policy(engine, &deciding),
+        waiting: context.intake.waiting(),
         peers: engine
             .peers()
             .map(|(site, peer)| Peer {
@@ -216,24 +248,27 @@ fn status(context: &Context) -> Status {
 
 fn policy(engine: &Engine, deciding: &Deciding) -> Option<Policy> {
     let bundle = engine.policy()?;
+    let chosen = deciding.chosen()?;
+    let mixed = chosen.other.as_ref();
     let reference = bundle.reference();
     let points = bundle.operating_points().iter();
-    let ms = |seconds: f64| seconds * 1e3;
     Some(Policy {
-        goal: deciding.goal()?.to_string(),
-        operating_point: deciding.operating_point()?.to_owned(),
+        goal: chosen.goal.to_string(),
+        operating_point: chosen.operating_point.clone(),
+        mixed_with: mixed.map(|(operating_point, share)| MixedWith {
+            operating_point: operating_point.clone(),
+            share: *share,
+        }),
+        expected: chosen.expected.into(),
         reference: Reference {
             node: reference.node.clone(),
             accuracy: reference.accuracy,
-            ms: ms(reference.seconds),
+            ms: reference.seconds * 1e3,
         },
         operating_points: points
             .map(|point| OperatingPoint {
                 name: point.name.clone(),
-                accuracy: point.expected.accuracy,
-                ms: ms(point.expected.seconds),
-                bytes: point.expected.bytes,
-                offload_rate: point.expected.offload_rate,
+                expected: point.expected.into(),
             })
             .collect(),
     })

@@ -63,6 +63,29 @@ pub enum Then {
     Keep,
 }
 
+/// What becomes of an image that was to be sent and found no cloud.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Delivery {
+    /// The device's answer holds.
+    #[default]
+    Now,
+    /// The device answers, and the image is kept on disk until the cloud takes it: its answer is a correction.
+    Eventually,
+}
+
+/// Images that wait on disk for a cloud.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueueConfig {
+    /// The file. Default `queue.redb`.
+    pub path: PathBuf,
+    /// Most bytes of images in it; beyond that, those make way that the device is most sure of. Default 256 MiB.
+    pub max_bytes: u64,
+    /// Hours after which what the device said holds. Default 72.
+    pub max_age_hours: f64,
+}
+
 /// Where answers go.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -116,6 +139,22 @@ impl Default for ApiConfig {
             plain_http: false,
             max_waiting: 32,
         }
+    }
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("queue.redb"),
+            max_bytes: 256 << 20,
+            max_age_hours: 72.0,
+        }
+    }
+}
+
+impl QueueConfig {
+    pub(super) fn resolve(&mut self, folder: &Path) {
+        self.path = folder.join(&self.path);
     }
 }
 

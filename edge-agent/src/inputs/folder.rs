@@ -16,6 +16,7 @@ use notify::{
     EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode, ModifyKind, RenameMode},
 };
+use sha2::{Digest, Sha256};
 use tokio::{
     sync::mpsc,
     task::{JoinSet, spawn_blocking},
@@ -165,7 +166,11 @@ impl Folder {
                 self.taken.insert(path.clone());
                 let (intake, name, then) = (self.intake.clone(), self.name.clone(), self.then);
                 answering.spawn(async move {
-                    let event = intake.take(place, name, Image::file(path.clone())).await;
+                    let image = Image {
+                        id: Some(version.id(&path)),
+                        ..Image::file(path.clone())
+                    };
+                    let event = intake.take(place, name, image).await;
                     let is_answered = matches!(event.record, Record::Answered(_));
                     let from = path.clone();
                     let left = spawn_blocking(move || {
@@ -248,6 +253,23 @@ struct Version {
     modified: SystemTime,
     bytes: u64,
     inode: u64,
+}
+
+impl Version {
+    /// The identifier of the image that the file is: the same after a crash, which may have come after its answer and
+    /// before it was put away.
+    fn id(&self, path: &Path) -> Uuid {
+        let since_1970 = self.modified.duration_since(SystemTime::UNIX_EPOCH);
+        let since_1970 = since_1970.unwrap_or_default();
+        let mut hash = Sha256::new();
+        hash.update(path.as_os_str().as_encoded_bytes());
+        hash.update(since_1970.as_nanos().to_le_bytes());
+        hash.update(self.bytes.to_le_bytes());
+        hash.update(self.inode.to_le_bytes());
+        let mut rest = [0; 10];
+        rest.copy_from_slice(&hash.finalize()[..10]);
+        uuid::Builder::from_unix_timestamp_millis(since_1970.as_millis() as u64, &rest).into_uuid()
+    }
 }
 
 /// An image that was answered.
@@ -412,6 +434,19 @@ mod tests {
             put_away(path, version, Then::Move, true, Uuid::nil()),
             Left::Nothing
         );
+    }
+
+    #[test]
+    fn a_file_has_an_identifier_of_its_own_that_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, version) = put(folder.path(), "a.jpg", "pixels");
+        let id = version.id(&path);
+        assert_eq!(id.get_version_num(), 7);
+        assert_eq!(image(path.clone()).unwrap().1.id(&path), id);
+        let (other, version) = put(folder.path(), "b.jpg", "pixels");
+        assert_ne!(version.id(&other), id);
+        let (path, version) = put(folder.path(), "a.jpg", "another");
+        assert_ne!(version.id(&path), id);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Events as lines of JSON, in a file that is replaced when it has grown.
 
 use std::{
+    collections::{HashSet, VecDeque},
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -9,8 +10,10 @@ use std::{
     time::Duration,
 };
 
+use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::{config::FileOutput, event::Event, metrics::Metrics};
 
@@ -33,6 +36,9 @@ pub struct FileError {
     source: io::Error,
 }
 
+/// Images whose last events are remembered: far more than an end of the program can leave half done.
+const REMEMBERED: usize = 4096;
+
 /// A file of lines that is never torn: a line is in it whole, or not at all.
 #[derive(Debug)]
 pub(super) struct RotatingFile {
@@ -41,6 +47,46 @@ pub(super) struct RotatingFile {
     bytes: u64,
     max_bytes: u64,
     kept: usize,
+    done: Done,
+}
+
+/// The last images about which all was said. A program that ended before it could note so says it again.
+#[derive(Debug, Default)]
+struct Done {
+    images: HashSet<Uuid>,
+    in_order: VecDeque<Uuid>,
+}
+
+impl Done {
+    fn note(&mut self, id: Uuid) {
+        if !self.images.insert(id) {
+            return;
+        }
+        self.in_order.push_back(id);
+        if self.in_order.len() > REMEMBERED
+            && let Some(oldest) = self.in_order.pop_front()
+        {
+            self.images.remove(&oldest);
+        }
+    }
+
+    /// Notes what a file says.
+    fn note_all(&mut self, lines: &[u8]) {
+        #[derive(Deserialize)]
+        struct Line {
+            id: Uuid,
+            #[serde(rename = "final")]
+            is_final: bool,
+        }
+        let lines = lines.rsplit(|&byte| byte == b'\n').take(2 * REMEMBERED);
+        let mut said: Vec<Uuid> = lines
+            .filter_map(|line| serde_json::from_slice::<Line>(line).ok())
+            .filter_map(|line| line.is_final.then_some(line.id))
+            .collect();
+        while let Some(id) = said.pop() {
+            self.note(id);
+        }
+    }
 }
 
 impl RotatingFile {
@@ -50,12 +96,15 @@ impl RotatingFile {
             source,
         };
         let file = append_to(&config.path).map_err(failed)?;
+        let mut done = Done::default();
+        done.note_all(&fs::read(older(&config.path, 1)).unwrap_or_default());
         Ok(Self {
-            bytes: whole_lines(&config.path, &file).map_err(failed)?,
+            bytes: whole_lines(&config.path, &file, &mut done).map_err(failed)?,
             path: config.path.clone(),
             file,
             max_bytes: config.max_bytes,
             kept: config.keep,
+            done,
         })
     }
 
@@ -75,11 +124,7 @@ impl RotatingFile {
     /// The file becomes `.1`, `.1` becomes `.2`, and so on; the oldest goes. Nothing moves where the file has gone, by
     /// another's hand or by an attempt before this one.
     fn rotate(&mut self) -> io::Result<()> {
-        let older = |number: usize| {
-            let mut name = self.path.clone().into_os_string();
-            name.push(format!(".{number}"));
-            PathBuf::from(name)
-        };
+        let older = |number| older(&self.path, number);
         if self.path.try_exists()? {
             for number in (1..self.kept).rev() {
                 match fs::rename(older(number), older(number + 1)) {
@@ -98,12 +143,19 @@ impl RotatingFile {
     }
 }
 
+/// The path of a file that has made way.
+fn older(path: &Path, number: usize) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    PathBuf::from(name)
+}
+
 fn append_to(path: &Path) -> io::Result<File> {
     File::options().create(true).append(true).open(path)
 }
 
-/// Bytes of a file's whole lines; what a crash left of one more is cut off.
-fn whole_lines(path: &Path, file: &File) -> io::Result<u64> {
+/// Bytes of a file's whole lines, and of what images they are the end; what a crash left of one more line is cut off.
+fn whole_lines(path: &Path, file: &File, done: &mut Done) -> io::Result<u64> {
     let bytes = fs::read(path)?;
     let whole = bytes.iter().rposition(|&byte| byte == b'\n');
     let whole = whole.map_or(0, |last| last as u64 + 1);
@@ -111,6 +163,7 @@ fn whole_lines(path: &Path, file: &File) -> io::Result<u64> {
         tracing::warn!(file = %path.display(), "cut off half a line that a crash left");
         file.set_len(whole)?;
     }
+    done.note_all(&bytes[..whole as usize]);
     Ok(whole)
 }
 
@@ -125,6 +178,9 @@ pub(super) fn write_all(
 ) {
     let mut given_up = false;
     while let Some(event) = events.blocking_recv() {
+        if file.done.images.contains(&event.id) {
+            continue;
+        }
         let mut line = serde_json::to_vec(&*event).expect("an event has no keys but strings");
         line.push(b'\n');
         let mut attempt = 0;
@@ -145,6 +201,9 @@ pub(super) fn write_all(
             }
             thread::sleep(PAUSES[attempt.min(PAUSES.len()) - 1]);
         }
+        if event.is_final {
+            file.done.note(event.id);
+        }
     }
 }
 
@@ -159,6 +218,45 @@ mod tests {
             keep,
         })
         .unwrap()
+    }
+
+    fn event(id: Uuid, is_final: bool) -> Arc<Event> {
+        let record = crate::record::Record::Failed {
+            image: "x".to_owned(),
+            cause: crate::record::FailureCause::NotAnImage,
+            error: "y".to_owned(),
+        };
+        Arc::new(Event::first(id, "api", record, is_final))
+    }
+
+    #[test]
+    fn the_last_event_about_an_image_is_written_once_whatever_is_said_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let ids: Vec<Uuid> = (0..4).map(Uuid::from_u128).collect();
+        // The program ends after each list, and says some of it again; the file is rotated meanwhile.
+        for (max_bytes, said) in [
+            (1000, vec![(0, false), (0, true), (1, true)]),
+            (1, vec![(0, true), (2, false), (3, true)]),
+            (1000, vec![(3, true), (2, false), (2, true), (2, true)]),
+        ] {
+            let file = open(folder.path(), max_bytes, 9);
+            let (sender, events) = mpsc::channel(8);
+            for (image, is_final) in said {
+                let event = event(ids[image], is_final);
+                sender.blocking_send(event).unwrap();
+            }
+            drop(sender);
+            write_all(file, events, &Metrics::default(), &CancellationToken::new());
+        }
+        let mut finals = [0; 4];
+        for file in fs::read_dir(folder.path()).unwrap() {
+            for line in fs::read_to_string(file.unwrap().path()).unwrap().lines() {
+                let line: Event = serde_json::from_str(line).unwrap();
+                let image = ids.iter().position(|id| *id == line.id).unwrap();
+                finals[image] += usize::from(line.is_final);
+            }
+        }
+        assert_eq!(finals, [1; 4]);
     }
 
     fn read(folder: &Path, name: &str) -> String {
@@ -236,13 +334,7 @@ mod tests {
             write_all(file, events, &Metrics::default(), &ending);
         });
         for _ in 0..3 {
-            let record = crate::record::Record::Failed {
-                image: "x".to_owned(),
-                cause: crate::record::FailureCause::NotAnImage,
-                error: "y".to_owned(),
-            };
-            let event = Event::new(uuid::Uuid::nil(), "api", record);
-            sender.blocking_send(Arc::new(event)).unwrap();
+            sender.blocking_send(event(Uuid::now_v7(), true)).unwrap();
         }
         thread::sleep(Duration::from_millis(50));
         assert!(!writer.is_finished());

@@ -4,7 +4,9 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Bundle, Expected, OperatingPoint};
+use super::{Bundle, Choice, Expected, OperatingPoint};
+
+const HAS_A_POINT: &str = "a bundle has an operating point";
 
 /// What a user wants of an operating point.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -110,17 +112,17 @@ impl fmt::Display for Goal {
 }
 
 impl Goal {
-    /// Whether it is worth its while to change from one operating point to another that meets the goal better, where the
-    /// mean times are those that `seconds` says: for half a point of accuracy, or the price of one, or a tenth of the
-    /// time.
+    /// Whether it is worth its while to change from what does one thing to what does another and meets the goal better,
+    /// where the mean times are those that `seconds` says: for half a point of accuracy, or the price of one, or a tenth
+    /// of the time.
     pub fn is_worth_changing(
         &self,
-        from: &OperatingPoint,
-        to: &OperatingPoint,
+        from: &Expected,
+        to: &Expected,
         seconds: impl Fn(&Expected) -> f64,
     ) -> bool {
-        let gained = 100.0 * (to.expected.accuracy - from.expected.accuracy);
-        let (before, after) = (seconds(&from.expected), seconds(&to.expected));
+        let gained = 100.0 * (to.accuracy - from.accuracy);
+        let (before, after) = (seconds(from), seconds(to));
         let (least_points, less_time) = (0.5, after < 0.9 * before);
         match self {
             Self::Name(_) | Self::OffloadRate(_) => false,
@@ -132,16 +134,26 @@ impl Goal {
     }
 }
 
+/// A bound on what is expected of a choice.
+struct Bound<'f> {
+    of: &'f dyn Fn(&Expected) -> f64,
+    most: f64,
+    /// Half of the last digit that is printed, so that a figure as it was printed picks its point.
+    slack: f64,
+    /// Words for a value.
+    says: &'f dyn Fn(f64) -> String,
+}
+
 impl Bundle {
-    /// The operating point that meets `goal` best.
+    /// What meets `goal` best: an operating point, or two by lot.
     ///
     /// # Errors
     /// [`GoalError`] where none does, with the one that comes nearest.
-    pub fn choose(&self, goal: &Goal) -> Result<&OperatingPoint, GoalError> {
+    pub fn choose(&self, goal: &Goal) -> Result<Choice<'_>, GoalError> {
         self.choose_at(goal, |expected| expected.seconds)
     }
 
-    /// The operating point that meets `goal` best where the mean times are those that `seconds` says.
+    /// What meets `goal` best where the mean times are those that `seconds` says, which is linear in what it looks at.
     ///
     /// # Errors
     /// [`GoalError`] where none does, with the one that comes nearest.
@@ -149,68 +161,85 @@ impl Bundle {
         &self,
         goal: &Goal,
         seconds: impl Fn(&Expected) -> f64,
-    ) -> Result<&OperatingPoint, GoalError> {
+    ) -> Result<Choice<'_>, GoalError> {
         let points = self.operating_points();
-        let seconds = |point: &OperatingPoint| seconds(&point.expected);
-        let lost =
-            |point: &OperatingPoint| 100.0 * (self.reference().accuracy - point.expected.accuracy);
-        // Half of the last digit that is printed, so that a figure as it was printed picks its point.
-        let (loss_slack, seconds_slack, rate_slack) = (0.005, 0.5e-6, 0.0005);
+        let lost = |expected: &Expected| 100.0 * (self.reference().accuracy - expected.accuracy);
+        let wrong = |expected: &Expected| -expected.accuracy;
         match goal {
             Goal::Name(name) => points
                 .iter()
                 .find(|point| point.name == *name)
+                .map(Choice::from)
                 .ok_or_else(|| GoalError::NoSuchPoint {
                     name: name.clone(),
                     known: points.iter().map(|point| point.name.clone()).collect(),
                 }),
             Goal::MaxLoss(most) => {
-                let has = |point: &OperatingPoint| format!("a loss of {:.2}", lost(point));
-                self.pick(goal, |p| lost(p) <= most + loss_slack, seconds, lost, has)
+                let bound = Bound {
+                    of: &lost,
+                    most: *most,
+                    slack: 0.005,
+                    says: &|lost| format!("a loss of {lost:.2}"),
+                };
+                self.cheapest(goal, &bound, seconds)
             }
             Goal::Time(most) => {
-                let has = |point: &OperatingPoint| format!("{:.3} ms", 1e3 * seconds(point));
-                let met = |p: &OperatingPoint| seconds(p) <= most.as_secs_f64() + seconds_slack;
-                self.pick(goal, met, |p| -p.expected.accuracy, seconds, has)
+                let bound = Bound {
+                    of: &seconds,
+                    most: most.as_secs_f64(),
+                    slack: 0.5e-6,
+                    says: &|seconds| format!("{:.3} ms", 1e3 * seconds),
+                };
+                self.cheapest(goal, &bound, wrong)
             }
             Goal::OffloadRate(most) => {
-                let rate = |point: &OperatingPoint| point.expected.offload_rate;
-                let has = |point: &OperatingPoint| format!("{:.1} %", 100.0 * rate(point));
-                let met = |p: &OperatingPoint| rate(p) <= most + rate_slack;
-                self.pick(goal, met, |p| -p.expected.accuracy, rate, has)
+                let bound = Bound {
+                    of: &|expected| expected.offload_rate,
+                    most: *most,
+                    slack: 0.0005,
+                    says: &|rate| format!("{:.1} %", 100.0 * rate),
+                };
+                self.cheapest(goal, &bound, wrong)
             }
-            Goal::Price(points) => {
-                let cost = |point: &OperatingPoint| lost(point) + points * seconds(point);
-                self.pick(goal, |_| true, cost, cost, |_| String::new())
+            Goal::Price(worth) => {
+                let cost = |point: &&OperatingPoint| {
+                    lost(&point.expected) + worth * seconds(&point.expected)
+                };
+                let best = points.iter().min_by(|a, b| cost(a).total_cmp(&cost(b)));
+                Ok(best.expect(HAS_A_POINT).into())
             }
         }
     }
 
-    /// Of the points that are `met` the one of least `cost`; else an error with that of least
-    /// `distance`.
-    fn pick(
+    /// What costs least of what keeps a bound. With one bound, two operating points are enough: one that keeps it, and a
+    /// cheaper one that does not, for the share of images that takes their mean to the bound.
+    fn cheapest(
         &self,
         goal: &Goal,
-        met: impl Fn(&OperatingPoint) -> bool,
-        cost: impl Fn(&OperatingPoint) -> f64,
-        distance: impl Fn(&OperatingPoint) -> f64,
-        has: impl Fn(&OperatingPoint) -> String,
-    ) -> Result<&OperatingPoint, GoalError> {
-        let points = self.operating_points();
-        let least = |of: &dyn Fn(&OperatingPoint) -> f64,
-                     a: &&OperatingPoint,
-                     b: &&OperatingPoint| { of(a).total_cmp(&of(b)) };
-        let best = points
-            .iter()
-            .filter(|point| met(point))
-            .min_by(|a, b| least(&cost, a, b));
+        bound: &Bound<'_>,
+        cost: impl Fn(&Expected) -> f64,
+    ) -> Result<Choice<'_>, GoalError> {
+        let value = |point: &OperatingPoint| (bound.of)(&point.expected);
+        let keeps = |point: &&OperatingPoint| value(point) <= bound.most + bound.slack;
+        let (within, beyond): (Vec<&OperatingPoint>, Vec<_>) =
+            self.operating_points().iter().partition(keeps);
+        let mixed = within.iter().flat_map(|&point| {
+            beyond.iter().filter_map(move |&other| {
+                let share = (bound.most - value(point)) / (value(other) - value(point));
+                Choice::mixed(point, other, share)
+            })
+        });
+        let alone = within.iter().map(|&point| Choice::from(point));
+        let best = alone
+            .chain(mixed)
+            .min_by(|a, b| cost(&a.expected()).total_cmp(&cost(&b.expected())));
         best.ok_or_else(|| {
-            let nearest = points.iter().min_by(|a, b| least(&distance, a, b));
-            let nearest = nearest.expect("a bundle has an operating point");
+            let nearest = beyond.iter().min_by(|a, b| value(a).total_cmp(&value(b)));
+            let nearest = nearest.expect(HAS_A_POINT);
             GoalError::Unmet {
                 goal: goal.clone(),
                 nearest: nearest.name.clone(),
-                has: has(nearest),
+                has: (bound.says)(value(nearest)),
             }
         })
     }

@@ -54,10 +54,6 @@ fn frontier(policy: &Policy, summary: &Summary) -> Markup {
         .map(|point| at(point.offload_rate, point.top1))
         .collect();
     points.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let running = policy
-        .frontier
-        .iter()
-        .find(|point| point.name == policy.operating_point);
     let dot = |name: String, colour, points: Vec<(f64, f64)>| Series {
         name,
         colour,
@@ -73,10 +69,9 @@ fn frontier(policy: &Policy, summary: &Summary) -> Markup {
         },
         dot(String::new(), 0, points),
     ];
-    if let Some(point) = running {
-        let name = format!("{} is running", point.name);
-        series.push(dot(name, 1, vec![at(point.offload_rate, point.top1)]));
-    }
+    let ran = &policy.ran;
+    let name = format!("{} is running", ran.name);
+    series.push(dot(name, 1, vec![at(ran.offload_rate, ran.top1)]));
     if let (Some(rate), Some(top1)) = (summary.offload_rate(), summary.top1) {
         let name = format!("measured on these {} images", summary.images);
         series.push(dot(name, 2, vec![at(rate, top1)]));

@@ -1,6 +1,6 @@
 //! Counts answers. Pure: answers and labels go in, figures come out.
 
-use outpost_exit_policy::{Bundle, OperatingPoint};
+use outpost_exit_policy::{Bundle, Choice, Expected};
 use serde::{Deserialize, Serialize};
 
 use super::answers::{Answer, Labels, Site};
@@ -59,8 +59,8 @@ pub struct Summary {
 /// A learned policy and where on its frontier it ran.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
-    /// Name of the operating point that ran.
-    pub operating_point: String,
+    /// The operating point that ran, or both where there were two.
+    pub ran: FrontierPoint,
     /// All its operating points, as they were expected to do.
     pub frontier: Vec<FrontierPoint>,
 }
@@ -79,19 +79,25 @@ pub struct FrontierPoint {
 }
 
 impl Policy {
-    /// The frontier of a bundle, and the point of it that ran.
-    pub fn new(bundle: &Bundle, ran: &OperatingPoint) -> Self {
+    /// The frontier of a bundle, and what of it ran.
+    pub fn new(bundle: &Bundle, ran: &Choice<'_>) -> Self {
         let points = bundle.operating_points().iter();
         Self {
-            operating_point: ran.name.clone(),
+            ran: FrontierPoint::new(ran.to_string(), ran.expected()),
             frontier: points
-                .map(|point| FrontierPoint {
-                    name: point.name.clone(),
-                    top1: point.expected.accuracy,
-                    offload_rate: point.expected.offload_rate,
-                    mean_ms: 1e3 * point.expected.seconds,
-                })
+                .map(|point| FrontierPoint::new(point.name.clone(), point.expected))
                 .collect(),
+        }
+    }
+}
+
+impl FrontierPoint {
+    fn new(name: String, expected: Expected) -> Self {
+        Self {
+            name,
+            top1: expected.accuracy,
+            offload_rate: expected.offload_rate,
+            mean_ms: 1e3 * expected.seconds,
         }
     }
 }

@@ -1,0 +1,374 @@
+//! Images that found no cloud: kept on disk until it is back, in `edge-agent run` with `delivery = "eventually"`.
+//!
+//! A thread has the file ([`store`]) and the account of what is in it ([`order`]). It makes changes in batches, each of
+//! which is on disk before anybody is told. The [`courier`] sends what is worth the most; what came of it, or that it
+//! was given up, is the image's last event. That one is on disk, too, until every output has delivered it, so that the
+//! end of the program at any moment loses none.
+
+mod courier;
+mod order;
+mod store;
+
+use std::{
+    io, mem,
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use uuid::Uuid;
+
+use crate::{
+    config::QueueConfig,
+    event::{Announcer, Event, Kind},
+    metrics::{Metrics, QueueOutcome},
+    record::Record,
+};
+
+pub(crate) use courier::carry;
+use order::{Bounds, Order};
+pub(crate) use store::Entry;
+use store::{Store, Write};
+
+/// Commands that may wait for the thread; whoever has another waits with it.
+const COMMANDS: usize = 64;
+
+/// The queue cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the queue {}: {advice}", path.display())]
+pub struct QueueError {
+    path: PathBuf,
+    advice: &'static str,
+    source: redb::Error,
+}
+
+/// An image was not kept.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotKept {
+    /// Those that wait are worth more, and there is no room beside them.
+    #[error("there is no room beside images that are worth more")]
+    NoRoom,
+    /// The file cannot be written.
+    #[error(transparent)]
+    Store(Arc<redb::Error>),
+    /// The program ends.
+    #[error("the program ends")]
+    Ended,
+}
+
+/// The way to the queue. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Queue {
+    commands: mpsc::Sender<Command>,
+    /// Tells the courier that there may be something to send.
+    news: Arc<Notify>,
+}
+
+enum Command {
+    Keep {
+        entry: Box<Entry>,
+        image: Bytes,
+        kept: oneshot::Sender<Result<(), NotKept>>,
+    },
+    Release(Uuid),
+    Next(oneshot::Sender<Option<(Entry, Bytes)>>),
+    Finish {
+        entry: Box<Entry>,
+        record: Option<Record>,
+    },
+    Delivered(Uuid),
+}
+
+impl Queue {
+    /// Opens the queue and announces what may not have been delivered when the program last ended. Gives the thread, which
+    /// ends once all ways to the queue are gone.
+    ///
+    /// # Errors
+    /// [`QueueError`], which names the file.
+    pub(crate) fn open(
+        config: &QueueConfig,
+        announcer: Announcer,
+        metrics: Metrics,
+    ) -> Result<(Self, thread::JoinHandle<()>), QueueError> {
+        let failed = |source| QueueError {
+            path: config.path.clone(),
+            advice: advice(&source),
+            source,
+        };
+        let mut store = Store::open(&config.path).map_err(failed)?;
+        let (entries, finals) = store.load().map_err(failed)?;
+        let (commands, received) = mpsc::channel(COMMANDS);
+        let (announce, mut announced) = mpsc::unbounded_channel::<Event>();
+        let mut keeper = Keeper {
+            store,
+            order: Order::new(Bounds {
+                bytes: config.max_bytes,
+                age: Duration::from_secs_f64(config.max_age_hours * 3600.0),
+            }),
+            origin: Instant::now(),
+            unwritten: Vec::new(),
+            announce,
+            metrics,
+        };
+        tracing::info!(
+            queue = %config.path.display(), images = entries.len(),
+            "images that found no cloud wait here"
+        );
+        keeper.begin(&entries, finals);
+        // What is announced is delivered in order, and then forgotten.
+        let delivered = commands.downgrade();
+        tokio::spawn(async move {
+            while let Some(event) = announced.recv().await {
+                let id = event.id;
+                announcer.announce_surely(event).await;
+                if let Some(commands) = delivered.upgrade() {
+                    let _ = commands.send(Command::Delivered(id)).await;
+                }
+            }
+        });
+        let thread = thread::Builder::new()
+            .name("queue".to_owned())
+            .spawn(move || keeper.keep(received))
+            .expect("the system starts threads");
+        let queue = Self {
+            commands,
+            news: Arc::default(),
+        };
+        Ok((queue, thread))
+    }
+
+    /// Keeps an image; returns once it is on disk. It is not sent before [`Self::release`].
+    pub(crate) async fn keep(&self, entry: Entry, image: Bytes) -> Result<(), NotKept> {
+        let (kept, answer) = oneshot::channel();
+        let command = Command::Keep {
+            entry: Box::new(entry),
+            image,
+            kept,
+        };
+        let sent = self.commands.send(command).await;
+        sent.map_err(|_| NotKept::Ended)?;
+        answer.await.unwrap_or(Err(NotKept::Ended))
+    }
+
+    /// An image may be sent.
+    pub(crate) async fn release(&self, id: Uuid) {
+        let _ = self.commands.send(Command::Release(id)).await;
+        self.news.notify_one();
+    }
+
+    /// The cloud was reached: it may take what waits.
+    pub(crate) fn cloud_is_back(&self) {
+        self.news.notify_one();
+    }
+
+    /// The image that is worth the most, where one waits.
+    async fn next(&self) -> Option<(Entry, Bytes)> {
+        let (next, answer) = oneshot::channel();
+        let _ = self.commands.send(Command::Next(next)).await;
+        answer.await.ok().flatten()
+    }
+
+    /// What came of an image, or that what was said about it holds. Says nothing where that was said already.
+    pub(crate) async fn finish(&self, entry: Entry, record: Option<Record>) {
+        let entry = Box::new(entry);
+        let finish = Command::Finish { entry, record };
+        let _ = self.commands.send(finish).await;
+    }
+}
+
+/// The thread that has the file.
+struct Keeper {
+    store: Store,
+    order: Order,
+    /// Of the clock by which images grow old: one that is set while the program runs changes nothing.
+    origin: Instant,
+    /// Last events that a full disk did not take.
+    unwritten: Vec<Event>,
+    announce: mpsc::UnboundedSender<Event>,
+    metrics: Metrics,
+}
+
+/// Whoever waits for a change to be on disk.
+enum Waiter {
+    Kept(Uuid, oneshot::Sender<Result<(), NotKept>>),
+    Finished(Box<Event>),
+}
+
+impl Keeper {
+    /// Takes up what an earlier run of the program left.
+    fn begin(&mut self, entries: &[Entry], finals: Vec<Event>) {
+        let mut given_up = Vec::new();
+        for entry in entries {
+            let making_way = self.insert(entry, entry.age());
+            given_up.extend(making_way);
+        }
+        for event in finals {
+            let _ = self.announce.send(event);
+        }
+        self.give_up(&given_up, QueueOutcome::NoRoom);
+        self.settle(Vec::new(), Vec::new());
+    }
+
+    fn keep(mut self, mut commands: mpsc::Receiver<Command>) {
+        while let Some(first) = commands.blocking_recv() {
+            let mut changes = Vec::new();
+            let mut waiters = Vec::new();
+            let mut next = None;
+            let mut command = Some(first);
+            // What has come meanwhile goes to the disk in one go.
+            while let Some(one) = command {
+                match one {
+                    Command::Keep { entry, image, kept } => {
+                        let id = entry.id;
+                        let making_way = self.insert(&entry, Duration::ZERO);
+                        self.order.hold(id, true);
+                        let (own, others): (Vec<Uuid>, Vec<Uuid>) =
+                            making_way.into_iter().partition(|&other| other == id);
+                        if !others.is_empty() {
+                            // Those that make way may have come just now.
+                            self.settle(mem::take(&mut changes), mem::take(&mut waiters));
+                            self.give_up(&others, QueueOutcome::NoRoom);
+                        }
+                        if own.is_empty() {
+                            changes.push(Write::Keep(entry, image));
+                            waiters.push(Waiter::Kept(id, kept));
+                        } else {
+                            let _ = kept.send(Err(NotKept::NoRoom));
+                        }
+                    }
+                    Command::Release(id) => self.order.hold(id, false),
+                    Command::Finish { entry, record } => {
+                        if self.order.remove(entry.id) {
+                            let outcome = match record {
+                                Some(_) => QueueOutcome::Answered,
+                                None => QueueOutcome::Refused,
+                            };
+                            self.metrics.left_queue(outcome);
+                            let event = Box::new(last(*entry, record));
+                            waiters.push(Waiter::Finished(event));
+                        }
+                    }
+                    Command::Delivered(id) => changes.push(Write::Delivered(id)),
+                    Command::Next(answer) => {
+                        next = Some(answer);
+                        break;
+                    }
+                }
+                command = commands.try_recv().ok();
+            }
+            let expired = self.order.expire(self.origin.elapsed());
+            self.give_up(&expired, QueueOutcome::TooOld);
+            self.settle(changes, waiters);
+            if let Some(next) = next {
+                let _ = next.send(self.next());
+            }
+        }
+    }
+
+    fn insert(&mut self, entry: &Entry, age: Duration) -> Vec<Uuid> {
+        let now = self.origin.elapsed();
+        self.order
+            .insert(entry.id, entry.value, entry.bytes, age, now)
+    }
+
+    /// What was said about images that have left the account holds.
+    fn give_up(&mut self, images: &[Uuid], outcome: QueueOutcome) {
+        for &id in images {
+            self.metrics.left_queue(outcome);
+            match self.store.image(id) {
+                Ok(Some((entry, _))) => self.unwritten.push(last(entry, None)),
+                Ok(None) => {}
+                Err(error) => self.report(&error),
+            }
+        }
+    }
+
+    /// Writes changes and the last events about images, and tells who waits for that. Events that cannot be written are
+    /// tried again with the next changes; their images stay in the file until then.
+    fn settle(&mut self, mut changes: Vec<Write>, waiters: Vec<Waiter>) {
+        let mut kept = Vec::new();
+        for waiter in waiters {
+            match waiter {
+                Waiter::Kept(id, answer) => kept.push((id, answer)),
+                Waiter::Finished(event) => self.unwritten.push(*event),
+            }
+        }
+        let events = mem::take(&mut self.unwritten);
+        changes.extend(events.iter().cloned().map(Box::new).map(Write::Finish));
+        let written = match changes.is_empty() {
+            true => Ok(()),
+            false => self.store.write(&changes),
+        };
+        match written {
+            Ok(()) => {
+                for event in events {
+                    let _ = self.announce.send(event);
+                }
+                for (_, answer) in kept {
+                    let _ = answer.send(Ok(()));
+                }
+            }
+            Err(error) => {
+                self.report(&error);
+                self.unwritten = events;
+                let error = Arc::new(error);
+                for (id, answer) in kept {
+                    self.order.remove(id);
+                    let _ = answer.send(Err(NotKept::Store(error.clone())));
+                }
+            }
+        }
+        self.metrics.queued(self.order.images(), self.order.bytes());
+    }
+
+    fn next(&mut self) -> Option<(Entry, Bytes)> {
+        while let Some(id) = self.order.next() {
+            match self.store.image(id) {
+                Ok(Some(image)) => return Some(image),
+                // Of another version of the program.
+                Ok(None) => self.order.remove(id),
+                Err(error) => {
+                    self.report(&error);
+                    return None;
+                }
+            };
+        }
+        None
+    }
+
+    fn report(&self, error: &redb::Error) {
+        self.metrics.queue_failed();
+        tracing::error!(queue = %self.store.path().display(), %error, "{}", advice(error));
+    }
+}
+
+/// The last event about an image: what came of it, or that what was said holds.
+fn last(entry: Entry, record: Option<Record>) -> Event {
+    match record {
+        Some(record) => Event::last(entry.id, &entry.input, Kind::Correction, record),
+        None => Event::last(entry.id, &entry.input, Kind::Confirmation, entry.record),
+    }
+}
+
+/// What to do about an error.
+fn advice(error: &redb::Error) -> &'static str {
+    let kind = match error {
+        redb::Error::DatabaseAlreadyOpen => {
+            return "another edge-agent uses it: give each its own `queue.path`";
+        }
+        redb::Error::Io(error) => error.kind(),
+        redb::Error::PreviousIo => io::ErrorKind::Other,
+        _ => io::ErrorKind::InvalidData,
+    };
+    match kind {
+        io::ErrorKind::StorageFull => "the disk is full: make room, or lower `queue.max_bytes`",
+        io::ErrorKind::InvalidData => {
+            "it is no queue of this version: move it away, and a new one is begun"
+        }
+        _ => "make its folder, and give this program the right to write there",
+    }
+}

@@ -1,0 +1,236 @@
+//! `delivery = "eventually"`: images that found no cloud wait on disk, whatever happens to the device meanwhile.
+
+use std::{
+    collections::HashMap,
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::Command,
+};
+
+use outpost_tests::{CertificateFolder, CloudService, program, repository, some_cifar};
+use serde_json::Value;
+
+use crate::run::{Device, json, lines, until};
+
+/// An address where nobody listens yet.
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+fn cloud(address: SocketAddr, certificates: &CertificateFolder) -> CloudService {
+    let models = repository().join("models");
+    let config = format!(
+        "address = \"{address}\"\nmodels = {models:?}\nnetworks = [\"cifar10-resnet\"]\n[tls]\ncertificate = \"server.pem\"\nkey = \"server.key\"\n"
+    );
+    CloudService::start_from(certificates, &config, |_| {})
+}
+
+/// The configuration of a device that sends all but the surest images to a cloud; `queue` are lines of `[queue]`.
+fn config(address: SocketAddr, certificates: &CertificateFolder, queue: &str) -> String {
+    format!(
+        "operating_point = \"loss=0\"\nfollow_link = false\ndeadline_ms = 10000\ndelivery = \"eventually\"\n\
+         [queue]\n{queue}\n[cloud]\nurl = \"https://{address}\"\ncertificate_authority = {:?}\n\
+         [api]\naddress = \"127.0.0.1:0\"\n[[folders]]\npath = \"images\"\nsettle_ms = 10\n[outputs.file]\npath = \"answers.jsonl\"\n",
+        certificates.authority(),
+    )
+}
+
+fn text<'a>(event: &'a Value, field: &str) -> &'a str {
+    event[field].as_str().unwrap()
+}
+
+/// The events about each image, in order.
+fn by_image(events: &[Value]) -> HashMap<String, Vec<&Value>> {
+    let mut images: HashMap<String, Vec<&Value>> = HashMap::new();
+    for event in events {
+        let id = text(event, "id").to_owned();
+        images.entry(id).or_default().push(event);
+    }
+    images
+}
+
+/// Each image has one final event, its last one.
+fn assert_one_final(events: &[Value]) {
+    for (id, said) in by_image(events) {
+        let finals = said.iter().filter(|event| event["final"] == true).count();
+        assert_eq!(finals, 1, "{id}: {said:#?}");
+        assert_eq!(said.last().unwrap()["final"], true, "{id}: {said:#?}");
+    }
+}
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("images")).unwrap();
+    folder
+}
+
+#[test]
+fn images_that_found_no_cloud_outlive_a_killed_device_and_get_its_answer_once() {
+    let certificates = CertificateFolder::valid();
+    let address = free_address();
+    let config = config(address, &certificates, "");
+    let device = Device::start_in(folder(), &config);
+    let images = some_cifar(40);
+    let mut provisional = 0;
+    for (i, image) in images.iter().enumerate() {
+        if i % 2 == 0 {
+            let encoded = fs::read(image).unwrap();
+            let answer = json(device.post("/v1/classify", "image/jpeg", &encoded));
+            assert_eq!(answer["site"], "device", "{answer}");
+            let is_offloaded = text(&answer, "reason") != "confident";
+            assert_eq!(answer["final"], !is_offloaded, "{answer}");
+            provisional += usize::from(is_offloaded);
+        } else {
+            let name = image.file_name().unwrap();
+            fs::copy(image, device.folder.path().join("images").join(name)).unwrap();
+        }
+    }
+    assert!(provisional > 2, "{provisional}");
+    let answers = device.folder.path().join("answers.jsonl");
+    // It dies while files wait, are answered, or are put away.
+    until("half of the answers", || {
+        (lines(&answers).len() > images.len() / 2 + 5).then_some(())
+    });
+    let device = Device::start_in(device.kill(), &config);
+    let cloud = cloud(address, &certificates);
+    until("the first of those that waited", || {
+        let corrected = |event: &Value| event["kind"] == "correction";
+        lines(&answers).iter().any(corrected).then_some(())
+    });
+    let device = Device::start_in(device.kill(), &config);
+    until("all", || {
+        let events = lines(&answers);
+        let images_said = by_image(&events);
+        let is_done = |said: &Vec<&Value>| said.iter().any(|event| event["final"] == true);
+        let all_done = images_said.values().all(is_done);
+        (images_said.len() == images.len() && all_done).then_some(())
+    });
+    assert_eq!(device.metric("outpost_edge_queue_images "), Some(0.0));
+    let (_, folder) = device.end();
+    let events = lines(&folder.path().join("answers.jsonl"));
+    assert_one_final(&events);
+    let corrections: Vec<&Value> = events
+        .iter()
+        .filter(|e| e["kind"] == "correction")
+        .collect();
+    assert!(corrections.len() >= provisional);
+    for event in corrections {
+        assert_eq!(
+            (text(event, "site"), text(event, "reason")),
+            ("cloud", "offloaded")
+        );
+    }
+    // What it kept is nobody else's to read.
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &fs::metadata(folder.path().join("queue.redb"))
+            .unwrap()
+            .permissions(),
+    );
+    assert_eq!(mode & 0o077, 0, "{mode:o}");
+    drop(cloud);
+}
+
+#[test]
+fn images_that_wait_too_long_or_find_no_room_keep_the_devices_answer() {
+    let certificates = CertificateFolder::valid();
+    let address = free_address();
+    // Two seconds, and room for two or three images.
+    let bounds = "max_bytes = 2500\nmax_age_hours = 0.00056";
+    let device = Device::start_in(folder(), &config(address, &certificates, bounds));
+    for image in some_cifar(30) {
+        let encoded = fs::read(image).unwrap();
+        json(device.post("/v1/classify", "image/jpeg", &encoded));
+    }
+    let no_room = "outpost_edge_queue_left_total{outcome=\"NoRoom\"}";
+    assert!(device.metric(no_room).unwrap() > 0.0);
+    assert!(device.metric("outpost_edge_queue_bytes ").unwrap() <= 2500.0);
+    // The next look finds those that are too old.
+    let answers = device.folder.path().join("answers.jsonl");
+    until("the last", || {
+        let events = lines(&answers);
+        let is_done = |said: &Vec<&Value>| said.iter().any(|event| event["final"] == true);
+        by_image(&events).values().all(is_done).then_some(())
+    });
+    let events = lines(&answers);
+    assert_one_final(&events);
+    for event in events
+        .iter()
+        .filter(|event| event["kind"] == "confirmation")
+    {
+        assert_eq!(text(event, "site"), "device");
+    }
+    let too_old = "outpost_edge_queue_left_total{outcome=\"TooOld\"}";
+    assert!(device.metric(too_old).unwrap() > 0.0);
+    device.end();
+}
+
+/// Runs a device in a file system of 2 MB, which only root may make.
+#[test]
+fn a_full_disk_costs_no_image_its_answer() {
+    let certificates = CertificateFolder::valid();
+    let disk = tempfile::tempdir().unwrap();
+    let may_mount = Command::new("unshare")
+        .args(["--mount", "mount", "-t", "tmpfs", "none"])
+        .arg(disk.path())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !may_mount {
+        eprintln!("SKIPPED: only root can mount a small file system");
+        return;
+    }
+    let queue = format!("path = {:?}", disk.path().join("queue.redb"));
+    let config = config(free_address(), &certificates, &queue);
+    let script = format!(
+        "mount -t tmpfs -o size=2m none {0} && exec \"$@\"",
+        disk.path().display()
+    );
+    let wrapped = |program: &Path| {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", &script, "sh"])
+            .arg(program);
+        command
+    };
+    let device = Device::start_as(folder(), &config, wrapped(&program("edge-agent")));
+    // Noise after the image's end takes room, and is as good as any metadata.
+    let image = fs::read(&some_cifar(1)[0]).unwrap();
+    let padded = [image, vec![7; 300_000]].concat();
+    let mut not_final = 0;
+    for _ in 0..30 {
+        let answer = json(device.post("/v1/classify", "image/jpeg", &padded));
+        assert_eq!(answer["kind"], "answer", "{answer}");
+        not_final += usize::from(answer["final"] == false);
+    }
+    assert!((1..30).contains(&not_final), "{not_final} of 30 were kept");
+    let not_kept = "outpost_edge_queue_left_total{outcome=\"NotKept\"}";
+    assert_eq!(device.metric(not_kept), Some(30.0 - not_final as f64));
+    assert!(device.metric("outpost_edge_queue_failures_total ").unwrap() > 0.0);
+    let (log, _) = device.end();
+    assert!(log.contains("the disk is full: make room"), "{log}");
+}
+
+#[test]
+fn a_queue_that_cannot_be_used_is_refused_at_the_start() {
+    let certificates = CertificateFolder::valid();
+    let refused = |folder: &tempfile::TempDir, queue: &str, says: &str| {
+        let config = config(free_address(), &certificates, queue);
+        let (code, log) = Device::refused(folder, &config);
+        assert_eq!(code, 1, "{log}");
+        assert!(log.contains(says), "{says}: {log}");
+    };
+    refused(&folder(), "path = \"no/such/queue\"", "make its folder");
+    refused(&folder(), "max_bytes = 0", "queue.max_bytes");
+    refused(&folder(), "max_age_hours = -1.0", "queue.max_age_hours");
+    let no_queue = folder();
+    fs::write(no_queue.path().join("queue.redb"), "a text").unwrap();
+    refused(&no_queue, "", "it is no queue of this version");
+    // Of another device that runs.
+    let device = Device::start_in(folder(), &config(free_address(), &certificates, ""));
+    let taken = format!("path = {:?}", device.folder.path().join("queue.redb"));
+    refused(&folder(), &taken, "another edge-agent uses it");
+    device.end();
+}
