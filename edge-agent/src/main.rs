@@ -4,6 +4,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use outpost_edge_agent::cli::{self, Arguments};
+use tikv_jemallocator::Jemalloc;
+
+/// The C library's keeps what every thread that ran a network left free, and asks the system for large
+/// activations anew with every image.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {

@@ -1,9 +1,17 @@
 //! The tract runtime: pure Rust, on the CPU, one thread a call.
 
+#[cfg(target_arch = "x86_64")]
+mod convolution;
 mod cut;
 #[cfg(feature = "cuda")]
 mod device;
 mod head;
+#[cfg(target_arch = "x86_64")]
+mod kernel;
+mod lrn;
+mod planes;
+mod pooling;
+mod rewrite;
 mod stages;
 mod widen;
 
@@ -12,6 +20,7 @@ pub use device::{CudaError, TractCudaRuntime};
 use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView4, Axis};
+use rewrite::rewrite;
 use stages::TractStages;
 use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::{
@@ -181,7 +190,14 @@ fn compile(mut model: InferenceModel, spec: &GraphSpec) -> TractResult<Arc<Typed
     let [channels, height, width] = spec.input_shape;
     let shape: TVec<usize> = tvec!(1, channels, height, width);
     model.set_input_fact(0, InferenceFact::dt_shape(DatumType::F32, shape))?;
-    model.into_optimized()?.into_runnable()
+    optimise(model)
+}
+
+/// The plan of a graph whose inputs have their shapes.
+fn optimise(model: InferenceModel) -> TractResult<Arc<TypedRunnableModel>> {
+    rewrite(model.into_typed()?)?
+        .into_optimized()?
+        .into_runnable()
 }
 
 fn find(

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use ndarray::Array4;
 use tract_onnx::pb::{GraphProto, ModelProto};
 use tract_onnx::prelude::{
-    Datum, DatumType, Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTensor,
-    TValue, TVec, TractError, TractResult, TypedRunnableModel, tvec,
+    Datum, DatumType, Framework, InferenceFact, IntoTensor, TValue, TVec, TractError, TractResult,
+    TypedRunnableModel, tvec,
 };
 
-use super::{cut::cut, head::Head, not_onnx, unsupported};
+use super::{cut::cut, head::Head, not_onnx, optimise, unsupported};
 use crate::network::{
     ExitOutput, Features, InferError, LoadError, StageSpec, StagedNetwork, StagedRun, StagedSpec,
 };
@@ -182,10 +182,7 @@ fn compile(part: &ModelProto, shape: &[usize]) -> Result<Arc<TypedRunnableModel>
     model
         .set_input_fact(0, InferenceFact::dt_shape(DatumType::F32, shape))
         .map_err(unsupported)?;
-    model
-        .into_optimized()
-        .and_then(IntoRunnable::into_runnable)
-        .map_err(unsupported)
+    optimise(model).map_err(unsupported)
 }
 
 /// The width of a vector: one dimension, whatever else has the size 1.
