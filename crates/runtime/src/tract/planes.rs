@@ -84,10 +84,14 @@ impl Geometry {
         let [down, across] = self.strides;
         let [above, left] = self.padding;
         let [_, height, width] = self.input;
-        let rows = planes.chunks_exact_mut(self.pitch()).enumerate();
-        for (index, row) in rows {
-            let (plane, y) = (index / self.rows(), index % self.rows());
-            let (phase_y, phase_x) = (plane / across, plane % across);
+        let pitch = self.pitch();
+        let phases = (0..down).flat_map(|y| (0..across).map(move |x| (y, x)));
+        let planes = planes.chunks_exact_mut(self.rows() * pitch).zip(phases);
+        let rows = planes.flat_map(|(plane, phase)| {
+            let rows = plane.chunks_exact_mut(pitch).enumerate();
+            rows.map(move |(y, row)| (phase, y, row))
+        });
+        for ((phase_y, phase_x), y, row) in rows {
             let Some(y) = (y * down + phase_y)
                 .checked_sub(above)
                 .filter(|&y| y < height)

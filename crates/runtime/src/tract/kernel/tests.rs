@@ -72,6 +72,14 @@ fn reference(geometry: &Geometry, image: &[f32], weights: &[f32], bias: &[f32]) 
     sums
 }
 
+/// `None` where the CPU cannot, and for no other reason.
+fn kernel(geometry: &Geometry, weights: &[f32], bias: &[f32], clamp: Clamp) -> Option<Kernel> {
+    let kernel = Kernel::new(geometry.clone(), weights, bias.to_vec(), clamp);
+    let can = Level::new().as_avx2().is_some();
+    assert_eq!(kernel.is_some(), can, "{geometry:?}");
+    kernel
+}
+
 fn check(geometry: Geometry) {
     let image = numbers(geometry.input.iter().product(), 1);
     let weights =
@@ -85,7 +93,7 @@ fn check(geometry: Geometry) {
         high: 1.5,
     };
     for clamp in [OPEN, bounds] {
-        let Some(kernel) = Kernel::new(geometry.clone(), &weights, bias.clone(), clamp) else {
+        let Some(kernel) = kernel(&geometry, &weights, &bias, clamp) else {
             return;
         };
         // What a thread keeps must not show.
@@ -168,9 +176,15 @@ fn what_is_not_a_number_stays_so() {
             low: 0.0,
             high: 6.0,
         };
-        if let Some(kernel) = Kernel::new(geometry, &weights, bias, clamp) {
+        if let Some(kernel) = kernel(&geometry, &weights, &bias, clamp) {
             kernel.run(&image, None, &mut found);
             assert!(found.iter().all(|value| value.is_nan()));
         }
     }
+}
+
+#[test]
+fn an_output_smaller_than_a_tile_is_left_to_others() {
+    let geometry = square([1, 2, 3, 4, 1, 1, 1, 0]);
+    assert!(Kernel::new(geometry, &[1.0; 8], vec![0.0; 4], OPEN).is_none());
 }
