@@ -5,7 +5,7 @@
 //! channel][PIXELS]`, and serves all channels of the output. Where every channel is on its own there is
 //! nothing to share, and runs of pixels go through the weights one by one.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, ops::Range};
 
 use fearless_simd::{Avx2, Level, f32x8, prelude::*};
 
@@ -17,6 +17,13 @@ const LANES: usize = 8;
 const PIXELS: usize = 2 * LANES;
 /// Channels of a tile.
 const ROWS: usize = 6;
+/// Weights of a channel that are multiplied in one go: what a tile meets, 20 KB, stays in the first-level
+/// cache.
+const DEPTH: usize = 320;
+/// Tiles that are gathered before weights are multiplied, and `ROWS` of channels whose weights meet them in
+/// turn: 160 KB and 240 KB, which the second-level caches of CPUs with AVX2 hold in most.
+const TILES: usize = 8;
+const BLOCKS: usize = 32;
 /// Pixels that go through the weights of one channel together.
 const RUN: usize = 4 * LANES;
 
@@ -25,8 +32,6 @@ const RUN: usize = 4 * LANES;
 pub(super) struct Kernel {
     geometry: Geometry,
     weights: Weights,
-    /// A value for every channel of the output.
-    bias: Vec<f32>,
     /// What follows.
     clamp: Clamp,
     /// See [`Geometry::taps`].
@@ -45,10 +50,14 @@ pub(super) struct Clamp {
 
 #[derive(Debug)]
 enum Weights {
-    /// For each group, for each `ROWS` of its output channels, for each weight of a channel; zeros fill up the last.
-    Shared(Vec<[f32; ROWS]>),
-    /// `[channels][taps]`.
-    Depthwise(Vec<f32>),
+    /// For each group and each `ROWS` of its output channels a bias, and for each weight of a channel
+    /// that weight of all; zeros fill up the last of a group.
+    Shared {
+        weights: Vec<[f32; ROWS]>,
+        bias: Vec<[f32; ROWS]>,
+    },
+    /// `[channels][taps]`, `[channels]`.
+    Depthwise { weights: Vec<f32>, bias: Vec<f32> },
 }
 
 /// Memory that a thread keeps from one convolution to the next.
@@ -56,6 +65,8 @@ enum Weights {
 struct Scratch {
     planes: Vec<f32>,
     panel: Vec<f32>,
+    /// Sums of a strip of tiles, before all weights of a channel are done.
+    partial: Vec<[[f32; PIXELS]; ROWS]>,
 }
 
 thread_local! {
@@ -96,26 +107,20 @@ impl Kernel {
         assert_eq!(weights.len(), geometry.output[0] * depth);
         assert_eq!(bias.len(), geometry.output[0]);
         let weights = if geometry.is_depthwise() {
-            Weights::Depthwise(weights.to_vec())
+            Weights::Depthwise {
+                weights: weights.to_vec(),
+                bias,
+            }
         } else {
-            let groups = weights.chunks_exact(geometry.group_outputs() * depth);
-            let blocks = groups.flat_map(|group| group.chunks(ROWS * depth));
-            let interleave = |block| {
-                (0..depth).map(move |k| {
-                    let mut column = [0.0; ROWS];
-                    let rows = <[f32]>::chunks_exact(block, depth);
-                    for (to, row) in column.iter_mut().zip(rows) {
-                        *to = row[k];
-                    }
-                    column
-                })
-            };
-            Weights::Shared(blocks.flat_map(interleave).collect())
+            let group = geometry.group_outputs();
+            Weights::Shared {
+                weights: interleave(weights, group, depth),
+                bias: interleave(&bias, group, 1),
+            }
         };
         Some(Self {
             geometry,
             weights,
-            bias,
             clamp,
             taps,
             simd,
@@ -151,6 +156,23 @@ impl Kernel {
     }
 }
 
+/// Rows of `depth` values, `ROWS` of a group side by side; zeros fill up the last of a group.
+fn interleave(rows: &[f32], group: usize, depth: usize) -> Vec<[f32; ROWS]> {
+    let mut columns = Vec::with_capacity(rows.len() / group * group.div_ceil(ROWS));
+    for group in rows.chunks_exact(group * depth) {
+        for block in group.chunks(ROWS * depth) {
+            for at in 0..depth {
+                let mut column = [0.0; ROWS];
+                for (to, row) in column.iter_mut().zip(block.chunks_exact(depth)) {
+                    *to = row[at];
+                }
+                columns.push(column);
+            }
+        }
+    }
+    columns
+}
+
 /// A run, compiled for the CPU's vectors.
 struct Run<'a> {
     kernel: &'a Kernel,
@@ -164,22 +186,25 @@ impl Run<'_> {
     #[inline(always)]
     fn call(self) {
         match &self.kernel.weights {
-            Weights::Shared(weights) => self.shared(weights),
-            Weights::Depthwise(weights) => self.depthwise(weights),
+            Weights::Shared { weights, bias } => self.shared(weights, bias),
+            Weights::Depthwise { weights, bias } => self.depthwise(weights, bias),
         }
     }
 
     #[inline(always)]
-    fn shared(self, weights: &[[f32; ROWS]]) {
+    fn shared(self, weights: &[[f32; ROWS]], bias: &[[f32; ROWS]]) {
         let Kernel {
             geometry,
-            bias,
             clamp,
             taps,
             simd,
             ..
         } = self.kernel;
-        let Scratch { planes, panel } = self.scratch;
+        let Scratch {
+            planes,
+            panel,
+            partial,
+        } = self.scratch;
         let pixels = geometry.pixels();
         let (planes, plane_len) = if geometry.is_pointwise() {
             (self.image, pixels)
@@ -196,28 +221,60 @@ impl Run<'_> {
             (&planes[..], len)
         };
         let depth = geometry.group_inputs() * taps.len();
-        panel.resize((depth + 1) * PIXELS, 0.0);
+        let part_len = depth.div_ceil(depth.div_ceil(DEPTH));
+        // One row more for what is copied behind a tile's last stretch.
+        let panel_len = (part_len + 1) * PIXELS;
+        panel.resize(TILES * panel_len, 0.0);
         let outputs = geometry.group_outputs();
         let blocks = outputs.div_ceil(ROWS);
-        for group in 0..geometry.groups {
-            let inputs = group * geometry.group_inputs()..(group + 1) * geometry.group_inputs();
+        if part_len < depth {
+            partial.resize(blocks * TILES, [[0.0; PIXELS]; ROWS]);
+        }
+        let tiles = pixels.div_ceil(PIXELS);
+        for (group, strip) in (0..geometry.groups)
+            .flat_map(|group| (0..tiles).step_by(TILES).map(move |strip| (group, strip)))
+        {
+            let planes = &planes[group * geometry.group_inputs() * plane_len..];
             let weights = &weights[group * blocks * depth..][..blocks * depth];
-            for first in (0..pixels).step_by(PIXELS) {
-                // The last tile covers pixels of the one before again rather than none.
-                let first = first.min(pixels - PIXELS);
-                let tile = Tile::new(geometry, first);
-                tile.gather(&planes[inputs.start * plane_len..], plane_len, taps, panel);
-                let (rows, _) = panel.as_chunks();
-                for (block, weights) in weights.chunks_exact(depth).enumerate() {
-                    let sums = multiply(*simd, weights, &rows[..depth]);
-                    let channels = group * outputs + block * ROWS..(group + 1) * outputs;
-                    for (channel, sum) in channels.zip(sums) {
-                        let at = channel * pixels + first;
-                        let residual = self.residual.map(|residual| tile_of(residual, at));
-                        let output = self.output[at..]
-                            .first_chunk_mut()
-                            .expect("a tile lies within the output");
-                        finish(*simd, sum, bias[channel], residual, *clamp, output);
+            let bias = &bias[group * blocks..][..blocks];
+            let strip = strip..tiles.min(strip + TILES);
+            // The last tile covers pixels of the one before again rather than none.
+            let first_pixel = |tile: usize| (tile * PIXELS).min(pixels - PIXELS);
+            for start in (0..depth).step_by(part_len) {
+                let part = start..depth.min(start + part_len);
+                for (tile, panel) in strip.clone().zip(panel.chunks_exact_mut(panel_len)) {
+                    let tile = Tile::new(geometry, first_pixel(tile));
+                    tile.gather(planes, plane_len, taps, part.clone(), panel);
+                }
+                for near in (0..blocks).step_by(BLOCKS) {
+                    for (tile, panel) in strip.clone().zip(panel.chunks_exact(panel_len)) {
+                        let (rows, _) = panel.as_chunks();
+                        let rows = &rows[..part.len()];
+                        let first = first_pixel(tile);
+                        for block in near..blocks.min(near + BLOCKS) {
+                            let weights = &weights[block * depth..][part.clone()];
+                            let between = block * TILES + tile - strip.start;
+                            let sums = match start {
+                                0 => biased(*simd, &bias[block]),
+                                _ => resumed(*simd, &partial[between]),
+                            };
+                            let sums = multiply(*simd, weights, rows, sums);
+                            if part.end < depth {
+                                for (row, sum) in partial[between].iter_mut().zip(sums) {
+                                    write(row, sum);
+                                }
+                                continue;
+                            }
+                            let channels = block * ROWS..outputs.min((block + 1) * ROWS);
+                            for (channel, sum) in channels.zip(sums) {
+                                let at = (group * outputs + channel) * pixels + first;
+                                let residual = self.residual.map(|residual| tile_of(residual, at));
+                                let output = self.output[at..]
+                                    .first_chunk_mut()
+                                    .expect("a tile lies within the output");
+                                finish(*simd, sum, residual, *clamp, output);
+                            }
+                        }
                     }
                 }
             }
@@ -225,16 +282,15 @@ impl Run<'_> {
     }
 
     #[inline(always)]
-    fn depthwise(self, weights: &[f32]) {
+    fn depthwise(self, weights: &[f32], bias: &[f32]) {
         let Kernel {
             geometry,
-            bias,
             clamp,
             taps,
             simd,
             ..
         } = self.kernel;
-        let Scratch { planes, panel } = self.scratch;
+        let Scratch { planes, panel, .. } = self.scratch;
         let (pixels, pitch) = (geometry.pixels(), geometry.pitch());
         let [_, height, width] = geometry.output;
         // Rows run on through the padding between them, and the last run past the end.
@@ -301,19 +357,29 @@ impl Tile {
         tile
     }
 
-    /// What the tile's pixels meet, `[input channels][taps][PIXELS]`, and one row more for what is copied
-    /// behind the last stretch.
+    /// What the tile's pixels meet of the weights `part` of a channel, `[weights][PIXELS]`; the panel has a
+    /// row more.
     #[inline(always)]
-    fn gather(&self, planes: &[f32], plane_len: usize, taps: &[usize], panel: &mut [f32]) {
-        let rows = panel.len() / PIXELS - 1;
-        let places = (0..rows / taps.len())
-            .flat_map(|channel| taps.iter().map(move |tap| channel * plane_len + tap));
-        for (row, place) in places.enumerate() {
+    fn gather(
+        &self,
+        planes: &[f32],
+        plane_len: usize,
+        taps: &[usize],
+        part: Range<usize>,
+        panel: &mut [f32],
+    ) {
+        let (mut channel, mut tap) = (part.start / taps.len(), part.start % taps.len());
+        for row in 0..part.len() {
+            let place = channel * plane_len + taps[tap];
             for stretch in &self.stretches[..self.count] {
                 let to = panel[row * PIXELS + stretch.to..]
                     .first_chunk_mut()
                     .expect("there is a row behind the last");
                 *to = *tile_of(planes, place + stretch.from);
+            }
+            tap += 1;
+            if tap == taps.len() {
+                (channel, tap) = (channel + 1, 0);
             }
         }
     }
@@ -327,14 +393,14 @@ fn tile_of(values: &[f32], at: usize) -> &[f32; PIXELS] {
         .expect("there is room for a tile behind the planes")
 }
 
-/// The product of `[depth][ROWS]` weights and `[depth][PIXELS]` values.
+/// Adds the product of `[weights][ROWS]` weights and `[weights][PIXELS]` values.
 #[inline(always)]
 fn multiply(
     simd: Avx2,
     weights: &[[f32; ROWS]],
     values: &[[f32; PIXELS]],
+    mut sums: [[f32x8<Avx2>; 2]; ROWS],
 ) -> [[f32x8<Avx2>; 2]; ROWS] {
-    let mut sums = [[simd.splat_f32x8(0.0); 2]; ROWS];
     for (weights, values) in weights.iter().zip(values) {
         let values = registers(simd, values);
         for (sums, &weight) in sums.iter_mut().zip(weights) {
@@ -347,26 +413,53 @@ fn multiply(
     sums
 }
 
+// Loops, not `map`: closures that the library calls are compiled without the CPU's vectors.
+
+/// Sums that begin with the bias of their channels.
+#[inline(always)]
+fn biased(simd: Avx2, bias: &[f32; ROWS]) -> [[f32x8<Avx2>; 2]; ROWS] {
+    let mut sums = [[simd.splat_f32x8(0.0); 2]; ROWS];
+    for (sums, &bias) in sums.iter_mut().zip(bias) {
+        *sums = [simd.splat_f32x8(bias); 2];
+    }
+    sums
+}
+
+/// Sums that go on from `partial`.
+#[inline(always)]
+fn resumed(simd: Avx2, partial: &[[f32; PIXELS]; ROWS]) -> [[f32x8<Avx2>; 2]; ROWS] {
+    let mut sums = [[simd.splat_f32x8(0.0); 2]; ROWS];
+    for (sums, row) in sums.iter_mut().zip(partial) {
+        *sums = registers(simd, row);
+    }
+    sums
+}
+
 /// Writes what leaves for a row of a tile.
 #[inline(always)]
 fn finish(
     simd: Avx2,
-    sums: [f32x8<Avx2>; 2],
-    bias: f32,
+    mut sums: [f32x8<Avx2>; 2],
     residual: Option<&[f32; PIXELS]>,
     clamp: Clamp,
     output: &mut [f32; PIXELS],
 ) {
-    let bias = simd.splat_f32x8(bias);
-    let mut sums = sums.map(|sum| simd.add_f32x8(sum, bias));
     if let Some(residual) = residual {
         for (sum, value) in sums.iter_mut().zip(registers(simd, residual)) {
             *sum = simd.add_f32x8(*sum, value);
         }
     }
-    let (lanes, _) = output.as_chunks_mut::<LANES>();
+    for sum in &mut sums {
+        *sum = bound(simd, *sum, clamp);
+    }
+    write(output, sums);
+}
+
+#[inline(always)]
+fn write(row: &mut [f32; PIXELS], sums: [f32x8<Avx2>; 2]) {
+    let (lanes, _) = row.as_chunks_mut::<LANES>();
     for (lanes, sum) in lanes.iter_mut().zip(sums) {
-        *lanes = bound(simd, sum, clamp).into();
+        *lanes = sum.into();
     }
 }
 
