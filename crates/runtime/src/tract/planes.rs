@@ -23,6 +23,8 @@ pub(super) struct Geometry {
     pub(super) padding: [usize; 2],
 }
 
+/// What convolutions ask.
+#[cfg(target_arch = "x86_64")]
 impl Geometry {
     /// Pixels of the output.
     pub(super) fn pixels(&self) -> usize {
@@ -51,7 +53,9 @@ impl Geometry {
             && self.padding == [0, 0]
             && self.input[1..] == self.output[1..]
     }
+}
 
+impl Geometry {
     /// Rows of a plane.
     fn rows(&self) -> usize {
         self.output[1] + (self.kernel[0] - 1) * self.dilations[0] / self.strides[0]

@@ -89,7 +89,10 @@ fn geometry(spec: &PoolSpec, input: &TypedFact, output: &TypedFact) -> Option<Ge
     else {
         return None;
     };
-    if spec.data_format != DataFormat::NCHW || images == 0 || rows * columns == 0 {
+    let (strides, dilations) = (spec.strides(), spec.dilations());
+    let steps = [&spec.kernel_shape[..], &strides, &dilations];
+    let is_empty = images * channels * outputs * rows * columns == 0;
+    if spec.data_format != DataFormat::NCHW || is_empty || steps.concat().contains(&0) {
         return None;
     }
     let padding = spec.computed_padding(&[height, width]);
@@ -157,6 +160,9 @@ fn known(
     let output = model.outlet_fact(node.id.into())?;
     let is_ours = conv.q_params.is_none()
         && conv.kernel_fmt == KernelFormat::OIHW
+        && conv.group > 0
+        && conv.input_channels().is_multiple_of(conv.group)
+        && conv.output_channels().is_multiple_of(conv.group)
         && facts
             .iter()
             .all(|fact| fact.datum_type == f32::datum_type());
@@ -290,3 +296,7 @@ fn values(tensor: &Tensor) -> TractResult<Vec<f32>> {
 fn convolution(_: &TypedModel, _: usize) -> TractResult<Option<TypedModelPatch>> {
     Ok(None)
 }
+
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
+mod tests;
