@@ -40,7 +40,8 @@ impl BearerToken {
         Self::new(text.trim())
     }
 
-    pub(super) fn header(&self) -> HeaderValue {
+    /// The value of the header `authorization`, marked as not to be shown.
+    pub fn header(&self) -> HeaderValue {
         self.0.clone()
     }
 }

@@ -23,6 +23,39 @@ pub enum Trust {
     PublicAuthorities,
 }
 
+impl Trust {
+    /// What believes them for other protocols than this crate's, such as HTTP/1.1 to web servers or MQTT: over TLS 1.3 or
+    /// 1.2, without a certificate of one's own.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] where the authorities' PEM text holds no certificate or a malformed one.
+    pub fn web_client_config(&self) -> Result<ClientConfig, ConfigError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider has what these versions need")
+            .with_root_certificates(self.roots()?);
+        Ok(config.with_no_client_auth())
+    }
+
+    fn roots(&self) -> Result<RootCertStore, ConfigError> {
+        let mut roots = RootCertStore::empty();
+        match self {
+            Self::Authority(pem) => {
+                for certificate in CertificateDer::pem_slice_iter(pem) {
+                    let certificate = certificate.map_err(ConfigError::AuthorityPem)?;
+                    roots.add(certificate).map_err(ConfigError::Authority)?;
+                }
+                if roots.is_empty() {
+                    return Err(ConfigError::NoAuthority);
+                }
+            }
+            Self::PublicAuthorities => roots.extend(webpki_roots::TLS_SERVER_ROOTS.to_vec()),
+        }
+        Ok(roots)
+    }
+}
+
 /// Makes the TLS settings of each connection attempt.
 ///
 /// Attempts over one protocol share a cache of sessions, so that a reconnect need not verify again.
@@ -43,19 +76,7 @@ impl ClientTls {
         identity: Option<&Identity>,
         server_name: &str,
     ) -> Result<Self, ConfigError> {
-        let mut roots = RootCertStore::empty();
-        match trust {
-            Trust::Authority(pem) => {
-                for certificate in CertificateDer::pem_slice_iter(pem) {
-                    let certificate = certificate.map_err(ConfigError::AuthorityPem)?;
-                    roots.add(certificate).map_err(ConfigError::Authority)?;
-                }
-                if roots.is_empty() {
-                    return Err(ConfigError::NoAuthority);
-                }
-            }
-            Trust::PublicAuthorities => roots.extend(webpki_roots::TLS_SERVER_ROOTS.to_vec()),
-        }
+        let roots = trust.roots()?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier =
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots.clone()), provider.clone())
