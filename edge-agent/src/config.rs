@@ -1,6 +1,8 @@
 //! The configuration file of `edge-agent`. Flags and `OUTPOST_*` variables override it.
 
+mod outputs;
 mod run;
+mod urls;
 
 use std::{
     collections::HashSet,
@@ -16,8 +18,12 @@ use outpost_runtime::ImageLimits;
 use outpost_telemetry::TracesConfig;
 use serde::Deserialize;
 
+pub use outputs::{MqttOutput, WebhookOutput};
 pub use run::{ApiConfig, Delivery, FileOutput, FolderConfig, OutputsConfig, QueueConfig, Then};
+pub use urls::UrlConfig;
 
+/// The most that bounds of outputs may be: a million events, or milliseconds.
+const MOST: u64 = 1_000_000;
 /// A hundred years.
 const MOST_HOURS: f64 = 876_600.0;
 /// The name of the input that is the HTTP API.
@@ -73,6 +79,8 @@ pub struct Config {
     pub api: Option<ApiConfig>,
     /// Folders that `edge-agent run` watches.
     pub folders: Vec<FolderConfig>,
+    /// Images and streams of images that `edge-agent run` fetches.
+    pub urls: Vec<UrlConfig>,
     /// Where the answers of `edge-agent run` go.
     pub outputs: OutputsConfig,
 }
@@ -110,6 +118,7 @@ impl Default for Config {
             traces: TracesConfig::default(),
             api: None,
             folders: Vec::new(),
+            urls: Vec::new(),
             outputs: OutputsConfig::default(),
         }
     }
@@ -175,7 +184,7 @@ pub enum ConfigError {
     PlainHttp(SocketAddr),
     /// Two inputs of one name.
     #[error(
-        "two inputs are called {0:?}: give each folder a `name` of its own, other than \"api\""
+        "two inputs are called {0:?}: give each of them a `name` of its own, other than \"api\""
     )]
     SameName(String),
     /// Images would wait for nobody.
@@ -186,7 +195,7 @@ pub enum ConfigError {
     Age(f64),
     /// Nothing would come in.
     #[error(
-        "there is no input: give `[api]` or `[[folders]]` in the configuration, or --api-address"
+        "there is no input: give `[api]`, `[[folders]]` or `[[urls]]` in the configuration, or --api-address"
     )]
     NoInput,
 }
@@ -219,6 +228,9 @@ impl Config {
             watched.resolve(folder);
         }
         config.queue.resolve(folder);
+        for url in &mut config.urls {
+            url.resolve(folder);
+        }
         config.outputs.resolve(folder);
         Ok(config)
     }
@@ -261,7 +273,7 @@ impl Config {
     /// # Errors
     /// A [`ConfigError`] that names the field.
     pub fn check_run(&self) -> Result<(), ConfigError> {
-        if self.api.is_none() && self.folders.is_empty() {
+        if self.api.is_none() && self.folders.is_empty() && self.urls.is_empty() {
             return Err(ConfigError::NoInput);
         }
         if let Some(api) = &self.api {
@@ -294,10 +306,34 @@ impl Config {
                 return Err(ConfigError::Age(hours));
             }
         }
+        for url in &self.urls {
+            if !names.insert(&url.name) {
+                return Err(ConfigError::SameName(url.name.clone()));
+            }
+            if url.timeout_ms == 0 {
+                return Err(ConfigError::Zero("urls.timeout_ms"));
+            }
+        }
         if let Some(file) = &self.outputs.file
             && file.max_bytes == 0
         {
             return Err(ConfigError::Zero("outputs.file.max_bytes"));
+        }
+        let webhook = self.outputs.webhook.iter().flat_map(|webhook| {
+            [
+                ("outputs.webhook.timeout_ms", webhook.timeout_ms),
+                ("outputs.webhook.at_a_time", webhook.at_a_time as u64),
+                ("outputs.webhook.max_waiting", webhook.max_waiting as u64),
+            ]
+        });
+        let mqtt = self.outputs.mqtt.iter();
+        let mqtt = mqtt.map(|mqtt| ("outputs.mqtt.max_waiting", mqtt.max_waiting as u64));
+        for (name, value) in webhook.chain(mqtt) {
+            match value {
+                0 => return Err(ConfigError::Zero(name)),
+                value if value > MOST => return Err(ConfigError::TooLarge { name, limit: MOST }),
+                _ => {}
+            }
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ pub struct Event {
     pub id: Uuid,
     /// When this was said, RFC 3339 in UTC.
     pub at: String,
-    /// The input that the image came from: `api`, or the name of a folder.
+    /// The input that the image came from: `api`, or the name of a folder or address.
     pub input: String,
     /// What kind of saying.
     pub kind: Kind,

@@ -1,25 +1,47 @@
 //! Where images come from, beside the API.
 
 mod folder;
+mod newest;
+mod parts;
+mod url;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{config::FolderConfig, intake::Intake};
+use crate::{config::Config, intake::Intake, metrics::Metrics, web::WebError};
 pub use folder::FolderError;
 
-/// Starts to watch folders, until `ending`.
+/// Why an input cannot begin.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InputError {
+    /// A folder cannot be watched.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// A web server cannot be called.
+    #[error(transparent)]
+    Url(#[from] WebError),
+}
+
+/// Starts to take what comes to folders and from web servers, until `ending`.
 ///
 /// # Errors
-/// [`FolderError`], which names the folder.
+/// [`InputError`], which names the folder or field.
 pub(crate) fn watch(
-    folders: &[FolderConfig],
+    config: &Config,
     intake: &Intake,
+    metrics: &Metrics,
     ending: &CancellationToken,
     tasks: &TaskTracker,
-) -> Result<(), FolderError> {
-    for config in folders {
-        let folder = folder::Folder::open(config, intake.clone())?;
+) -> Result<(), InputError> {
+    for folder in &config.folders {
+        let folder = folder::Folder::open(folder, intake.clone())?;
         tasks.spawn(folder.watch(ending.clone()));
+    }
+    for url in &config.urls {
+        let (newest, frames) = newest::newest(&url.name, metrics.clone());
+        let camera = url::Camera::new(url, config.images.max_bytes, newest, metrics.clone())?;
+        tasks.spawn(ending.clone().run_until_cancelled_owned(camera.watch()));
+        tasks.spawn(frames.answer(intake.clone(), ending.clone()));
     }
     Ok(())
 }

@@ -5,9 +5,9 @@
 //! is said about each.
 //!
 //! [`cli`] has two ways to use it. `classify` takes the images that [`paths`] finds and shows their records as a
-//! [`table`]. `run` is a [`Program`] that is left running: an HTTP API and watched folders bring images to the intake,
-//! which bounds how many are taken up; what comes of each is announced to outputs and listeners. Images that found no
-//! cloud may wait for it in a queue on disk.
+//! [`table`]. `run` is a [`Program`] that is left running: an HTTP API, watched folders and web servers bring images to the
+//! intake, which bounds how many are taken up; what comes of each is announced to outputs and listeners. Images that found
+//! no cloud may wait for it in a queue on disk.
 //!
 //! Invariants: an image that can be decoded gets exactly one answer, by its deadline or as soon as
 //! the device network has spoken, whichever is later; the answer says who gave it and why; one event about it is the
@@ -24,21 +24,24 @@ mod intake;
 mod metrics;
 mod outputs;
 pub mod paths;
+mod pauses;
 mod program;
 mod queue;
 mod record;
 pub mod table;
+mod web;
 
 pub use agent::{Agent, Content, Image, StartError};
 pub use api::{ApiError, TokenError};
 pub use config::{
-    ApiConfig, Config, ConfigError, Delivery, FileOutput, FolderConfig, ImageBounds, OutputsConfig,
-    QueueConfig, Then,
+    ApiConfig, Config, ConfigError, Delivery, FileOutput, FolderConfig, ImageBounds, MqttOutput,
+    OutputsConfig, QueueConfig, Then, UrlConfig, WebhookOutput,
 };
 pub use event::{Event, Kind};
-pub use inputs::FolderError;
+pub use inputs::{FolderError, InputError};
 pub use metrics::Metrics;
-pub use outputs::FileError;
+pub use outputs::{FileError, MqttError, OutputError};
 pub use program::{Program, ProgramError};
 pub use queue::QueueError;
 pub use record::{Answered, Candidate, FailureCause, Record};
+pub use web::WebError;

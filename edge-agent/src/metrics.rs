@@ -93,6 +93,8 @@ pub struct Metrics {
     queue_bytes: Gauge,
     queue_left: Family<OfQueue, Counter>,
     queue_failures: Counter,
+    output_refusals: Family<OfOutput, Counter>,
+    input_failures: Family<OfInput, Counter>,
 }
 
 /// An image that has been taken up, until it is dropped.
@@ -111,6 +113,7 @@ impl Default for Metrics {
         let (taken, dropped) = (Family::default(), Family::default());
         let (failures, answers) = (Family::default(), Family::default());
         let (output_failures, corrections) = (Family::default(), Family::default());
+        let (output_refusals, input_failures) = (Family::default(), Family::default());
         let in_flight = Gauge::default();
         let (sent, followed) = (Counter::default(), Counter::default());
         let (queue_images, queue_bytes) = (Gauge::default(), Gauge::default());
@@ -206,6 +209,16 @@ impl Default for Metrics {
             "How often the queue's file could not be read or written",
             queue_failures.clone(),
         );
+        registry.register(
+            "output_refusals",
+            "Events that the receiver of an output will never take, by output",
+            output_refusals.clone(),
+        );
+        registry.register(
+            "input_failures",
+            "Attempts to get images that failed, by input",
+            input_failures.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             taken,
@@ -225,6 +238,8 @@ impl Default for Metrics {
             queue_bytes,
             queue_left,
             queue_failures,
+            output_refusals,
+            input_failures,
         }
     }
 }
@@ -330,6 +345,22 @@ impl Metrics {
     /// The queue's file could not be read or written.
     pub(crate) fn queue_failed(&self) {
         self.queue_failures.inc();
+    }
+
+    /// The receiver of an output will never take an event.
+    pub(crate) fn output_refused(&self, output: &str) {
+        let labels = OfOutput {
+            output: output.to_owned(),
+        };
+        self.output_refusals.get_or_create(&labels).inc();
+    }
+
+    /// An attempt to get images failed.
+    pub(crate) fn input_failed(&self, input: &str) {
+        let labels = OfInput {
+            input: input.to_owned(),
+        };
+        self.input_failures.get_or_create(&labels).inc();
     }
 
     /// All metrics as text, in the format of OpenMetrics.

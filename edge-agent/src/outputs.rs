@@ -1,16 +1,23 @@
 //! Where events go: each output is a task that takes them from a bounded queue, in order.
 
 mod file;
+mod mqtt;
+mod patience;
+mod webhook;
 
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::OutputsConfig, event::WayIn, metrics::Metrics};
+use crate::{config::OutputsConfig, event::WayIn, metrics::Metrics, web::WebError};
 
 pub use file::FileError;
 use file::RotatingFile;
+use mqtt::Mqtt;
+pub use mqtt::MqttError;
+use patience::Patience;
+use webhook::Webhook;
 
-/// Events that may wait for an output. Whoever has another to announce waits with it.
+/// Events that may wait for the file. Whoever has another to announce waits with it.
 const WAITING: usize = 64;
 
 /// The outputs, until they have delivered what was announced.
@@ -19,24 +26,64 @@ pub(crate) struct Outputs {
     tasks: Vec<JoinHandle<()>>,
 }
 
+/// Why an output cannot begin.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OutputError {
+    /// The file cannot be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The web server cannot be called.
+    #[error(transparent)]
+    Webhook(#[from] WebError),
+    /// The configuration of the MQTT broker is at fault.
+    #[error(transparent)]
+    Mqtt(#[from] MqttError),
+}
+
 impl Outputs {
     /// Opens the outputs; gives the ways in, too. Once `ending`, what cannot be delivered is given up.
     ///
     /// # Errors
-    /// [`FileError`], which names the file.
+    /// [`OutputError`], which names the file or field.
     pub(crate) fn start(
         config: &OutputsConfig,
         metrics: &Metrics,
         ending: &CancellationToken,
-    ) -> Result<(Self, Vec<WayIn>), FileError> {
+    ) -> Result<(Self, Vec<WayIn>), OutputError> {
+        // Nothing is delivered where one of them cannot begin.
+        let file = config.file.as_ref().map(RotatingFile::open).transpose()?;
+        let webhook = config.webhook.as_ref();
+        let webhook = webhook.map(|webhook| {
+            let max_waiting = webhook.max_waiting;
+            Webhook::open(webhook, metrics.clone()).map(|webhook| (webhook, max_waiting))
+        });
+        let webhook = webhook.transpose()?;
+        let mqtt = config.mqtt.as_ref();
+        let mqtt = mqtt.map(|mqtt| {
+            let max_waiting = mqtt.max_waiting;
+            Mqtt::open(mqtt, metrics.clone()).map(|mqtt| (mqtt, max_waiting))
+        });
+        let mqtt = mqtt.transpose()?;
         let (mut tasks, mut senders) = (Vec::new(), Vec::new());
-        if let Some(file) = &config.file {
+        if let Some(file) = file {
             let (sender, events) = mpsc::channel(WAITING);
-            let file = RotatingFile::open(file)?;
             let (metrics, ending) = (metrics.clone(), ending.clone());
             tasks.push(tokio::task::spawn_blocking(move || {
                 file::write_all(file, events, &metrics, &ending);
             }));
+            senders.push(sender);
+        }
+        if let Some((webhook, max_waiting)) = webhook {
+            let (sender, events) = mpsc::channel(max_waiting);
+            let patience = Patience::new(ending.clone());
+            tasks.push(tokio::spawn(webhook.deliver_all(events, patience)));
+            senders.push(sender);
+        }
+        if let Some((mqtt, max_waiting)) = mqtt {
+            let (sender, events) = mpsc::channel(max_waiting);
+            let patience = Patience::new(ending.clone());
+            tasks.push(tokio::spawn(mqtt.deliver_all(events, patience)));
             senders.push(sender);
         }
         Ok((Self { tasks }, senders))

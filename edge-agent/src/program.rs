@@ -11,10 +11,10 @@ use crate::{
     config::{Config, ConfigError, Delivery},
     event::Announcer,
     follow::follow_link,
-    inputs::{self, FolderError},
+    inputs::{self, InputError},
     intake::{Bounds, Intake},
     metrics::Metrics,
-    outputs::{FileError, Outputs},
+    outputs::{OutputError, Outputs},
     queue::{Queue, QueueError, carry},
 };
 
@@ -46,15 +46,15 @@ pub enum ProgramError {
     /// The HTTP API does not run.
     #[error(transparent)]
     Api(#[from] ApiError),
-    /// A folder cannot be watched.
+    /// An input cannot begin.
     #[error(transparent)]
-    Folder(#[from] FolderError),
+    Input(#[from] InputError),
     /// Images cannot be kept for later.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// The file for the answers cannot be written.
+    /// An output cannot begin.
     #[error(transparent)]
-    File(#[from] FileError),
+    Output(#[from] OutputError),
 }
 
 impl Program {
@@ -103,7 +103,7 @@ impl Program {
         if config.follow_link {
             tasks.spawn(follow_link(agent.clone(), metrics.clone(), ending.clone()));
         }
-        inputs::watch(&config.folders, &intake, &ending, &tasks)?;
+        inputs::watch(config, &intake, &metrics, &ending, &tasks)?;
         let context = Context {
             intake,
             announcer,

@@ -1,10 +1,12 @@
 //! Integration tests: the real programs over real sockets, on loopback.
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
+mod cameras;
 mod cloud;
 mod input;
 mod learned;
 mod link;
+mod mqtt;
 mod overload;
 mod page;
 mod peers;
@@ -18,3 +20,4 @@ mod security;
 mod split;
 mod stages;
 mod traces;
+mod webhook;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod process;
+mod web;
 
 use std::{
     env,
@@ -20,6 +21,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub use process::Process;
+pub use web::{WebServer, free_address};
 
 /// The repository's root.
 pub fn repository() -> PathBuf {

@@ -47,6 +47,9 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<()> {
     for folder in &config.folders {
         println!("answering what comes to {}", folder.path.display());
     }
+    for url in &config.urls {
+        println!("answering what {} gives", url.name);
+    }
     program
         .run(async move {
             tokio::select! {

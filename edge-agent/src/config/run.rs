@@ -7,6 +7,8 @@ use std::{
 
 use serde::Deserialize;
 
+use super::outputs::{MqttOutput, WebhookOutput};
+
 /// The HTTP API and the page.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -92,6 +94,10 @@ pub struct QueueConfig {
 pub struct OutputsConfig {
     /// A JSON object a line in a file.
     pub file: Option<FileOutput>,
+    /// A call of a web server an event.
+    pub webhook: Option<WebhookOutput>,
+    /// A message at an MQTT broker an event.
+    pub mqtt: Option<MqttOutput>,
 }
 
 /// A file of JSON objects, one a line.
@@ -176,6 +182,12 @@ impl OutputsConfig {
     pub(super) fn resolve(&mut self, folder: &Path) {
         if let Some(file) = &mut self.file {
             file.path = folder.join(&file.path);
+        }
+        if let Some(webhook) = &mut self.webhook {
+            webhook.resolve(folder);
+        }
+        if let Some(mqtt) = &mut self.mqtt {
+            mqtt.resolve(folder);
         }
     }
 }
