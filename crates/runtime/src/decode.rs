@@ -4,6 +4,9 @@
 //! JPEG goes through a decoder that gives libjpeg-turbo's pixels bit for bit, as Pillow does: other
 //! decoders differ by a few levels, which is enough to change the top-1 class of one photo in sixty.
 
+#[cfg(feature = "avif")]
+pub(crate) mod avif;
+
 use std::{error::Error, io::Cursor, panic};
 
 use image::{
@@ -13,6 +16,15 @@ use image::{
 use libjpeg_turbo_rs::{
     DecodeLimits, Decoder as JpegDecoder, JpegError, PixelFormat, common::types::ComponentInfo,
 };
+
+/// Formats that [`decode`] of this build takes.
+pub const DECODED_FORMATS: &[&str] = &[
+    "jpeg",
+    "png",
+    "webp",
+    #[cfg(feature = "avif")]
+    "avif",
+];
 
 /// Bounds on what is decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +73,7 @@ pub enum DecodeError {
         limit: u64,
     },
     /// The bytes begin like no known format.
-    #[error("the image is neither JPEG, PNG nor WebP")]
+    #[error("the image is neither JPEG, PNG, WebP nor AVIF")]
     Format,
     /// The format is known and the content broken.
     #[error("the image is corrupt or truncated")]
@@ -71,7 +83,8 @@ pub enum DecodeError {
     Unsupported(#[source] Box<dyn Error + Send + Sync>),
 }
 
-/// Decodes a JPEG, PNG or WebP image to 8-bit RGB, upright by its EXIF orientation.
+/// Decodes a JPEG, PNG or WebP image, or with the feature `avif` an AVIF one, to 8-bit RGB, upright by its EXIF
+/// orientation.
 ///
 /// Grey is spread over the three channels; alpha is dropped, as Pillow's `convert("RGB")` does.
 ///
@@ -92,6 +105,12 @@ pub fn decode(encoded: &[u8], limits: &ImageLimits) -> Result<RgbImage, DecodeEr
         Ok(format @ (ImageFormat::Png | ImageFormat::WebP)) => {
             decode_other(encoded, format, limits)
         }
+        #[cfg(feature = "avif")]
+        Ok(ImageFormat::Avif) => avif::decode(encoded, limits),
+        #[cfg(not(feature = "avif"))]
+        Ok(ImageFormat::Avif) => Err(DecodeError::Unsupported(
+            "this build has no AVIF: build with `--features avif`".into(),
+        )),
         _ => Err(DecodeError::Format),
     }
 }

@@ -4,6 +4,7 @@
 //! - [`ModelFolder`] finds manifests and opens the networks they describe.
 //! - [`decode`] turns an encoded image into pixels, within [`ImageLimits`]; [`Preprocessor`] turns
 //!   pixels into the tensor that a network wants.
+//! - [`Fit`] shrinks an image to what networks elsewhere see of it, and an [`Encoder`] makes it small to send.
 //! - [`Runtime`] loads a graph and [`Network`] runs it; [`TractRuntime`] is the one on the CPU.
 //! - [`StagedClassifier`] runs a network stage by stage, so that an answer can leave early.
 //! - [`LocalNetworks`] takes an image from exit to exit of the networks that run here.
@@ -25,6 +26,8 @@
 mod classifier;
 mod decode;
 mod device;
+mod encode;
+mod fit;
 mod folder;
 mod labels;
 mod local;
@@ -40,8 +43,10 @@ mod staged;
 mod tract;
 
 pub use classifier::{Classifier, ClassifyError};
-pub use decode::{DecodeError, ImageLimits, decode};
+pub use decode::{DECODED_FORMATS, DecodeError, ImageLimits, decode};
 pub use device::{Device, UnknownDevice};
+pub use encode::{Codec, EncodeError, Encoder, Quality, UnknownEncoder};
+pub use fit::Fit;
 pub use folder::{ModelFolder, OpenError, sha256_hex};
 pub use image::RgbImage;
 pub use labels::Labels;

@@ -19,12 +19,14 @@ const WEBP_XMP: u8 = 0x04;
 /// Takes out of a JPEG, PNG or WebP file what its pixels do not need. The orientation stays, as nothing else would know
 /// it, and the pixels are the same bytes as before; frames after the first and whatever follows the image go.
 ///
-/// `None` where the file's parts are not understood, and for an animation.
+/// `None` where the file's parts are not understood, for an animation, and for an AVIF file that holds more than a picture.
 pub fn without_metadata(encoded: &Bytes) -> Option<Bytes> {
     match image::guess_format(encoded) {
         Ok(ImageFormat::Jpeg) => jpeg(encoded.clone()),
         Ok(ImageFormat::Png) => png(encoded.clone()),
         Ok(ImageFormat::WebP) => webp(encoded.clone()),
+        #[cfg(feature = "avif")]
+        Ok(ImageFormat::Avif) => crate::decode::avif::is_bare(encoded).then(|| encoded.clone()),
         _ => None,
     }
 }

@@ -73,12 +73,10 @@ impl Preprocessor {
         if width == 0 || height == 0 {
             return Err(PreprocessError::NoPixels { width, height });
         }
-        let geometry = geometry(&self.spec, width, height);
-        let filter = filter(self.spec.resize);
-        let resized = resample(image, geometry.source, geometry.resized, filter);
-        let row_bytes = geometry.resized.0 as usize * 3;
+        let (resized, (left, top)) = resized(&self.spec, image);
+        let row_bytes = resized.width() as usize * 3;
         let size = self.spec.size as usize;
-        let left = geometry.crop.0 as usize * 3;
+        let left = left as usize * 3;
         for (channel, mut plane) in target.axis_iter_mut(Axis(0)).enumerate() {
             let source_channel = match self.spec.channel_order {
                 ChannelOrder::Rgb => channel,
@@ -89,7 +87,7 @@ impl Preprocessor {
             // A table of all 256 values keeps the exact division out of the loop.
             let value: [f32; 256] = std::array::from_fn(|pixel| (pixel as f32 - mean) / deviation);
             for (y, mut row) in plane.axis_iter_mut(Axis(0)).enumerate() {
-                let start = (y + geometry.crop.1 as usize) * row_bytes + left;
+                let start = (y + top as usize) * row_bytes + left;
                 let pixels = &resized.as_raw()[start..start + size * 3];
                 for (target, pixel) in row.iter_mut().zip(pixels.chunks_exact(3)) {
                     *target = value[usize::from(pixel[source_channel])];
@@ -98,6 +96,14 @@ impl Preprocessor {
         }
         Ok(())
     }
+}
+
+/// An image with pixels at the size from which a network's input is cut, and where the cut begins: its left and top.
+pub(crate) fn resized(spec: &InputSpec, image: &RgbImage) -> (RgbImage, (u32, u32)) {
+    let geometry = geometry(spec, image.width(), image.height());
+    let filter = filter(spec.resize);
+    let resized = resample(image, geometry.source, geometry.resized, filter);
+    (resized, geometry.crop)
 }
 
 fn filter(resize: Resize) -> Filter {

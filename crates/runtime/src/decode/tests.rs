@@ -163,3 +163,37 @@ fn what_the_decoder_does_not_take_is_refused() {
     }
     decode("cmyk.jpg").unwrap();
 }
+
+#[test]
+fn webp_that_says_it_is_huge_is_refused_before_it_is_decoded() {
+    let image = RgbImage::from_pixel(16, 16, Rgb([9; 3]));
+    let mut lossless = Vec::new();
+    WebPEncoder::new_lossless(&mut lossless)
+        .write_image(image.as_raw(), 16, 16, image::ExtendedColorType::Rgb8)
+        .unwrap();
+    // 14 bits each of width and height, less one, behind a signature.
+    assert_eq!(&lossless[12..16], b"VP8L");
+    let side = 16_382_u32;
+    lossless[21..25].copy_from_slice(&(side | side << 14).to_le_bytes());
+    let encoder: crate::Encoder = "webp@80".parse().unwrap();
+    let mut lossy = encoder.encode(&image).unwrap();
+    // 14 bits each behind the start code.
+    assert_eq!(&lossy[23..26], [0x9d, 0x01, 0x2a]);
+    lossy[26..30].copy_from_slice(&[0xff, 0x3f, 0xff, 0x3f]);
+    for bomb in [lossless, lossy] {
+        let refused = decode(&bomb, &ImageLimits::default());
+        assert!(
+            matches!(refused, Err(DecodeError::TooManyPixels { .. })),
+            "{refused:?}"
+        );
+    }
+}
+
+#[test]
+#[cfg(not(feature = "avif"))]
+fn a_build_without_avif_says_what_to_do() {
+    let header = b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf";
+    let refused = decode(header, &ImageLimits::default()).unwrap_err();
+    let source = std::error::Error::source(&refused).unwrap().to_string();
+    assert!(source.contains("--features avif"), "{source}");
+}
