@@ -6,6 +6,7 @@
 //! - [`Circuit`] stops a driver from waiting for a peer that keeps failing.
 //! - [`Budget`] says how much may still be sent.
 //! - [`LinkEstimate`] says what an offload costs now, [`Follower`] when that is a reason to decide otherwise.
+//! - [`EncoderChoice`] says with which encoder an image is there first, by an [`EncoderProfile`].
 //!
 //! None does I/O, reads a clock or starts a thread: events and the time go in, actions come out,
 //! so that the same engine runs in an agent, in a browser and in a simulation. Every walk ends in
@@ -13,6 +14,7 @@
 
 mod budget;
 mod circuit;
+mod encoders;
 mod file;
 mod follower;
 mod graph;
@@ -21,6 +23,7 @@ mod walk;
 
 pub use budget::Budget;
 pub use circuit::{Circuit, CircuitConfig, CircuitState, Permit, Refusal};
+pub use encoders::{EncoderChoice, EncoderProfile, Measured, Original, ProfileError};
 pub use file::CascadeError;
 pub use follower::Follower;
 pub use graph::{Cascade, Mode, Node, NodeId, Site};

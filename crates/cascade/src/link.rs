@@ -17,7 +17,11 @@ const LEAST_SPREAD: f64 = 0.1;
 pub struct Observation {
     /// Bytes sent.
     pub bytes: u64,
-    /// Time that was not the peer's; for one that failed, the time that was waited.
+    /// Bytes of the image as it was read, where it came so.
+    pub image_bytes: Option<u64>,
+    /// Time that encoding the image anew took.
+    pub encoding: Duration,
+    /// Time that was neither the peer's nor encoding; for one that failed, the time that was waited.
     pub link: Duration,
     /// Time at the peer, its queues included, where it told it.
     pub at_peer: Option<Duration>,
@@ -35,6 +39,9 @@ pub struct LinkEstimate {
     weight: f64,
     bytes: f64,
     link: f64,
+    /// What was sent of a byte that was read, and seconds of encoding.
+    sent_share: f64,
+    encoding: f64,
     /// Of bytes and of bytes with times, about their means.
     variance: f64,
     covariance: f64,
@@ -52,14 +59,33 @@ pub struct Link {
     pub per_byte: f64,
     /// Seconds at the peer.
     pub at_peer: f64,
+    /// Bytes sent for each of an image as it was read.
+    pub sent_share: f64,
+    /// Seconds of encoding an image.
+    pub encoding: f64,
     /// Share of the offloads that failed, 0 to 1.
     pub failed: f64,
 }
 
 impl Link {
+    /// A link that costs nothing.
+    pub(crate) const NONE: Self = Self {
+        round_trip: 0.0,
+        per_byte: 0.0,
+        at_peer: 0.0,
+        sent_share: 1.0,
+        encoding: 0.0,
+        failed: 0.0,
+    };
+
     /// Seconds that an offload of so many bytes costs.
     pub fn offload(&self, bytes: f64) -> f64 {
         self.round_trip + self.per_byte * bytes + self.at_peer
+    }
+
+    /// Seconds that an offload of an image costs that has so many bytes as it was read, encoded as the latest were.
+    pub fn offload_of(&self, image_bytes: f64) -> f64 {
+        self.encoding + self.offload(self.sent_share * image_bytes)
     }
 }
 
@@ -85,6 +111,15 @@ impl LinkEstimate {
         self.covariance = (1.0 - share) * (self.covariance + share * off_bytes * off_link);
         let failed = f64::from(u8::from(!observation.is_answered));
         self.failed += share * (failed - self.failed);
+        self.encoding += share * (observation.encoding.as_secs_f64() - self.encoding);
+        let image_bytes = observation.image_bytes.filter(|&bytes| bytes > 0);
+        let sent_share = match image_bytes {
+            Some(image) if observation.is_answered => bytes / image as f64,
+            // One that failed may not have got so far as to send.
+            _ if share < 1.0 => self.sent_share,
+            _ => 1.0,
+        };
+        self.sent_share += share * (sent_share - self.sent_share);
         self.peer_weight *= decay;
         if let Some(at_peer) = observation.at_peer {
             self.peer_weight += 1.0;
@@ -103,6 +138,8 @@ impl LinkEstimate {
             round_trip: self.link - per_byte * self.bytes,
             per_byte,
             at_peer: self.peer,
+            sent_share: self.sent_share,
+            encoding: self.encoding,
             failed: self.failed,
         })
     }
@@ -122,6 +159,8 @@ mod tests {
     fn sent(bytes: u64, round_trip: f64, uplink: f64) -> Observation {
         Observation {
             bytes,
+            image_bytes: Some(bytes),
+            encoding: Duration::ZERO,
             link: Duration::from_secs_f64(round_trip + bytes as f64 / uplink),
             at_peer: Some(Duration::from_millis(20)),
             is_answered: true,
@@ -152,6 +191,23 @@ mod tests {
         let link = estimate.at(10 * SECOND).unwrap();
         assert_eq!(link.per_byte, 0.0);
         assert!((link.offload(20_000.0) - 0.09).abs() < 1e-9, "{link:?}");
+    }
+
+    #[test]
+    fn images_that_are_made_smaller_cost_their_encoding_and_fewer_bytes() {
+        let mut estimate = LinkEstimate::default();
+        for i in 0..40 {
+            let bytes = 5_000 + 10_000 * (i % 3);
+            let smaller = Observation {
+                image_bytes: Some(4 * bytes),
+                encoding: Duration::from_millis(10),
+                ..sent(bytes, 0.05, 1e6)
+            };
+            estimate.observe(&smaller, SECOND * i as u32);
+        }
+        let link = estimate.at(40 * SECOND).unwrap();
+        let expected = 0.01 + link.offload(10_000.0);
+        assert!((link.offload_of(40_000.0) - expected).abs() < 1e-9);
     }
 
     #[test]
