@@ -9,7 +9,7 @@ use std::{
 use outpost_cascade::NodeId;
 use outpost_engine::ENTRY_PARAMETER;
 use outpost_proto::{
-    Datatype, ENCODED_IMAGE_PROPERTY, Tensor, TensorData,
+    Datatype, ENCODED_IMAGE_PROPERTY, IMAGE_FORMATS_PROPERTY, Tensor, TensorData,
     inference::{
         InferParameter, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
         ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest,
@@ -22,7 +22,7 @@ use outpost_proto::{
     },
     parameter, tensor,
 };
-use outpost_runtime::OpenError;
+use outpost_runtime::{DECODED_FORMATS, OpenError};
 use outpost_transport::{Deadline, Protocol};
 use prost::Message;
 use tokio::task::spawn_blocking;
@@ -447,10 +447,13 @@ impl GrpcInferenceService for InferenceService {
                 found.model.output(),
                 vec![-1, manifest.output.classes as i64],
             )],
-            properties: HashMap::from([(
-                ENCODED_IMAGE_PROPERTY.to_owned(),
-                Datatype::Bytes.as_str().to_owned(),
-            )]),
+            properties: HashMap::from([
+                (
+                    ENCODED_IMAGE_PROPERTY.to_owned(),
+                    Datatype::Bytes.as_str().to_owned(),
+                ),
+                (IMAGE_FORMATS_PROPERTY.to_owned(), DECODED_FORMATS.join(",")),
+            ]),
         }))
     }
 

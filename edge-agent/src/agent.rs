@@ -278,6 +278,7 @@ impl Agent {
         let labels = self.engine.labels(outcome.node);
         let top5 = Candidate::top5(&outcome.probabilities, labels);
         let offload = outcome.offload.as_ref();
+        let sent_as = offload.and_then(|offload| offload.sent_as);
         let (network, exit) = match outcome.decided_by.node.split_once('@') {
             Some((network, exit)) => (network.to_owned(), Some(exit.to_owned())),
             None => (outcome.decided_by.node, None),
@@ -293,10 +294,14 @@ impl Agent {
             exit,
             reason: outcome.reason.to_string(),
             device_ms: milliseconds(outcome.local),
+            encode_ms: sent_as
+                .and(offload)
+                .map(|offload| milliseconds(offload.encoding)),
             link_ms: offload.map(|offload| milliseconds(offload.link())),
             cloud_ms: offload.and_then(Offload::at_peer).map(milliseconds),
             total_ms: milliseconds(outcome.total),
             bytes_sent: offload.map_or(0, |offload| offload.bytes_sent),
+            encoding: sent_as.map(|sent_as| sent_as.to_string()),
             transport: offload.and_then(Offload::protocol),
         }))
     }

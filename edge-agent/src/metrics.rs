@@ -41,6 +41,11 @@ struct OfSite {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfEncoding {
+    encoding: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfCorrection {
     class: &'static str,
 }
@@ -85,9 +90,10 @@ pub struct Metrics {
     followed: Counter,
     answer: Times,
     device: Histogram,
+    encode: Histogram,
     link: Histogram,
     cloud: Histogram,
-    sent: Counter,
+    sent: Family<OfEncoding, Counter>,
     output_failures: Family<OfOutput, Counter>,
     queue_images: Gauge,
     queue_bytes: Gauge,
@@ -115,11 +121,11 @@ impl Default for Metrics {
         let (output_failures, corrections) = (Family::default(), Family::default());
         let (output_refusals, input_failures) = (Family::default(), Family::default());
         let in_flight = Gauge::default();
-        let (sent, followed) = (Counter::default(), Counter::default());
+        let (sent, followed) = (Family::default(), Counter::default());
         let (queue_images, queue_bytes) = (Gauge::default(), Gauge::default());
         let (queue_left, queue_failures) = (Family::default(), Counter::default());
         let answer = Times::new_with_constructor(times);
-        let [device, link, cloud] = [(); 3].map(|()| times());
+        let [device, encode, link, cloud] = [(); 4].map(|()| times());
         let mut registry = Registry::with_prefix("outpost_edge");
         registry.register(
             "build",
@@ -169,9 +175,10 @@ impl Default for Metrics {
                 "Reading, decoding and networks on the device",
                 &device,
             ),
+            ("encode", "Encoding images that were sent", &encode),
             (
                 "link",
-                "The part of an offload that was not the cloud's",
+                "The part of an offload that was neither encoding nor the cloud's",
                 &link,
             ),
             (
@@ -184,7 +191,7 @@ impl Default for Metrics {
         }
         registry.register_with_unit(
             "sent",
-            "Bytes of the requests that were sent, without headers",
+            "Bytes of the requests that were sent, without headers, by how the image was encoded",
             Unit::Bytes,
             sent.clone(),
         );
@@ -230,6 +237,7 @@ impl Default for Metrics {
             followed,
             answer,
             device,
+            encode,
             link,
             cloud,
             sent,
@@ -278,6 +286,7 @@ impl Metrics {
                 answer.observe(seconds(answered.total_ms));
                 self.device.observe(seconds(answered.device_ms));
                 for (histogram, part) in [
+                    (&self.encode, answered.encode_ms),
                     (&self.link, answered.link_ms),
                     (&self.cloud, answered.cloud_ms),
                 ] {
@@ -285,7 +294,10 @@ impl Metrics {
                         histogram.observe(seconds(part));
                     }
                 }
-                self.sent.inc_by(answered.bytes_sent);
+                if let Some(encoding) = answered.encoding.clone() {
+                    let sent = self.sent.get_or_create(&OfEncoding { encoding });
+                    sent.inc_by(answered.bytes_sent);
+                }
             }
             Record::Failed { cause, .. } => {
                 let labels = OfFailure {

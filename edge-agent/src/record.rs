@@ -104,7 +104,9 @@ pub struct Answered {
     pub reason: String,
     /// Reading, decoding and the networks on the device.
     pub device_ms: f64,
-    /// The time of the offload that was not the cloud's; absent without an offload.
+    /// Encoding the image for the link; absent where it was not sent.
+    pub encode_ms: Option<f64>,
+    /// The time of the offload that was neither encoding nor the cloud's; absent without an offload.
     pub link_ms: Option<f64>,
     /// The time in the cloud, as the cloud tells it; absent where it does not.
     pub cloud_ms: Option<f64>,
@@ -112,6 +114,8 @@ pub struct Answered {
     pub total_ms: f64,
     /// Bytes of the requests that were sent, without headers.
     pub bytes_sent: u64,
+    /// As what it was sent: `original`, `jpeg@95` and the like, `pixels` or `tensor`; absent where it was not.
+    pub encoding: Option<String>,
     /// `h2` or `h3`; absent where no reply came.
     #[schema(value_type = Option<String>)]
     pub transport: Option<outpost_transport::Protocol>,

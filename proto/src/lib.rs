@@ -35,3 +35,7 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("open
 ///
 /// `properties` is a free-form map of the protocol, so that other clients pass it over.
 pub const ENCODED_IMAGE_PROPERTY: &str = "encoded_image";
+
+/// The model metadata property under which a server lists the formats of encoded images that it takes: `jpeg`, `png`,
+/// `webp`, `avif`, separated by commas.
+pub const IMAGE_FORMATS_PROPERTY: &str = "encoded_image_formats";

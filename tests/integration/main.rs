@@ -3,6 +3,7 @@
 
 mod cameras;
 mod cloud;
+mod encoding;
 mod input;
 mod learned;
 mod link;

@@ -24,7 +24,7 @@ use tracing::Instrument;
 
 use crate::{
     learned::{self, Deciding, PolicyError},
-    peer::{DecidedBy, LateCall, Offload, Patience, Peer, RemoteNetwork},
+    peer::{DecidedBy, EncodersError, LateCall, Offload, Packing, Patience, Peer, RemoteNetwork},
     picture::{Picture, PictureError},
     privacy::{Privacy, PrivacyError, PrivateClasses},
 };
@@ -221,6 +221,14 @@ pub enum StartError {
     /// What must not leave this site is not understood.
     #[error(transparent)]
     Privacy(#[from] PrivacyError),
+    /// No encoder can be chosen for images that are sent.
+    #[error("cannot choose an encoder for the {site}")]
+    Encoders {
+        /// Whom they are sent to.
+        site: Site,
+        /// Why.
+        source: EncodersError,
+    },
 }
 
 /// What to decide by from now on; what is not said stays.
@@ -326,15 +334,29 @@ impl Engine {
                 let labels = folder.labels(&manifest)?;
                 let is_decided_there = !node.jumps().is_empty() || node.exit().is_some();
                 let is_passed_on = peer.is_some_and(|site| site != node.site());
-                let network = if is_decided_there || is_passed_on {
-                    RemoteNetwork::of_cascade(manifest, labels, cascade.name(), node.name())
+                let is_cascade = is_decided_there || is_passed_on;
+                let packing = match peer {
+                    None => Packing::original(),
+                    Some(site) => {
+                        let further = match is_cascade {
+                            true => reached_from(&cascade, id, folder)?,
+                            false => Vec::new(),
+                        };
+                        let seen_by: Vec<&Manifest> = further.iter().chain([&manifest]).collect();
+                        let packing = plan.peers[&site].packing(&seen_by);
+                        packing.map_err(|source| StartError::Encoders { site, source })?
+                    }
+                };
+                let network = if is_cascade {
+                    let rest = (cascade.name(), node.name());
+                    RemoteNetwork::of_cascade(manifest, labels, packing, rest)
                 } else {
-                    RemoteNetwork::new(manifest, labels)
+                    RemoteNetwork::new(manifest, labels, packing)
                 };
                 let network = Arc::new(network);
                 Ok((id, Remote { network, peer }))
             })
-            .collect::<Result<_, OpenError>>()?;
+            .collect::<Result<_, StartError>>()?;
         // Connecting takes as long as loading; they go side by side.
         for peer in plan.peers.values() {
             peer.connect_in_background();
@@ -429,7 +451,7 @@ impl Engine {
             return None;
         }
         let seconds = |expected: &Expected| match link {
-            Some(link) => expected.seconds_at(|bytes| link.offload(bytes)),
+            Some(link) => expected.seconds_at(|bytes| link.offload_of(bytes)),
             None => expected.seconds,
         };
         let best = match bundle.choose_at(&chosen.goal, seconds) {
@@ -687,6 +709,26 @@ fn decided(named: Option<&DecidedBy>, node: DecidedBy, temperature: f32) -> (Dec
         Some(named) => (named.clone(), 1.0),
         None => (node, temperature),
     }
+}
+
+/// The manifests of the networks that an image may reach from a node on.
+fn reached_from(
+    cascade: &Cascade,
+    from: NodeId,
+    folder: &ModelFolder,
+) -> Result<Vec<Manifest>, OpenError> {
+    let mut reached: Vec<NodeId> = cascade.node(from).jumps().to_vec();
+    let mut next = 0;
+    while let Some(&node) = reached.get(next) {
+        for &jump in cascade.node(node).jumps() {
+            if !reached.contains(&jump) {
+                reached.push(jump);
+            }
+        }
+        next += 1;
+    }
+    let manifest = |&node: &NodeId| folder.manifest(cascade.node(node).network());
+    reached.iter().map(manifest).collect()
 }
 
 fn check_device_only(cascade: &Cascade) -> Result<(), StartError> {

@@ -23,8 +23,8 @@ pub use engine::{
 };
 pub use learned::{Chosen, Deciding, PolicyError};
 pub use peer::{
-    BudgetConfig, CircuitSettings, DecidedBy, Offload, Payload, Peer, PeerConfig, PeerError,
-    error_chain,
+    BudgetConfig, CircuitSettings, DecidedBy, EncodersError, Encoding, Offload, Payload, Peer,
+    PeerConfig, PeerError, SentAs, UnknownEncoding, error_chain,
 };
 pub use picture::{Picture, PictureError};
 pub use privacy::{Privacy, PrivacyError};

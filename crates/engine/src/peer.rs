@@ -5,7 +5,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -19,6 +19,7 @@ use outpost_cascade::{
 use outpost_proto::inference::{
     ModelMetadataRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
 };
+use outpost_runtime::{Codec, Manifest};
 use outpost_transport::{
     BearerToken, CallError, Channel, ClientConfig, ConfigError, Identity, IdentityError, Protocol,
     TokenError, Trust,
@@ -33,16 +34,20 @@ use tracing::Span;
 
 use crate::picture::Picture;
 use failure::Failure;
-use remote::{RemoteInput, Reply};
+use packing::PackingConfig;
+use remote::{Asking, RemoteInput, Reply};
 
 mod budgets;
 mod config;
 mod failure;
+mod packing;
 mod remote;
 
 use budgets::Budgets;
 pub use config::{BudgetConfig, CircuitSettings, Payload, PeerConfig};
 pub use failure::error_chain;
+pub(crate) use packing::Packing;
+pub use packing::{EncodersError, Encoding, SentAs, UnknownEncoding};
 pub use remote::DecidedBy;
 pub(crate) use remote::RemoteNetwork;
 
@@ -53,7 +58,7 @@ const MESSAGE_PREFIX_BYTES: u64 = 5;
 pub struct Peer {
     channel: Channel,
     payload: Payload,
-    keep_metadata: bool,
+    packing: PackingConfig,
     budgets: Mutex<Budgets>,
     circuit: Mutex<Circuit>,
     link: Mutex<LinkEstimate>,
@@ -69,7 +74,18 @@ pub struct Offload {
     pub(crate) outcome: Result<Reply, FallbackCause>,
     /// Bytes of the requests that went out.
     pub bytes_sent: u64,
+    /// As what the image went out; `None` where it did not.
+    pub sent_as: Option<SentAs>,
+    /// Time that making it ready took.
+    pub encoding: Duration,
     took: Duration,
+}
+
+/// What has been sent of an image so far.
+#[derive(Debug, Default)]
+struct Sent {
+    bytes: AtomicU64,
+    made: OnceLock<(SentAs, Duration)>,
 }
 
 /// Until when a reply is waited for.
@@ -87,18 +103,14 @@ pub(crate) struct Patience {
 pub(crate) struct LateCall {
     call: BoxFuture<'static, Result<Reply, Failure>>,
     started: Instant,
-    bytes_sent: Arc<AtomicU64>,
+    sent: Arc<Sent>,
 }
 
 impl LateCall {
     /// The offload, with the reply that came late.
     pub(crate) async fn reply(self) -> Offload {
         let outcome = self.call.await.map_err(|failure| failure.cause);
-        Offload {
-            outcome,
-            bytes_sent: self.bytes_sent.load(Ordering::Relaxed),
-            took: self.started.elapsed(),
-        }
+        Offload::of(outcome, &self.sent, self.started.elapsed())
     }
 }
 
@@ -123,6 +135,15 @@ pub enum PeerError {
     /// A certificate without its key, or a key without its certificate.
     #[error("`{0}` is missing: a certificate and its key go together")]
     Incomplete(&'static str),
+    /// Images are to be encoded anew, and kept as they are.
+    #[error("`encoding` makes images anew, {0}: leave one of the two out")]
+    Encoding(&'static str),
+    /// This build cannot encode so.
+    #[error("`encoding` is {0}, which this build has not: build with `--features avif`")]
+    NotBuilt(Codec),
+    /// The bound on the loss is no number of points.
+    #[error("`max_accuracy_loss` is {0}: give points, 0 to 100")]
+    Loss(f64),
     /// The transport refused the configuration.
     #[error(transparent)]
     Channel(#[from] ConfigError),
@@ -134,13 +155,28 @@ impl Offload {
         Self {
             outcome: Err(FallbackCause::NoCloud),
             bytes_sent: 0,
+            sent_as: None,
+            encoding: Duration::ZERO,
             took: Duration::ZERO,
         }
     }
 
-    /// The time that was not the peer's.
+    fn of(outcome: Result<Reply, FallbackCause>, sent: &Sent, took: Duration) -> Self {
+        let bytes_sent = sent.bytes.load(Ordering::Relaxed);
+        let made = sent.made.get();
+        Self {
+            outcome,
+            bytes_sent,
+            sent_as: made.filter(|_| bytes_sent > 0).map(|made| made.0),
+            encoding: made.map_or(Duration::ZERO, |made| made.1),
+            took,
+        }
+    }
+
+    /// The time that was neither the peer's nor that of making the image ready.
     pub fn link(&self) -> Duration {
-        self.took.saturating_sub(self.at_peer().unwrap_or_default())
+        let elsewhere = self.at_peer().unwrap_or_default() + self.encoding;
+        self.took.saturating_sub(elsewhere)
     }
 
     /// The time at the peer, where it told it.
@@ -165,6 +201,7 @@ impl Peer {
     /// # Errors
     /// [`PeerError`], which names the file or the field at fault.
     pub fn new(config: &PeerConfig, circuit: CircuitConfig) -> Result<Self, PeerError> {
+        check_encoding(config)?;
         let mut client = ClientConfig::new(&config.url);
         client.transport = config.transport;
         client.server_name.clone_from(&config.server_name);
@@ -185,7 +222,12 @@ impl Peer {
         Ok(Self {
             channel: Channel::new(client)?,
             payload: config.payload,
-            keep_metadata: config.keep_metadata,
+            packing: PackingConfig {
+                encoding: config.encoding,
+                encoders: config.encoders.clone(),
+                max_accuracy_loss: config.max_accuracy_loss,
+                keep_metadata: config.keep_metadata,
+            },
             budgets: Mutex::new(Budgets::new(&config.budget)),
             circuit: Mutex::new(Circuit::new(circuit)),
             link: Mutex::default(),
@@ -204,6 +246,11 @@ impl Peer {
         lock(&self.link).at(self.origin.elapsed())
     }
 
+    /// How images are made ready for the networks at this peer that may see them.
+    pub(crate) fn packing(&self, seen_by: &[&Manifest]) -> Result<Packing, EncodersError> {
+        Packing::new(&self.packing, seen_by)
+    }
+
     /// Connects while networks still load; a failure shows at the first offload.
     pub(crate) fn connect_in_background(&self) {
         let channel = self.channel.clone();
@@ -215,7 +262,14 @@ impl Peer {
         name = "offload",
         level = "debug",
         skip_all,
-        fields(otel.kind = "client", model = network.model(), bytes_sent, transport, otel.status_code)
+        fields(
+            otel.kind = "client",
+            model = network.model(),
+            bytes_sent,
+            encoding,
+            transport,
+            otel.status_code
+        )
     )]
     pub(crate) async fn classify(
         self: &Arc<Self>,
@@ -233,18 +287,19 @@ impl Peer {
                         Refusal::Open => FallbackCause::CircuitOpen,
                         Refusal::Paused => FallbackCause::Overloaded,
                     }),
-                    bytes_sent: 0,
                     took: started.elapsed(),
+                    ..Offload::without_peer()
                 };
                 return (offload, None);
             }
         };
-        let bytes_sent = Arc::new(AtomicU64::new(0));
+        let sent = Arc::new(Sent::default());
+        let image_bytes = picture.encoded.as_ref().map(|read| read.len() as u64);
         let mut call: BoxFuture<'static, _> = {
-            let (peer, network, bytes_sent) = (self.clone(), network.clone(), bytes_sent.clone());
+            let (peer, network, sent) = (self.clone(), network.clone(), sent.clone());
             let until = patience.deadline + patience.late;
             Box::pin(async move {
-                let call = peer.call(&network, picture, until, &bytes_sent);
+                let call = peer.call(&network, picture, until, &sent);
                 timeout_at(until.into(), call)
                     .await
                     .unwrap_or_else(|elapsed| Err(Failure::deadline(elapsed)))
@@ -257,16 +312,19 @@ impl Peer {
                 (!patience.late.is_zero()).then(|| LateCall {
                     call,
                     started,
-                    bytes_sent: bytes_sent.clone(),
+                    sent: sent.clone(),
                 }),
             ),
         };
-        let bytes_sent = bytes_sent.load(Ordering::Relaxed);
-        let took = started.elapsed();
         self.note(&outcome, permit, patience.is_short);
-        self.observe(&outcome, bytes_sent, took, patience.is_short);
+        let is_answered = outcome.is_ok();
+        // A reply, or a deadline that was waited for in vain, says what an offload costs. Other failures are over soon and
+        // say nothing about that: the circuit is what keeps from them.
+        let tells_the_link = match &outcome {
+            Ok(_) => true,
+            Err(failure) => failure.cause == FallbackCause::Deadline && !patience.is_short,
+        };
         let span = Span::current();
-        span.record("bytes_sent", bytes_sent);
         match &outcome {
             Ok(reply) => {
                 if let Some(protocol) = reply.protocol {
@@ -277,11 +335,23 @@ impl Peer {
                 span.record("otel.status_code", "ERROR");
             }
         }
-        let offload = Offload {
-            outcome: outcome.map_err(|failure| self.report(&failure)),
-            bytes_sent,
-            took,
-        };
+        let outcome = outcome.map_err(|failure| self.report(&failure));
+        let offload = Offload::of(outcome, &sent, started.elapsed());
+        span.record("bytes_sent", offload.bytes_sent);
+        if let Some(sent_as) = &offload.sent_as {
+            span.record("encoding", tracing::field::display(sent_as));
+        }
+        if tells_the_link {
+            let observation = Observation {
+                bytes: offload.bytes_sent,
+                image_bytes,
+                encoding: offload.encoding,
+                link: offload.link(),
+                at_peer: offload.at_peer(),
+                is_answered,
+            };
+            lock(&self.link).observe(&observation, self.origin.elapsed());
+        }
         (offload, late)
     }
 
@@ -303,29 +373,6 @@ impl Peer {
         }
     }
 
-    /// Takes a reply, or a deadline that was waited for in vain, for what an offload costs. Other failures are over
-    /// soon and say nothing about that: the circuit is what keeps from them.
-    fn observe(
-        &self,
-        outcome: &Result<Reply, Failure>,
-        bytes: u64,
-        took: Duration,
-        is_short: bool,
-    ) {
-        let at_peer = match outcome {
-            Ok(reply) => reply.at_peer,
-            Err(failure) if failure.cause == FallbackCause::Deadline && !is_short => None,
-            Err(_) => return,
-        };
-        let observation = Observation {
-            bytes,
-            link: took.saturating_sub(at_peer.unwrap_or_default()),
-            at_peer,
-            is_answered: outcome.is_ok(),
-        };
-        lock(&self.link).observe(&observation, self.origin.elapsed());
-    }
-
     /// Tells a person of each cause once; the answers carry the cause every time.
     fn report(&self, failure: &Failure) -> FallbackCause {
         let chain = error_chain(&*failure.source);
@@ -342,7 +389,7 @@ impl Peer {
         network: &Arc<RemoteNetwork>,
         picture: Arc<Picture>,
         deadline: Instant,
-        bytes_sent: &AtomicU64,
+        sent: &Sent,
     ) -> Result<Reply, Failure> {
         // Bytes count from here: what comes before is the handshake's.
         let connected = self.channel.connect().await;
@@ -352,14 +399,19 @@ impl Peer {
             .get_or_try_init(|| self.ask_for_input(network, deadline))
             .await?
             .clone();
-        let request = {
-            let (network, keep_metadata) = (network.clone(), self.keep_metadata);
-            // Making a tensor takes milliseconds. The picture ends here: its pixels need not stay in
+        let Asking {
+            request,
+            sent_as,
+            encoding,
+        } = {
+            let (network, link) = (network.clone(), self.link());
+            // Encoding and making a tensor take milliseconds. The picture ends here: its pixels need not stay in
             // memory while its answer travels.
-            spawn_blocking(move || network.request(&input, &picture, keep_metadata))
+            spawn_blocking(move || network.request(&input, &picture, link.as_ref()))
                 .await
                 .map_err(Failure::unsendable)??
         };
+        let _ = sent.made.set((sent_as, encoding));
         let message_bytes = request.encoded_len();
         let limit = self.channel.max_message_bytes();
         if message_bytes > limit {
@@ -377,7 +429,7 @@ impl Peer {
             let is_within = lock(&self.budgets).take(request_bytes, now);
             is_within.map_err(Failure::over_budget)?;
             // Counted before the call: at the deadline it ends without a word.
-            bytes_sent.fetch_add(request_bytes, Ordering::Relaxed);
+            sent.bytes.fetch_add(request_bytes, Ordering::Relaxed);
             let called = client
                 .model_infer(with_deadline(request.clone(), deadline))
                 .await;
@@ -386,7 +438,7 @@ impl Peer {
                 Err(status) => status,
             };
             if let Some(CallError::Connect(_)) = CallError::of(&status) {
-                bytes_sent.fetch_sub(request_bytes, Ordering::Relaxed);
+                sent.bytes.fetch_sub(request_bytes, Ordering::Relaxed);
             }
             let failure = Failure::from(status);
             if let Some(pause) = failure.pause {
@@ -440,6 +492,26 @@ impl Peer {
         GrpcInferenceServiceClient::new(self.channel.clone())
             .max_decoding_message_size(limit)
             .max_encoding_message_size(limit)
+    }
+}
+
+/// Whether an encoding goes with the rest of a configuration, and with this build.
+fn check_encoding(config: &PeerConfig) -> Result<(), PeerError> {
+    if !(0.0..=100.0).contains(&config.max_accuracy_loss) {
+        return Err(PeerError::Loss(config.max_accuracy_loss));
+    }
+    match config.encoding {
+        Encoding::Original => Ok(()),
+        _ if config.keep_metadata => Err(PeerError::Encoding(
+            "without what `keep_metadata` is to keep",
+        )),
+        _ if config.payload == Payload::Tensor => {
+            Err(PeerError::Encoding("and `payload = \"tensor\"` sends none"))
+        }
+        Encoding::With(encoder) if !encoder.codec.is_built() => {
+            Err(PeerError::NotBuilt(encoder.codec))
+        }
+        Encoding::With(_) | Encoding::Auto => Ok(()),
     }
 }
 

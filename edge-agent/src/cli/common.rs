@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use outpost_cascade::Mode;
-use outpost_engine::PeerConfig;
+use outpost_engine::{Encoding, PeerConfig};
 use outpost_exit_policy::Goal;
 use outpost_telemetry::{LogFormat, Telemetry, TracesError};
 use outpost_transport::Transport;
@@ -34,6 +34,9 @@ pub(super) struct Common {
     /// h2, h3 or auto, which prefers HTTP/3.
     #[arg(long, env = "OUTPOST_TRANSPORT")]
     transport: Option<Transport>,
+    /// How images are sent: original, jpeg@QUALITY, webp@QUALITY, avif@QUALITY, or auto, which goes by the link.
+    #[arg(long, env = "OUTPOST_ENCODING")]
+    encoding: Option<Encoding>,
     /// The cascade file.
     #[arg(long, env = "OUTPOST_CASCADE")]
     cascade: Option<PathBuf>,
@@ -99,6 +102,7 @@ impl Common {
         ];
         if let Some(cloud) = &mut config.cloud {
             cloud.transport = self.transport.unwrap_or(cloud.transport);
+            cloud.encoding = self.encoding.unwrap_or(cloud.encoding);
             let fields = [
                 &mut cloud.certificate_authority,
                 &mut cloud.token,
@@ -110,9 +114,12 @@ impl Common {
                     *field = Some(path.clone());
                 }
             }
-        } else if of_cloud.iter().any(|path| path.is_some()) || self.transport.is_some() {
+        } else if of_cloud.iter().any(|path| path.is_some())
+            || self.transport.is_some()
+            || self.encoding.is_some()
+        {
             anyhow::bail!(
-                "--ca, --token, --client-certificate, --client-key and --transport need a cloud: \
+                "--ca, --token, --client-certificate, --client-key, --transport and --encoding need a cloud: \
                  give --cloud URL or a configuration file"
             );
         }

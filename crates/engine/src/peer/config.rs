@@ -10,6 +10,8 @@ use outpost_cascade::CircuitConfig;
 use outpost_transport::Transport;
 use serde::Deserialize;
 
+use super::packing::Encoding;
+
 /// Where a peer is, and how it is asked.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,9 +43,23 @@ pub struct PeerConfig {
     /// pixels and their orientation alone.
     #[serde(default)]
     pub keep_metadata: bool,
+    /// How encoded images are sent: `original`, as they were read; `jpeg@QUALITY`, `webp@QUALITY` or `avif@QUALITY`, shrunk
+    /// to what the network sees; or `auto`, with the encoder that has the image there first. Default `original`.
+    #[serde(default)]
+    pub encoding: Encoding,
+    /// What encoders cost and lose, a file of `lab encoders`, for `auto`. Default `encoders.json` in the network's folder.
+    #[serde(default)]
+    pub encoders: Option<PathBuf>,
+    /// Points of top-1 accuracy that an encoder may lose for `auto` to choose it. Default 1.
+    #[serde(default = "max_accuracy_loss")]
+    pub max_accuracy_loss: f64,
     /// How much may be sent; no bounds by default.
     #[serde(default)]
     pub budget: BudgetConfig,
+}
+
+const fn max_accuracy_loss() -> f64 {
+    1.0
 }
 
 /// How much may be sent to a peer. What is not used up is kept, up to the whole of it.
@@ -63,7 +79,7 @@ pub enum Payload {
     /// The encoded image where the server says that it takes one, else the network's input tensor.
     #[default]
     Auto,
-    /// The encoded image as it was read.
+    /// The encoded image.
     Image,
     /// The network's input tensor, made here.
     Tensor,
@@ -94,6 +110,9 @@ impl PeerConfig {
             server_name: None,
             payload: Payload::default(),
             keep_metadata: false,
+            encoding: Encoding::default(),
+            encoders: None,
+            max_accuracy_loss: max_accuracy_loss(),
             budget: BudgetConfig::default(),
         }
     }
@@ -105,6 +124,7 @@ impl PeerConfig {
             &mut self.token,
             &mut self.client_certificate,
             &mut self.client_key,
+            &mut self.encoders,
         ] {
             *path = path.take().map(|path| folder.join(path));
         }

@@ -1,21 +1,26 @@
 //! A network at a server of the Open Inference Protocol: what is asked and what is understood.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
-use outpost_cascade::Site;
+use outpost_cascade::{Link, Site};
 use outpost_proto::{
-    ContentsKind, Datatype, ENCODED_IMAGE_PROPERTY, Tensor, TensorData,
+    ContentsKind, Datatype, ENCODED_IMAGE_PROPERTY, IMAGE_FORMATS_PROPERTY, Tensor, TensorData,
     inference::{ModelInferRequest, ModelInferResponse, ModelMetadataResponse},
     parameter, tensor,
 };
-use outpost_runtime::{
-    Labels, Manifest, OutputKind, Preprocessor, Probabilities, without_metadata,
-};
+use outpost_runtime::{Labels, Manifest, OutputKind, Preprocessor, Probabilities};
 use outpost_transport::Protocol;
 use tokio::sync::OnceCell;
 use tonic::{Response, metadata::MetadataMap};
 
-use super::failure::Failure;
+use super::{
+    failure::Failure,
+    packing::{Formats, Packing, SentAs},
+};
 use crate::{DECIDED_BY_PARAMETER, ENTRY_PARAMETER, picture::Picture};
 
 /// A network at a peer, as its manifest here describes it, or the rest of a cascade that begins with it.
@@ -25,6 +30,7 @@ pub(crate) struct RemoteNetwork {
     cascade: Option<Rest>,
     labels: Labels,
     preprocessor: Preprocessor,
+    packing: Packing,
     /// What the server says that the network takes; asked once.
     pub(super) input: OnceCell<RemoteInput>,
 }
@@ -72,10 +78,18 @@ pub(super) struct RemoteInput {
     kind: InputKind,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum InputKind {
-    Image,
+    Image(Formats),
     Tensor(Datatype),
+}
+
+/// A request about an image, and how the image became it.
+pub(super) struct Asking {
+    pub(super) request: ModelInferRequest,
+    pub(super) sent_as: SentAs,
+    /// Time that it took.
+    pub(super) encoding: Duration,
 }
 
 /// What the peer said.
@@ -90,8 +104,9 @@ pub(crate) struct Reply {
 }
 
 impl RemoteNetwork {
-    pub(crate) fn new(manifest: Manifest, labels: Labels) -> Self {
+    pub(crate) fn new(manifest: Manifest, labels: Labels, packing: Packing) -> Self {
         Self {
+            packing,
             preprocessor: Preprocessor::new(manifest.input.clone()),
             manifest,
             cascade: None,
@@ -104,15 +119,15 @@ impl RemoteNetwork {
     pub(crate) fn of_cascade(
         manifest: Manifest,
         labels: Labels,
-        cascade: &str,
-        entry: &str,
+        packing: Packing,
+        (cascade, entry): (&str, &str),
     ) -> Self {
         Self {
             cascade: Some(Rest {
                 cascade: cascade.to_owned(),
                 entry: entry.to_owned(),
             }),
-            ..Self::new(manifest, labels)
+            ..Self::new(manifest, labels, packing)
         }
     }
 
@@ -139,7 +154,7 @@ impl RemoteNetwork {
 
     /// An encoded image under the name of the input tensor.
     pub(super) fn image_input(&self) -> RemoteInput {
-        self.input_of(InputKind::Image)
+        self.input_of(InputKind::Image(Formats::default()))
     }
 
     /// The input tensor as the manifest has it.
@@ -154,36 +169,32 @@ impl RemoteNetwork {
         }
     }
 
-    /// The request that asks about `picture`; an encoded image goes without its metadata, unless they are kept.
+    /// The request that asks about `picture`, to be sent over `link`. Costs CPU time.
     pub(super) fn request(
         &self,
         input: &RemoteInput,
         picture: &Picture,
-        keep_metadata: bool,
-    ) -> Result<ModelInferRequest, Failure> {
-        let (shape, data, contents) = match input.kind {
-            // Typed contents carry the file's own bytes, without a copy.
-            InputKind::Image => match &picture.encoded {
-                Some(encoded) => {
-                    let sent = match keep_metadata {
-                        true => encoded.clone(),
-                        false => without_metadata(encoded).ok_or_else(|| {
-                            Failure::unsendable("the image's metadata cannot be taken out")
-                        })?,
-                    };
-                    let data = TensorData::Bytes(vec![sent]);
-                    (vec![1], data, ContentsKind::Typed)
+        link: Option<&Link>,
+    ) -> Result<Asking, Failure> {
+        let started = Instant::now();
+        let (sent_as, shape, data, contents) = match &input.kind {
+            InputKind::Image(formats) => {
+                let packed = self.packing.pack(picture, link, formats)?;
+                match packed.encoded {
+                    // Typed contents carry the file's own bytes, without a copy.
+                    Some(encoded) => {
+                        let data = TensorData::Bytes(vec![encoded]);
+                        (packed.sent_as, vec![1], data, ContentsKind::Typed)
+                    }
+                    None => {
+                        let (width, height) = picture.pixels.dimensions();
+                        let shape = vec![1, height as usize, width as usize, 3];
+                        let pixels = picture.pixels.as_raw().clone();
+                        let data = TensorData::Uint8(pixels.into());
+                        (packed.sent_as, shape, data, ContentsKind::Raw)
+                    }
                 }
-                None => {
-                    let (width, height) = picture.pixels.dimensions();
-                    let pixels = picture.pixels.as_raw().clone();
-                    (
-                        vec![1, height as usize, width as usize, 3],
-                        TensorData::Uint8(pixels.into()),
-                        ContentsKind::Raw,
-                    )
-                }
-            },
+            }
             InputKind::Tensor(datatype) => {
                 let input = self
                     .preprocessor
@@ -197,7 +208,7 @@ impl RemoteNetwork {
                     }
                     _ => TensorData::Fp32(values),
                 };
-                (shape, data, ContentsKind::Raw)
+                (SentAs::Tensor, shape, data, ContentsKind::Raw)
             }
         };
         let tensor = Tensor::new(&input.name, shape, data).map_err(Failure::unsendable)?;
@@ -206,7 +217,11 @@ impl RemoteNetwork {
             let entry = parameter::from_text(&rest.entry);
             request.parameters.insert(ENTRY_PARAMETER.to_owned(), entry);
         }
-        Ok(request)
+        Ok(Asking {
+            request,
+            sent_as,
+            encoding: started.elapsed(),
+        })
     }
 
     /// What a response says about the image.
@@ -267,11 +282,13 @@ impl RemoteInput {
             )));
         };
         let takes_images = metadata.properties.contains_key(ENCODED_IMAGE_PROPERTY);
+        let image = || {
+            let listed = metadata.properties.get(IMAGE_FORMATS_PROPERTY);
+            InputKind::Image(Formats::listed(listed))
+        };
         let kind = match input.datatype.parse() {
-            Ok(Datatype::Bytes) => InputKind::Image,
-            Ok(Datatype::Fp32 | Datatype::Fp16 | Datatype::Uint8) if takes_images => {
-                InputKind::Image
-            }
+            Ok(Datatype::Bytes) => image(),
+            Ok(Datatype::Fp32 | Datatype::Fp16 | Datatype::Uint8) if takes_images => image(),
             Ok(datatype @ (Datatype::Fp32 | Datatype::Fp16)) => InputKind::Tensor(datatype),
             _ => {
                 return Err(Failure::bad_reply(format!(
@@ -331,7 +348,7 @@ mod tests {
         let folder = outpost_runtime::ModelFolder::new(models);
         let manifest = folder.manifest("efficientnet-lite2").unwrap();
         let labels = folder.labels(&manifest).unwrap();
-        RemoteNetwork::new(manifest, labels)
+        RemoteNetwork::new(manifest, labels, Packing::original())
     }
 
     fn reply_with(outputs: Vec<Tensor>) -> Result<Reply, Failure> {
@@ -394,15 +411,21 @@ mod tests {
             ..Default::default()
         };
         for (datatype, property, kind) in [
-            ("FP32", true, InputKind::Image),
-            ("BYTES", false, InputKind::Image),
+            ("FP32", true, InputKind::Image(Formats::default())),
+            ("BYTES", false, InputKind::Image(Formats::default())),
             ("FP32", false, InputKind::Tensor(Datatype::Fp32)),
             ("FP16", false, InputKind::Tensor(Datatype::Fp16)),
         ] {
             let Ok(input) = RemoteInput::from_metadata(&metadata(datatype, property)) else {
                 panic!("{datatype}");
             };
-            assert_eq!((input.name.as_str(), input.kind), ("x", kind));
+            assert_eq!(
+                input,
+                RemoteInput {
+                    name: "x".into(),
+                    kind
+                }
+            );
         }
         assert!(RemoteInput::from_metadata(&metadata("FP64", false)).is_err());
         assert!(RemoteInput::from_metadata(&ModelMetadataResponse::default()).is_err());
