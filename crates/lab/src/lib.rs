@@ -8,6 +8,7 @@
 //!   it, [`report`] draws it.
 //! - [`bundle`] reads policy bundles.
 //! - [`replay`] takes images through the engine with a learned policy and measures.
+//! - [`encoders`] measures what encoders make of images before they are sent.
 //! - [`load`] calls a server and tells throughput and latencies.
 //! - [`summarise`] turns the edge-agent's answers into accuracy, time and bytes.
 //!
@@ -25,6 +26,7 @@
 
 pub mod bench;
 pub mod bundle;
+pub mod encoders;
 pub mod evaluate;
 pub mod fetch;
 pub mod frontier;

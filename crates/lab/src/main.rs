@@ -6,7 +6,9 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use outpost_lab::{bench, evaluate, fetch, learn, load, replay, report, summarise, trace};
+use outpost_lab::{
+    bench, encoders, evaluate, fetch, learn, load, replay, report, summarise, trace,
+};
 
 /// Fetch and measure networks; trace, learn and judge exit policies; summarise answers.
 #[derive(Debug, Parser)]
@@ -32,6 +34,8 @@ enum Command {
     Report(report::ReportArgs),
     /// Take images through the engine with a learned policy, beside the largest network alone.
     Replay(replay::ReplayArgs),
+    /// Measure what encoders make of images before they are sent: bytes, accuracy, time.
+    Encoders(encoders::EncodersArgs),
     /// Call a server of the Open Inference Protocol; tell throughput, latencies and refusals.
     Load(load::LoadArgs),
     /// Turn the edge-agent's answers into accuracy, time and bytes.
@@ -58,6 +62,7 @@ fn run(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Evaluate(args) => evaluate::run(args, out)?,
         Command::Report(args) => report::run(args, out)?,
         Command::Replay(args) => replay::run(args, out)?,
+        Command::Encoders(args) => encoders::run(args, out)?,
         Command::Load(args) => load::run(args, out)?,
         Command::Summarise(args) => summarise::run(args, out)?,
     }
