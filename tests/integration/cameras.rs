@@ -149,9 +149,11 @@ fn a_stream_is_read_again_where_it_ends() {
 fn the_newest_image_wins_where_no_place_is_free_and_all_are_accounted_for() {
     const IMAGES: usize = 40;
     let camera = async || {
-        // All but the last are none.
-        let junk = stream::repeat(part(b"not an image")).take(IMAGES - 1);
-        let images = junk.chain(stream::iter([part(&image())]));
+        // All but the last are none; the first half comes slowly, until events wait and the place with them.
+        let junk = part(b"not an image");
+        let slow = slowly(junk.clone()).take(IMAGES / 2);
+        let fast = stream::repeat(junk).take(IMAGES - IMAGES / 2 - 1);
+        let images = slow.chain(fast).chain(stream::iter([part(&image())]));
         mixed(images.chain(stream::pending()))
     };
     let server = WebServer::start(Router::new().route("/stream", get(camera)));

@@ -168,8 +168,9 @@ impl Subscriber {
 
     fn events(&self) -> Vec<Value> {
         let messages = self.messages();
-        messages
-            .iter()
+        // Besides, the client may tell of a connection that broke.
+        let events = messages.iter().filter(|line| line.starts_with('{'));
+        events
             .map(|line| serde_json::from_str(line).unwrap())
             .collect()
     }
