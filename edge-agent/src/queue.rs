@@ -43,7 +43,7 @@ const COMMANDS: usize = 64;
 pub struct QueueError {
     path: PathBuf,
     advice: &'static str,
-    source: redb::Error,
+    source: Box<redb::Error>,
 }
 
 /// An image was not kept.
@@ -94,10 +94,10 @@ impl Queue {
         announcer: Announcer,
         metrics: Metrics,
     ) -> Result<(Self, thread::JoinHandle<()>), QueueError> {
-        let failed = |source| QueueError {
+        let failed = |source: redb::Error| QueueError {
             path: config.path.clone(),
             advice: advice(&source),
-            source,
+            source: Box::new(source),
         };
         let mut store = Store::open(&config.path).map_err(failed)?;
         let (entries, finals) = store.load().map_err(failed)?;

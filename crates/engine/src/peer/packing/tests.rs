@@ -142,9 +142,9 @@ fn auto_follows_the_link_within_the_loss_that_was_asked_for() {
     };
     let packing = Packing::new(&auto, &[&network]).unwrap();
     let picture = photo();
-    let sent_as = |link| pack(&packing, &picture, Some(link)).sent_as.to_string();
-    assert_eq!(sent_as(&link(1e9)), "jpeg@90");
-    assert_eq!(sent_as(&thin()), "webp@80");
+    let sent_as = |link: Link| pack(&packing, &picture, Some(&link)).sent_as.to_string();
+    assert_eq!(sent_as(link(1e9)), "jpeg@90");
+    assert_eq!(sent_as(thin()), "webp@80");
     // A server that takes no WebP gets none.
     let listed = "jpeg,png".to_owned();
     let packed = packing.pack(&picture, Some(&thin()), &Formats::listed(Some(&listed)));
