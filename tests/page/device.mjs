@@ -75,7 +75,8 @@ const fastest = await page.evaluate(() => state.policy.operating_point);
 await page.keyboard.press("End");
 await page.waitForFunction(before => state.policy.operating_point !== before, fastest);
 assert.equal(await page.locator("#handle").inputValue(), points);
-assert.equal(await page.locator("#curve .point").count(), Number(points) + 1);
+assert.equal(await page.locator("#curve .point:not(.now)").count(), Number(points) + 1);
+assert.equal(await page.locator("#curve .point.now").count(), 1);
 
 // Nothing that is no image gets an answer, and the page says why.
 await page.setInputFiles("#file", { name: "notes.jpg", mimeType: "image/jpeg", buffer: Buffer.from("no image") });
