@@ -279,8 +279,8 @@ impl Keeper {
     fn give_up(&mut self, images: &[Uuid], outcome: QueueOutcome) {
         for &id in images {
             self.metrics.left_queue(outcome);
-            match self.store.image(id) {
-                Ok(Some((entry, _))) => self.unwritten.push(last(entry, None)),
+            match self.store.entry(id) {
+                Ok(Some(entry)) => self.unwritten.push(last(entry, None)),
                 Ok(None) => {}
                 Err(error) => self.report(&error),
             }

@@ -1,25 +1,13 @@
 //! `delivery = "eventually"`: images that found no cloud wait on disk, whatever happens to the device meanwhile.
 
-use std::{
-    collections::HashMap,
-    fs,
-    net::{SocketAddr, TcpListener},
-    path::Path,
-    process::Command,
-};
+use std::{collections::HashMap, fs, net::SocketAddr, path::Path, process::Command};
 
-use outpost_tests::{CertificateFolder, CloudService, program, repository, some_cifar};
+use outpost_tests::{
+    CertificateFolder, CloudService, free_address, program, repository, some_cifar,
+};
 use serde_json::Value;
 
 use crate::run::{Device, json, lines, until};
-
-/// An address where nobody listens yet.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-}
 
 fn cloud(address: SocketAddr, certificates: &CertificateFolder) -> CloudService {
     let models = repository().join("models");

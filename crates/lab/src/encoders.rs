@@ -21,7 +21,6 @@ use std::{
     thread,
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use outpost_cascade::EncoderProfile;
 use outpost_runtime::{
     ClassifyError, Codec, DecodeError, EncodeError, Encoder, Fit, ModelFolder, OpenError,
@@ -31,6 +30,7 @@ use outpost_runtime::{
 use crate::{
     host::cpu_model,
     summarise::{Labels, ReadError},
+    trace::progress,
 };
 use measure::{Measurement, measure};
 
@@ -171,9 +171,7 @@ pub fn run(args: &EncodersArgs, out: &mut dyn Write) -> Result<(), EncodersError
 pub fn profile(args: &EncodersArgs) -> Result<EncoderProfile<Encoder>, EncodersError> {
     let encoders = encoders(args)?;
     let labels = Labels::load(&args.labels)?;
-    let mut images: Vec<(String, u32)> = labels.iter().map(|(f, l)| (f.to_owned(), l.0)).collect();
-    images.sort();
-    images.truncate(args.limit.map_or(usize::MAX, NonZeroUsize::get));
+    let images = labels.by_name(args.limit);
     if images.is_empty() {
         return Err(EncodersError::Empty(args.labels.clone()));
     }
@@ -248,16 +246,6 @@ fn encoders(args: &EncodersArgs) -> Result<Vec<Encoder>, EncodersError> {
         Some(encoder) => Err(EncodersError::NotBuilt(encoder.codec)),
         None => Ok(args.encoders.clone()),
     }
-}
-
-fn progress(total: u64) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-    bar.with_style(
-        ProgressStyle::with_template(
-            "{wide_bar:.cyan/dim} {pos} of {len} images  {per_sec}  {eta} left",
-        )
-        .expect("the template is well-formed"),
-    )
 }
 
 #[cfg(test)]

@@ -153,9 +153,7 @@ pub fn run(args: &TraceArgs, out: &mut dyn Write) -> Result<(), CollectError> {
         source,
     })?;
     let labels = Labels::load(&args.labels)?;
-    let mut images: Vec<(String, u32)> = labels.iter().map(|(f, l)| (f.to_owned(), l.0)).collect();
-    images.sort();
-    images.truncate(args.limit.map_or(usize::MAX, NonZeroUsize::get));
+    let images = labels.by_name(args.limit);
     if images.is_empty() {
         return Err(CollectError::Empty(args.labels.clone()));
     }
@@ -222,7 +220,8 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn progress(total: u64) -> ProgressBar {
+/// A bar for work on `total` images.
+pub(crate) fn progress(total: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
     bar.with_style(
         ProgressStyle::with_template(

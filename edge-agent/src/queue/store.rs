@@ -111,6 +111,17 @@ impl Store {
         })
     }
 
+    /// What is known about an image that waits.
+    pub(super) fn entry(&mut self, id: Uuid) -> Result<Option<Entry>, redb::Error> {
+        self.attempt(|database| {
+            let entry = database
+                .begin_read()?
+                .open_table(ENTRIES)?
+                .get(id.as_u128())?;
+            Ok(entry.and_then(|entry| read(entry.value())))
+        })
+    }
+
     /// An image that waits.
     pub(super) fn image(&mut self, id: Uuid) -> Result<Option<(Entry, Bytes)>, redb::Error> {
         self.attempt(|database| {

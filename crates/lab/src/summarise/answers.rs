@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
 };
 
@@ -212,6 +213,15 @@ impl Labels {
     /// All files with their classes, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, ClassId)> {
         self.0.iter().map(|(file, class)| (file.as_str(), *class))
+    }
+
+    /// The first `limit` files by name, all without a limit, with their classes.
+    pub(crate) fn by_name(&self, limit: Option<NonZeroUsize>) -> Vec<(String, u32)> {
+        let images = self.iter().map(|(file, class)| (file.to_owned(), class.0));
+        let mut images: Vec<(String, u32)> = images.collect();
+        images.sort();
+        images.truncate(limit.map_or(usize::MAX, NonZeroUsize::get));
+        images
     }
 
     pub(super) fn read(csv: impl io::Read, path: &Path) -> Result<Self, ReadError> {
