@@ -18,6 +18,7 @@ mod replicas;
 mod run;
 mod runtimes;
 mod security;
+mod soak;
 mod split;
 mod stages;
 mod traces;

@@ -1,9 +1,9 @@
-//! What the operating system says of this process and this machine. Linux only; elsewhere nothing is
+//! What the operating system says of processes and this machine. Linux only; elsewhere nothing is
 //! known.
 
 use std::fs;
 
-/// Resident memory of this process.
+/// Resident memory of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Memory {
     /// Now.
@@ -15,6 +15,11 @@ pub(crate) struct Memory {
 /// Resident memory of this process, where the system tells.
 pub(crate) fn memory() -> Option<Memory> {
     memory_in(&fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// Resident memory of another process, where the system tells.
+pub(crate) fn memory_of(process: u32) -> Option<Memory> {
+    memory_in(&fs::read_to_string(format!("/proc/{process}/status")).ok()?)
 }
 
 /// Name of the processor, or of the board where the processor has none, where the system tells.

@@ -10,6 +10,7 @@
 //! - [`replay`] takes images through the engine with a learned policy and measures.
 //! - [`encoders`] measures what encoders make of images before they are sent.
 //! - [`load`] calls a server and tells throughput and latencies.
+//! - [`soak`] leaves a device running beside a cloud that dies, and counts what was promised.
 //! - [`summarise`] turns the edge-agent's answers into accuracy, time and bytes.
 //!
 //! ```no_run
@@ -34,6 +35,7 @@ pub mod learn;
 pub mod load;
 pub mod replay;
 pub mod report;
+pub mod soak;
 pub mod study;
 pub mod summarise;
 pub mod sweep;

@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use outpost_lab::{
-    bench, encoders, evaluate, fetch, learn, load, replay, report, summarise, trace,
+    bench, encoders, evaluate, fetch, learn, load, replay, report, soak, summarise, trace,
 };
 
 /// Fetch and measure networks; trace, learn and judge exit policies; summarise answers.
@@ -38,6 +38,8 @@ enum Command {
     Encoders(encoders::EncodersArgs),
     /// Call a server of the Open Inference Protocol; tell throughput, latencies and refusals.
     Load(load::LoadArgs),
+    /// Leave the device program running beside a cloud that dies, over a link that comes and goes; count what was promised.
+    Soak(soak::SoakArgs),
     /// Turn the edge-agent's answers into accuracy, time and bytes.
     Summarise(summarise::SummariseArgs),
 }
@@ -64,6 +66,7 @@ fn run(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Replay(args) => replay::run(args, out)?,
         Command::Encoders(args) => encoders::run(args, out)?,
         Command::Load(args) => load::run(args, out)?,
+        Command::Soak(args) => soak::run(args, out)?,
         Command::Summarise(args) => summarise::run(args, out)?,
     }
     Ok(())

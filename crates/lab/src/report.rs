@@ -239,8 +239,7 @@ fn by_time(study: &Study, series: impl Iterator<Item = Series>) -> Plot {
         x: "mean time an image, ms",
         y: "top-1, %",
         series: series.chain([alone(study)]).collect(),
-        band: vec![],
-        size: WIDE,
+        ..Plot::new(WIDE)
     }
 }
 
@@ -335,7 +334,7 @@ fn gain_plot(comparison: &Comparison) -> Plot {
         band: budgets()
             .map(|b| (1e3 * b.seconds, 100.0 * b.gain.0, 100.0 * b.gain.1))
             .collect(),
-        size: NARROW,
+        ..Plot::new(NARROW)
     }
 }
 
@@ -443,8 +442,7 @@ fn exit_plot(study: &Study, table: &ExitTable) -> Plot {
         x: "mean time an image, ms",
         y: "top-1, %",
         series: series.chain([whole]).collect(),
-        band: vec![],
-        size: NARROW,
+        ..Plot::new(NARROW)
     }
 }
 
@@ -515,8 +513,7 @@ fn calibration_plot(network: &Calibration) -> Plot {
             series("before", 1, Mark::Line, points(&network.before)),
             series("after", 0, Mark::Line, points(&network.after)),
         ],
-        band: vec![],
-        size: NARROW,
+        ..Plot::new(NARROW)
     }
 }
 

@@ -28,6 +28,8 @@ pub(crate) enum Mark {
     Thin,
     /// Dots.
     Dots,
+    /// Dots for a thousand points.
+    SmallDots,
 }
 
 /// A named row of points.
@@ -47,11 +49,25 @@ pub(crate) struct Plot {
     pub(crate) series: Vec<Series>,
     /// A range of y at every x, drawn behind the series.
     pub(crate) band: Vec<(f64, f64, f64)>,
+    /// Ranges of x, drawn behind all else.
+    pub(crate) spans: Vec<(f64, f64)>,
     /// Width and height in pixels.
     pub(crate) size: (u32, u32),
 }
 
 impl Plot {
+    /// A plot of this size with nothing in it yet.
+    pub(crate) fn new(size: (u32, u32)) -> Self {
+        Self {
+            x: "",
+            y: "",
+            series: vec![],
+            band: vec![],
+            spans: vec![],
+            size,
+        }
+    }
+
     /// The plot as an SVG element; in its place the reason where it cannot be drawn.
     pub(crate) fn svg(&self) -> String {
         let mut svg = String::new();
@@ -119,6 +135,9 @@ impl Plot {
             .y_label_formatter(&|value| short(*value))
             .draw()
             .map_err(|e| failed(&e))?;
+        let spans = self.spans.iter();
+        let spans = spans.map(|&(from, to)| Rectangle::new([(from, y0), (to, y1)], FAINT.filled()));
+        chart.draw_series(spans).map_err(|e| failed(&e))?;
         if !self.band.is_empty() {
             let upper = self.band.iter().map(|&(x, _, high)| (x, high));
             let lower = self.band.iter().rev().map(|&(x, low, _)| (x, low));
@@ -133,10 +152,11 @@ impl Plot {
             let (r, g, b) = PALETTE[series.colour % PALETTE.len()];
             let colour = RGBColor(r, g, b);
             match series.mark {
-                Mark::Dots => {
+                Mark::Dots | Mark::SmallDots => {
+                    let radius = if series.mark == Mark::Dots { 5 } else { 2 };
                     let dots = series.points.iter();
                     chart
-                        .draw_series(dots.map(|&point| Circle::new(point, 5, colour.filled())))
+                        .draw_series(dots.map(|&point| Circle::new(point, radius, colour.filled())))
                         .map_err(|e| failed(&e))?;
                 }
                 Mark::Line | Mark::Thin => {
@@ -192,8 +212,7 @@ mod tests {
                 mark: Mark::Line,
                 points,
             }],
-            band: vec![],
-            size: (400, 300),
+            ..Plot::new((400, 300))
         }
         .svg()
     }

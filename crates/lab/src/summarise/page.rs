@@ -80,8 +80,7 @@ fn frontier(policy: &Policy, summary: &Summary) -> Markup {
         x: "offloaded, %",
         y: "top-1, %",
         series,
-        band: vec![],
-        size: WIDE,
+        ..Plot::new(WIDE)
     };
     html! {
         div.spaced {
