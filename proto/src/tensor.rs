@@ -414,10 +414,15 @@ fn encode_raw(data: TensorData) -> Bytes {
     }
 }
 
-fn little_endian<T: Copy, const N: usize>(elements: &[T], to_bytes: fn(T) -> [u8; N]) -> Bytes {
-    let mut raw = Vec::with_capacity(elements.len() * N);
-    for &element in elements {
-        raw.extend_from_slice(&to_bytes(element));
+/// Generic over the function, as [`elements`].
+fn little_endian<T: Copy, const N: usize>(
+    elements: &[T],
+    to_bytes: impl Fn(T) -> [u8; N],
+) -> Bytes {
+    let mut raw = vec![0; elements.len() * N];
+    let (chunks, _) = raw.as_chunks_mut::<N>();
+    for (chunk, &element) in chunks.iter_mut().zip(elements) {
+        *chunk = to_bytes(element);
     }
     raw.into()
 }
@@ -530,7 +535,8 @@ fn decode_raw(
     })
 }
 
-fn elements<T, const N: usize>(raw: &[u8], from_bytes: fn([u8; N]) -> T) -> Vec<T> {
+/// Generic over the function, so that it is inlined and the loop is one over vectors.
+fn elements<T, const N: usize>(raw: &[u8], from_bytes: impl Fn([u8; N]) -> T) -> Vec<T> {
     let (chunks, _) = raw.as_chunks::<N>();
     chunks.iter().map(|&chunk| from_bytes(chunk)).collect()
 }
