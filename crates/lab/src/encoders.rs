@@ -36,7 +36,7 @@ use measure::{Measurement, measure};
 
 /// Qualities of each format that are measured where the arguments name none.
 const QUALITIES: [(Codec, &[u8]); 3] = [
-    (Codec::Jpeg, &[95, 85, 70]),
+    (Codec::Jpeg, &[95, 85, 80, 75, 70]),
     (Codec::WebP, &[90, 80, 70, 60, 45]),
     (Codec::Avif, &[80, 65, 50]),
 ];

@@ -1,8 +1,11 @@
 //! Images as networks elsewhere see them: cut and shrunk here, so that no pixel is sent that nobody looks at.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::RangeInclusive};
 
-use image::{RgbImage, imageops::crop_imm};
+use image::{
+    Rgb, RgbImage,
+    imageops::{crop_imm, replace},
+};
 
 use crate::{
     manifest::{Filter, InputSpec, Resize},
@@ -10,11 +13,14 @@ use crate::{
     resample::{SourceBox, resample},
 };
 
+/// Sides of the blocks that encoders look at, in pixels.
+const BLOCK: u32 = 8;
+
 /// What of an image the networks that may be asked about it see.
 ///
 /// Where they see the same, an image is brought to the size at which their pre-processing has nothing left to resample:
-/// the tensor that they make of it is the same. What they cut away is filled with the nearest pixels of what they keep,
-/// which cost next to nothing once encoded. Where they do not see the same, the image is kept whole and shrunk to the
+/// the tensor that they make of it is the same. What they cut away is filled with the mean of the nearest of what they keep,
+/// which costs next to nothing once encoded. Where they do not see the same, the image is kept whole and shrunk to the
 /// largest of their sizes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fit(Kind);
@@ -98,19 +104,50 @@ fn outer_side(input: &InputSpec) -> u32 {
     }
 }
 
-/// What a network sees of `image`, in a frame of its nearest pixels.
+/// What a network sees of `image`, in a frame of its nearest pixels: each block of the frame has one colour, the mean of
+/// those nearest to it.
 fn framed(image: &RgbImage, spec: &InputSpec, side: u32, margin: u32) -> RgbImage {
     let (resized, (left, top)) = resized(spec, image);
     let seen = crop_imm(&resized, left, top, spec.size, spec.size).to_image();
+    let mut framed = RgbImage::new(side, side);
+    replace(&mut framed, &seen, margin.into(), margin.into());
+    let is_seen = |at: u32| (margin..margin + spec.size).contains(&at);
     let nearest = |at: u32| at.saturating_sub(margin).min(spec.size - 1);
-    RgbImage::from_fn(side, side, |x, y| *seen.get_pixel(nearest(x), nearest(y)))
+    let blocks = || (0..side).step_by(BLOCK as usize);
+    for (top, left) in blocks().flat_map(|top| blocks().map(move |left| (top, left))) {
+        let (bottom, right) = ((top + BLOCK).min(side) - 1, (left + BLOCK).min(side) - 1);
+        if [left, right, top, bottom].into_iter().all(is_seen) {
+            continue;
+        }
+        let (xs, ys) = (
+            nearest(left)..=nearest(right),
+            nearest(top)..=nearest(bottom),
+        );
+        let colour = mean(&seen, xs, ys);
+        for (x, y) in (top..=bottom).flat_map(|y| (left..=right).map(move |x| (x, y))) {
+            if !(is_seen(x) && is_seen(y)) {
+                framed.put_pixel(x, y, colour);
+            }
+        }
+    }
+    framed
+}
+
+/// The mean colour of a part of an image.
+fn mean(image: &RgbImage, xs: RangeInclusive<u32>, ys: RangeInclusive<u32>) -> Rgb<u8> {
+    let (mut sum, mut count) = ([0; 3], 0);
+    for (x, y) in ys.flat_map(|y| xs.clone().map(move |x| (x, y))) {
+        for (sum, value) in sum.iter_mut().zip(image.get_pixel(x, y).0) {
+            *sum += u32::from(value);
+        }
+        count += 1;
+    }
+    Rgb(sum.map(|sum| (sum / count) as u8))
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-
-    use image::Rgb;
 
     use super::*;
     use crate::{ChannelOrder, ModelFolder, Preprocessor};

@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -65,15 +66,18 @@ pub(super) fn beside(name: &str) -> PathBuf {
     here.with_file_name(name)
 }
 
+/// Ports that systems do not give to whoever asks for any: a program that is away for a while finds its own again.
+const PORTS: RangeInclusive<u16> = 20_000..=32_000;
+
 /// An address that nobody listens on, for both TCP and UDP.
 ///
 /// # Errors
 /// Where the system gives none.
 pub(super) fn free_address() -> io::Result<SocketAddr> {
     let mut last = None;
-    for _ in 0..16 {
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        match UdpSocket::bind(address) {
+    for _ in 0..64 {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(PORTS)));
+        match TcpListener::bind(address).and_then(|_| UdpSocket::bind(address)) {
             Ok(_) => return Ok(address),
             Err(error) => last = Some(error),
         }
