@@ -1,6 +1,7 @@
 //! Integration tests: the real programs over real sockets, on loopback.
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
+mod arm;
 mod cameras;
 mod cloud;
 mod encoding;

@@ -252,7 +252,11 @@ pub struct Answers {
 impl EdgeAgent {
     /// With JSON lines and the repository's models; a generous deadline, as test machines are slow.
     pub fn classify() -> Self {
-        let mut command = Command::new(program("edge-agent"));
+        Self::classify_by(Command::new(program("edge-agent")))
+    }
+
+    /// The same by another program, or by one in an emulator.
+    pub fn classify_by(mut command: Command) -> Self {
         command.current_dir(repository()).args([
             "classify",
             "--format",
