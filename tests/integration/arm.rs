@@ -132,11 +132,21 @@ fn arm_decides_as_this_machine_does_what_to_send_to_the_cloud() {
     let networks = format!("models = {models:?}\nnetworks = [\"cifar10-resnet\"]\n");
     let cloud = CloudService::start_with(&certificates, &networks);
     let authority = certificates.authority().display().to_string();
-    for transport in ["h2", "h3"] {
-        let cloud = ["--cloud", &cloud.url(), "--ca", &authority, "--transport", transport];
+    // Each with tract's kernels for another core: of the Raspberry Pi 3 and Zero 2, and of the 4.
+    for (transport, core) in [("h2", "a53"), ("h3", "a72")] {
+        let cloud = [
+            "--cloud",
+            &cloud.url(),
+            "--ca",
+            &authority,
+            "--transport",
+            transport,
+        ];
         let cloud = cloud.map(str::to_owned);
         let answers = |program| learned(program, "cifar10-alexnet-resnet", &cloud);
-        let (arm, here) = (answers(package.edge_agent()), answers(Command::new(program("edge-agent"))));
+        let mut agent = package.edge_agent();
+        agent.env("TRACT_CPU_AARCH64_KIND", core);
+        let (arm, here) = (answers(agent), answers(Command::new(program("edge-agent"))));
         assert_all_same(&arm, &here, 2);
     }
 }
@@ -147,7 +157,10 @@ fn arm_leaves_at_the_exits_at_which_this_machine_leaves() {
         return;
     };
     let answers = |program| learned(program, "cifar10-exits", &[]);
-    let (arm, here) = (answers(package.edge_agent()), answers(Command::new(program("edge-agent"))));
+    let (arm, here) = (
+        answers(package.edge_agent()),
+        answers(Command::new(program("edge-agent"))),
+    );
     assert_all_same(&arm, &here, 3);
 }
 
@@ -158,15 +171,27 @@ fn the_package_answers_photos_as_it_is_configured() {
     };
     let mut command = package.edge_agent();
     // The port of the package may be taken here.
-    command.args(["run", "--config", "/etc/outpost/edge-agent.toml", "--api-address", "127.0.0.1:0"]);
+    command.args([
+        "run",
+        "--config",
+        "/etc/outpost/edge-agent.toml",
+        "--api-address",
+        "127.0.0.1:0",
+    ]);
     let mut device = Process::start(&mut command);
-    let url = format!("http://{}/v1/classify?deadline_ms={DEADLINE}", device.address());
+    let url = format!(
+        "http://{}/v1/classify?deadline_ms={DEADLINE}",
+        device.address()
+    );
     let photos = some_photos(2);
     let here = EdgeAgent::classify().args(&photos).run();
     assert_eq!((here.code, here.records.len()), (0, 2), "{}", here.log);
     for (photo, here) in photos.iter().zip(&here.records) {
         let request = ureq::post(&url).header(header::CONTENT_TYPE, "image/jpeg");
-        let request = request.config().timeout_global(Some(Duration::from_secs(1200))).build();
+        let request = request
+            .config()
+            .timeout_global(Some(Duration::from_secs(1200)))
+            .build();
         let answer = request.send(fs::read(photo).unwrap()).unwrap();
         let arm = answer.into_body().read_to_string().unwrap();
         assert_same(&serde_json::from_str(&arm).unwrap(), here);
