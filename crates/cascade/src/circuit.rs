@@ -133,6 +133,13 @@ impl Circuit {
         self.paused_until = self.paused_until.max(until);
     }
 
+    /// Reports that the peer is there, by another sign than a call: the next one may try it at once.
+    pub fn seen(&mut self, now: Duration) {
+        if let State::Open { .. } = self.state {
+            self.enter(State::Open { until: now });
+        }
+    }
+
     /// Reports that the peer answered, be it with a refusal of the request.
     pub fn succeeded(&mut self, permit: Permit) {
         if permit.generation != self.generation {
@@ -264,6 +271,16 @@ mod tests {
         circuit.abandoned(probe, seconds(1.0));
         assert_eq!(circuit.state(), CircuitState::Open);
         assert!(circuit.permit(seconds(1.0)).is_ok());
+    }
+
+    #[test]
+    fn a_peer_that_was_seen_is_tried_at_once() {
+        let mut circuit = opened_at_zero();
+        circuit.seen(seconds(0.1));
+        let probe = circuit.permit(seconds(0.1)).unwrap();
+        assert_eq!(circuit.permit(seconds(0.1)), Err(Refusal::Open));
+        circuit.succeeded(probe);
+        assert_eq!(circuit.state(), CircuitState::Closed);
     }
 
     #[test]
