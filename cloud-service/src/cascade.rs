@@ -12,8 +12,8 @@ use std::{
 use futures::future::try_join_all;
 use outpost_cascade::{Mode, NodeId, Site};
 use outpost_engine::{
-    CASCADE_OUTPUT, DECIDED_BY_PARAMETER, Engine, Outcome, Peer, PeerError, Plan, PolicyFile,
-    Privacy, Route, StartError, load_cascade,
+    CASCADE_OUTPUT, DECIDED_BY_PARAMETER, Engine, Outcome, PeerError, Plan, PolicyFile, Privacy,
+    Route, StartError, Upstream, load_cascade,
 };
 use outpost_proto::{Tensor, TensorData, inference::InferParameter, parameter};
 use outpost_runtime::{ImageLimits, Manifest, ModelFolder, TractRuntime};
@@ -105,9 +105,9 @@ impl CascadeModel {
         folder: &ModelFolder,
         metrics: &Metrics,
     ) -> Result<Self, CascadeError> {
-        let peer = |peer| Peer::new(peer, config.circuit.into());
+        let peer = |peer| Upstream::new(peer, config.circuit.into());
         let peer = config.cloud.as_ref().map(peer).transpose()?;
-        let peers: BTreeMap<Site, Arc<Peer>> = peer
+        let peers: BTreeMap<Site, Arc<Upstream>> = peer
             .map(|peer| (Site::Cloud, Arc::new(peer)))
             .into_iter()
             .collect();

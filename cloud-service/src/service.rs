@@ -10,6 +10,7 @@ use outpost_cascade::NodeId;
 use outpost_engine::ENTRY_PARAMETER;
 use outpost_proto::{
     Datatype, ENCODED_IMAGE_PROPERTY, IMAGE_FORMATS_PROPERTY, Tensor, TensorData,
+    WEIGHTS_DIGEST_PROPERTY,
     inference::{
         InferParameter, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
         ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest,
@@ -437,6 +438,18 @@ impl GrpcInferenceService for InferenceService {
                 ("outpost_cascade", encoded)
             }
         };
+        let mut properties = HashMap::from([
+            (
+                ENCODED_IMAGE_PROPERTY.to_owned(),
+                Datatype::Bytes.as_str().to_owned(),
+            ),
+            (IMAGE_FORMATS_PROPERTY.to_owned(), DECODED_FORMATS.join(",")),
+        ]);
+        // Of a cascade there are several.
+        if let Model::Network(_) = &found.model {
+            let digest = manifest.sha256.clone();
+            properties.insert(WEIGHTS_DIGEST_PROPERTY.to_owned(), digest);
+        }
         let all = self.repository.find_all(&name, "")?;
         Ok(Response::new(ModelMetadataResponse {
             name,
@@ -447,13 +460,7 @@ impl GrpcInferenceService for InferenceService {
                 found.model.output(),
                 vec![-1, manifest.output.classes as i64],
             )],
-            properties: HashMap::from([
-                (
-                    ENCODED_IMAGE_PROPERTY.to_owned(),
-                    Datatype::Bytes.as_str().to_owned(),
-                ),
-                (IMAGE_FORMATS_PROPERTY.to_owned(), DECODED_FORMATS.join(",")),
-            ]),
+            properties,
         }))
     }
 

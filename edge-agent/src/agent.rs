@@ -10,8 +10,8 @@ use std::{
 use bytes::Bytes;
 use outpost_cascade::{FallbackCause, NoAnswer, Reason, Site};
 use outpost_engine::{
-    Engine, ImageError, Late, Offload, Outcome, Peer, PeerConfig, PeerError, Picture, Plan,
-    PolicyFile, Route, blocking, load_cascade,
+    Engine, ImageError, Late, Offload, Outcome, PeerConfig, PeerError, Picture, Plan, PolicyFile,
+    Route, Upstream, blocking, load_cascade,
 };
 use outpost_runtime::{ImageLimits, ModelFolder, TractRuntime};
 use uuid::Uuid;
@@ -119,7 +119,7 @@ impl Agent {
     pub fn start(config: &Config) -> Result<Self, StartError> {
         config.check()?;
         let peer = |(site, peer): (Site, &PeerConfig)| {
-            let peer = Peer::new(peer, config.circuit.into());
+            let peer = Upstream::new(peer, config.circuit.into());
             let peer = peer.map_err(|source| StartError::Peer { site, source })?;
             Ok((site, Arc::new(peer)))
         };
@@ -303,6 +303,7 @@ impl Agent {
             bytes_sent: offload.map_or(0, |offload| offload.bytes_sent),
             encoding: sent_as.map(|sent_as| sent_as.to_string()),
             transport: offload.and_then(Offload::protocol),
+            peer: offload.and_then(|offload| offload.endpoint.as_deref().map(str::to_owned)),
         }))
     }
 }

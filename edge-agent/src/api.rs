@@ -189,6 +189,7 @@ fn router(context: Context, authorisation: Authorisation) -> Router {
 }
 
 async fn scrape(State(context): State<Context>) -> impl IntoResponse {
+    context.metrics.peers(context.intake.agent().engine());
     (
         [(header::CONTENT_TYPE, OPEN_METRICS)],
         context.metrics.encode(),

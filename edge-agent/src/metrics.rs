@@ -2,6 +2,8 @@
 //!
 //! Names follow the conventions of Prometheus: a unit, `_total` for counters, the prefix `outpost_edge`.
 
+mod endpoints;
+
 use std::{fmt, sync::Arc};
 
 use prometheus_client::{
@@ -16,7 +18,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use outpost_engine::Engine;
+
 use crate::record::Record;
+use endpoints::EndpointMetrics;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfInput {
@@ -101,6 +106,7 @@ pub struct Metrics {
     queue_failures: Counter,
     output_refusals: Family<OfOutput, Counter>,
     input_failures: Family<OfInput, Counter>,
+    endpoints: EndpointMetrics,
 }
 
 /// An image that has been taken up, until it is dropped.
@@ -226,6 +232,7 @@ impl Default for Metrics {
             "Attempts to get images that failed, by input",
             input_failures.clone(),
         );
+        let endpoints = EndpointMetrics::register(&mut registry);
         Self {
             registry: Arc::new(registry),
             taken,
@@ -248,6 +255,7 @@ impl Default for Metrics {
             queue_failures,
             output_refusals,
             input_failures,
+            endpoints,
         }
     }
 }
@@ -373,6 +381,11 @@ impl Metrics {
             input: input.to_owned(),
         };
         self.input_failures.get_or_create(&labels).inc();
+    }
+
+    /// What the endpoints of the peers are now.
+    pub(crate) fn peers(&self, engine: &Engine) {
+        self.endpoints.take(engine.peers());
     }
 
     /// All metrics as text, in the format of OpenMetrics.

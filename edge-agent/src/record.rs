@@ -119,6 +119,9 @@ pub struct Answered {
     /// `h2` or `h3`; absent where no reply came.
     #[schema(value_type = Option<String>)]
     pub transport: Option<outpost_transport::Protocol>,
+    /// The endpoint that replied, by its URL; absent where only one is configured, or none replied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
 }
 
 /// One of the most probable classes.

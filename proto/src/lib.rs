@@ -39,3 +39,7 @@ pub const ENCODED_IMAGE_PROPERTY: &str = "encoded_image";
 /// The model metadata property under which a server lists the formats of encoded images that it takes: `jpeg`, `png`,
 /// `webp`, `avif`, separated by commas.
 pub const IMAGE_FORMATS_PROPERTY: &str = "encoded_image_formats";
+
+/// The model metadata property under which a server tells which network it serves by that name: the SHA-256 of its weights, as
+/// its manifest has it, in 64 lower-case hexadecimal digits.
+pub const WEIGHTS_DIGEST_PROPERTY: &str = "weights_sha256";

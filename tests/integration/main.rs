@@ -4,6 +4,7 @@
 mod arm;
 mod cameras;
 mod cloud;
+mod clouds;
 mod encoding;
 mod input;
 mod learned;

@@ -218,6 +218,16 @@ impl CloudService {
         self.process.terminate();
     }
 
+    /// Has it do nothing at all, until [`Self::thaw`]: it is silent, and its connections stay.
+    pub fn freeze(&self) {
+        self.process.freeze();
+    }
+
+    /// Has it go on.
+    pub fn thaw(&self) {
+        self.process.thaw();
+    }
+
     /// Has it read its certificates and identities again.
     pub fn hang_up(&self) {
         self.process.hang_up();

@@ -75,6 +75,22 @@ impl Process {
         self.signal("-HUP");
     }
 
+    /// Has it do nothing at all, until [`Self::thaw`]: to others it is silent.
+    ///
+    /// # Panics
+    /// When `kill` is not installed.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Has it go on.
+    ///
+    /// # Panics
+    /// When `kill` is not installed.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
     fn signal(&self, signal: &str) {
         let process = self.child.id().to_string();
         let killed = Command::new("kill").args([signal, &process]).status();

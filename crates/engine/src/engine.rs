@@ -24,7 +24,9 @@ use tracing::Instrument;
 
 use crate::{
     learned::{self, Deciding, PolicyError},
-    peer::{DecidedBy, EncodersError, LateCall, Offload, Packing, Patience, Peer, RemoteNetwork},
+    peer::{
+        DecidedBy, EncodersError, LateCall, Offload, Packing, Patience, RemoteNetwork, Upstream,
+    },
     picture::{Picture, PictureError},
     privacy::{Privacy, PrivacyError, PrivateClasses},
 };
@@ -49,7 +51,7 @@ pub struct Plan<'a> {
     pub privacy: &'a Privacy,
     /// Who is asked for what is elsewhere. Where a site has nobody, the nearest site before it that has
     /// somebody passes images on.
-    pub peers: BTreeMap<Site, Arc<Peer>>,
+    pub peers: BTreeMap<Site, Arc<Upstream>>,
 }
 
 /// A policy bundle, and which of its operating points.
@@ -75,7 +77,7 @@ pub struct Engine {
     /// Where in `local` the nodes that are here are.
     places: HashMap<NodeId, usize>,
     remote: HashMap<NodeId, Remote>,
-    peers: BTreeMap<Site, Arc<Peer>>,
+    peers: BTreeMap<Site, Arc<Upstream>>,
     /// One permit an image whose networks may run here at a time.
     turns: Arc<Semaphore>,
 }
@@ -347,19 +349,18 @@ impl Engine {
                         packing.map_err(|source| StartError::Encoders { site, source })?
                     }
                 };
-                let network = if is_cascade {
-                    let rest = (cascade.name(), node.name());
-                    RemoteNetwork::of_cascade(manifest, labels, packing, rest)
-                } else {
-                    RemoteNetwork::new(manifest, labels, packing)
-                };
+                let endpoints = peer.map_or(0, |site| plan.peers[&site].count());
+                let mut network = RemoteNetwork::new(manifest, labels, packing, endpoints);
+                if is_cascade {
+                    network = network.as_cascade(cascade.name(), node.name());
+                }
                 let network = Arc::new(network);
                 Ok((id, Remote { network, peer }))
             })
             .collect::<Result<_, StartError>>()?;
         // Connecting takes as long as loading; they go side by side.
         for peer in plan.peers.values() {
-            peer.connect_in_background();
+            peer.start();
         }
         let here = || cascade.nodes().filter(|(_, node)| node.site() == plan.here);
         let places: Vec<Place<'_>> = here()
@@ -486,7 +487,7 @@ impl Engine {
     }
 
     /// Those who are asked for what is elsewhere, the nearest first.
-    pub fn peers(&self) -> impl Iterator<Item = (Site, &Peer)> {
+    pub fn peers(&self) -> impl Iterator<Item = (Site, &Upstream)> {
         self.peers.iter().map(|(&site, peer)| (site, &**peer))
     }
 

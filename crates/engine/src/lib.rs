@@ -1,7 +1,7 @@
 //! Runs a cascade at a site: the networks that are here, and peers for those that are not.
 //!
 //! An [`Engine`] drives [`outpost_cascade::Walk`] for one image at a time: it runs local networks off the
-//! async threads, asks a [`Peer`] where a network is elsewhere, and falls back on what was said here. The
+//! async threads, asks an [`Upstream`] where a network is elsewhere, and falls back on what was said here. The
 //! device and the services are the same engine with different fronts.
 //!
 //! A network elsewhere without jumps is asked for by its name. One that goes on is decided about where it
@@ -23,8 +23,8 @@ pub use engine::{
 };
 pub use learned::{Chosen, Deciding, PolicyError};
 pub use peer::{
-    BudgetConfig, CircuitSettings, DecidedBy, EncodersError, Encoding, Offload, Payload, Peer,
-    PeerConfig, PeerError, SentAs, UnknownEncoding, error_chain,
+    BudgetConfig, CircuitSettings, DecidedBy, EncodersError, Encoding, EndpointStatus, Offload,
+    OtherConfig, Payload, PeerConfig, PeerError, SentAs, UnknownEncoding, Upstream, error_chain,
 };
 pub use picture::{Picture, PictureError};
 pub use privacy::{Privacy, PrivacyError};

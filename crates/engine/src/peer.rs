@@ -1,4 +1,5 @@
-//! A peer at another site: any server of the Open Inference Protocol, behind a circuit breaker.
+//! A peer at another site: any server of the Open Inference Protocol, behind a circuit breaker. [`upstream`] chooses between
+//! several that serve the same.
 
 use std::{
     collections::HashSet,
@@ -11,15 +12,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::future::BoxFuture;
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use outpost_cascade::{
     Circuit, CircuitConfig, CircuitState, FallbackCause, Link, LinkEstimate, Observation, Permit,
     Refusal,
 };
 use outpost_proto::inference::{
-    ModelMetadataRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
+    ModelMetadataRequest, ServerReadyRequest,
+    grpc_inference_service_client::GrpcInferenceServiceClient,
 };
-use outpost_runtime::{Codec, Manifest};
+use outpost_runtime::Codec;
 use outpost_transport::{
     BearerToken, CallError, Channel, ClientConfig, ConfigError, Identity, IdentityError, Protocol,
     TokenError, Trust,
@@ -35,37 +37,52 @@ use tracing::Span;
 use crate::picture::Picture;
 use failure::Failure;
 use packing::PackingConfig;
-use remote::{Asking, RemoteInput, Reply};
+use remote::{Asking, RemoteInput, Reply, Told};
 
 mod budgets;
 mod config;
 mod failure;
 mod packing;
 mod remote;
+mod upstream;
 
 use budgets::Budgets;
-pub use config::{BudgetConfig, CircuitSettings, Payload, PeerConfig};
+pub use config::{BudgetConfig, CircuitSettings, OtherConfig, Payload, PeerConfig};
 pub use failure::error_chain;
 pub(crate) use packing::Packing;
 pub use packing::{EncodersError, Encoding, SentAs, UnknownEncoding};
 pub use remote::DecidedBy;
 pub(crate) use remote::RemoteNetwork;
+pub use upstream::{EndpointStatus, Upstream};
 
 /// A gRPC message goes out behind a flag and a length, 5 bytes.
 const MESSAGE_PREFIX_BYTES: u64 = 5;
+/// A server that says something else each time is not told of each time.
+const MOST_REPORTED: usize = 64;
 
 /// A peer: a channel, and what keeps an engine from waiting for it in vain.
-pub struct Peer {
+struct Peer {
+    /// Its URL.
+    name: Arc<str>,
+    place: Place,
     channel: Channel,
     payload: Payload,
     packing: PackingConfig,
-    budgets: Mutex<Budgets>,
+    budgets: Arc<Mutex<Budgets>>,
     circuit: Mutex<Circuit>,
     link: Mutex<LinkEstimate>,
     /// Origin of the times of the circuit and of the link.
     origin: Instant,
-    /// Causes that a person has been told of.
-    reported: Mutex<HashSet<FallbackCause>>,
+    /// What a person has been told of: causes, and what was wrong with replies.
+    reported: Mutex<HashSet<(FallbackCause, Option<String>)>>,
+}
+
+/// Where a peer stands among those that serve the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    index: usize,
+    /// Whether there is no other.
+    is_alone: bool,
 }
 
 /// What came of an offload.
@@ -78,7 +95,11 @@ pub struct Offload {
     pub sent_as: Option<SentAs>,
     /// Time that making it ready took.
     pub encoding: Duration,
+    /// The endpoint that replied, by its URL; `None` where there is only one.
+    pub endpoint: Option<Arc<str>>,
     took: Duration,
+    /// Whether what went wrong is the peer's own, so that another may answer.
+    is_of_the_endpoint: bool,
 }
 
 /// What has been sent of an image so far.
@@ -99,18 +120,37 @@ pub(crate) struct Patience {
     pub(crate) is_short: bool,
 }
 
-/// A call that goes on after its deadline.
-pub(crate) struct LateCall {
+/// Calls that go on after their deadline: one, or those at several endpoints.
+pub(crate) struct LateCall(Vec<Waiting>);
+
+/// One of them.
+struct Waiting {
     call: BoxFuture<'static, Result<Reply, Failure>>,
     started: Instant,
     sent: Arc<Sent>,
+    endpoint: Option<Arc<str>>,
 }
 
 impl LateCall {
-    /// The offload, with the reply that came late.
+    /// The offload, with the first reply that came late.
     pub(crate) async fn reply(self) -> Offload {
-        let outcome = self.call.await.map_err(|failure| failure.cause);
-        Offload::of(outcome, &self.sent, self.started.elapsed())
+        let waiting = self.0.into_iter().map(|waiting| async move {
+            let outcome = waiting.call.await;
+            let took = waiting.started.elapsed();
+            Offload {
+                endpoint: waiting.endpoint,
+                ..Offload::of(outcome.map_err(|f| f.cause), &waiting.sent, took)
+            }
+        });
+        let mut waiting: FuturesUnordered<_> = waiting.collect();
+        let mut offload = Offload::without_peer();
+        while let Some(next) = waiting.next().await {
+            offload = next;
+            if offload.outcome.is_ok() {
+                break;
+            }
+        }
+        offload
     }
 }
 
@@ -147,6 +187,20 @@ pub enum PeerError {
     /// The transport refused the configuration.
     #[error(transparent)]
     Channel(#[from] ConfigError),
+    /// One of several endpoints is at fault.
+    #[error("cannot use its endpoint {url}")]
+    Endpoint {
+        /// Its URL.
+        url: String,
+        /// Why.
+        source: Box<PeerError>,
+    },
+    /// Two endpoints are one.
+    #[error("the endpoint {0} is there twice: leave one out")]
+    SameUrl(String),
+    /// Endpoints would be asked without a pause.
+    #[error("`health_every_ms` is 0: give the milliseconds between two questions, 1 or more")]
+    HealthEvery,
 }
 
 impl Offload {
@@ -157,7 +211,9 @@ impl Offload {
             bytes_sent: 0,
             sent_as: None,
             encoding: Duration::ZERO,
+            endpoint: None,
             took: Duration::ZERO,
+            is_of_the_endpoint: false,
         }
     }
 
@@ -169,7 +225,9 @@ impl Offload {
             bytes_sent,
             sent_as: made.filter(|_| bytes_sent > 0).map(|made| made.0),
             encoding: made.map_or(Duration::ZERO, |made| made.1),
+            endpoint: None,
             took,
+            is_of_the_endpoint: false,
         }
     }
 
@@ -196,12 +254,16 @@ impl Offload {
 }
 
 impl Peer {
-    /// A peer that connects when it is first needed.
+    /// A peer that connects when it is first needed; `origin` is that of the times of its budgets.
     ///
     /// # Errors
     /// [`PeerError`], which names the file or the field at fault.
-    pub fn new(config: &PeerConfig, circuit: CircuitConfig) -> Result<Self, PeerError> {
-        check_encoding(config)?;
+    fn new(
+        config: &PeerConfig,
+        circuit: CircuitConfig,
+        budgets: Arc<Mutex<Budgets>>,
+        (place, origin): (Place, Instant),
+    ) -> Result<Self, PeerError> {
         let mut client = ClientConfig::new(&config.url);
         client.transport = config.transport;
         client.server_name.clone_from(&config.server_name);
@@ -220,6 +282,8 @@ impl Peer {
             (None, Some(_)) => return Err(PeerError::Incomplete("client_certificate")),
         };
         Ok(Self {
+            name: config.url.as_str().into(),
+            place,
             channel: Channel::new(client)?,
             payload: config.payload,
             packing: PackingConfig {
@@ -228,33 +292,62 @@ impl Peer {
                 max_accuracy_loss: config.max_accuracy_loss,
                 keep_metadata: config.keep_metadata,
             },
-            budgets: Mutex::new(Budgets::new(&config.budget)),
+            budgets,
             circuit: Mutex::new(Circuit::new(circuit)),
             link: Mutex::default(),
-            origin: Instant::now(),
+            origin,
             reported: Mutex::default(),
         })
     }
 
     /// Whether the peer is asked at all, as of the last call.
-    pub fn circuit(&self) -> CircuitState {
+    fn circuit(&self) -> CircuitState {
         lock(&self.circuit).state()
     }
 
     /// What an offload costs now; none where there was none for a while.
-    pub fn link(&self) -> Option<Link> {
+    fn link(&self) -> Option<Link> {
         lock(&self.link).at(self.origin.elapsed())
     }
 
-    /// How images are made ready for the networks at this peer that may see them.
-    pub(crate) fn packing(&self, seen_by: &[&Manifest]) -> Result<Packing, EncodersError> {
-        Packing::new(&self.packing, seen_by)
+    /// Asks whether it is there and ready; gives the round trip, without that of connecting.
+    async fn ask_for_a_sign(&self, within: Duration) -> Result<Duration, Failure> {
+        let deadline = Instant::now() + within;
+        let sign = async {
+            self.connected().await?;
+            let asked = Instant::now();
+            let request = with_deadline(ServerReadyRequest {}, deadline);
+            match self.client().server_ready(request).await {
+                Ok(response) if response.get_ref().ready => {}
+                Ok(_) => {
+                    let status = Status::unavailable("the server says that it is not ready");
+                    return Err(status.into());
+                }
+                Err(status) => {
+                    let failure = Failure::from(status);
+                    // Who refuses the question is there.
+                    if failure.tells_of_absence() {
+                        return Err(failure);
+                    }
+                }
+            }
+            Ok(asked.elapsed())
+        };
+        let answered = timeout_at(deadline.into(), sign).await;
+        let answered = answered.unwrap_or_else(|elapsed| Err(Failure::deadline(elapsed)));
+        match &answered {
+            Ok(_) => lock(&self.circuit).seen(self.origin.elapsed()),
+            Err(failure) => {
+                self.report(failure);
+            }
+        }
+        answered
     }
 
-    /// Connects while networks still load; a failure shows at the first offload.
-    pub(crate) fn connect_in_background(&self) {
-        let channel = self.channel.clone();
-        tokio::spawn(async move { channel.connect().await });
+    async fn connected(&self) -> Result<(), Failure> {
+        let connected = self.channel.connect().await;
+        connected.map_err(|error| Failure::from(Status::from(CallError::Connect(error))))?;
+        Ok(())
     }
 
     /// Asks about an image, until the deadline at the latest; gives the call, too, where it goes on after that.
@@ -264,6 +357,7 @@ impl Peer {
         skip_all,
         fields(
             otel.kind = "client",
+            server.address = &*self.name,
             model = network.model(),
             bytes_sent,
             encoding,
@@ -271,16 +365,20 @@ impl Peer {
             otel.status_code
         )
     )]
-    pub(crate) async fn classify(
+    async fn classify(
         self: &Arc<Self>,
         network: &Arc<RemoteNetwork>,
         picture: Arc<Picture>,
         patience: Patience,
-    ) -> (Offload, Option<LateCall>) {
+        sent: &Arc<Sent>,
+    ) -> (Offload, Option<Waiting>) {
         let started = Instant::now();
         let permit = lock(&self.circuit).permit(self.origin.elapsed());
-        let permit = match permit {
-            Ok(permit) => permit,
+        let mut leave = match permit {
+            Ok(permit) => Leave {
+                peer: self,
+                permit: Some(permit),
+            },
             Err(refusal) => {
                 let offload = Offload {
                     outcome: Err(match refusal {
@@ -288,12 +386,12 @@ impl Peer {
                         Refusal::Paused => FallbackCause::Overloaded,
                     }),
                     took: started.elapsed(),
+                    is_of_the_endpoint: true,
                     ..Offload::without_peer()
                 };
                 return (offload, None);
             }
         };
-        let sent = Arc::new(Sent::default());
         let image_bytes = picture.encoded.as_ref().map(|read| read.len() as u64);
         let mut call: BoxFuture<'static, _> = {
             let (peer, network, sent) = (self.clone(), network.clone(), sent.clone());
@@ -309,14 +407,17 @@ impl Peer {
             Ok(outcome) => (outcome, None),
             Err(elapsed) => (
                 Err(Failure::deadline(elapsed)),
-                (!patience.late.is_zero()).then(|| LateCall {
+                (!patience.late.is_zero()).then(|| Waiting {
                     call,
                     started,
                     sent: sent.clone(),
+                    endpoint: None,
                 }),
             ),
         };
-        self.note(&outcome, permit, patience.is_short);
+        if let Some(permit) = leave.permit.take() {
+            self.note(&outcome, permit, patience.is_short);
+        }
         let is_answered = outcome.is_ok();
         // A reply, or a deadline that was waited for in vain, says what an offload costs. Other failures are over soon and
         // say nothing about that: the circuit is what keeps from them.
@@ -335,8 +436,12 @@ impl Peer {
                 span.record("otel.status_code", "ERROR");
             }
         }
+        let is_of_the_endpoint = matches!(&outcome, Err(failure) if failure.is_of_the_endpoint);
         let outcome = outcome.map_err(|failure| self.report(&failure));
-        let offload = Offload::of(outcome, &sent, started.elapsed());
+        let offload = Offload {
+            is_of_the_endpoint,
+            ..Offload::of(outcome, sent, started.elapsed())
+        };
         span.record("bytes_sent", offload.bytes_sent);
         if let Some(sent_as) = &offload.sent_as {
             span.record("encoding", tracing::field::display(sent_as));
@@ -373,13 +478,20 @@ impl Peer {
         }
     }
 
-    /// Tells a person of each cause once; the answers carry the cause every time.
+    /// Tells a person of each cause once, and of each thing that is wrong with replies; the answers carry the cause every
+    /// time.
     fn report(&self, failure: &Failure) -> FallbackCause {
         let chain = error_chain(&*failure.source);
-        if lock(&self.reported).insert(failure.cause) {
-            tracing::warn!(cause = %failure.cause, "no answer from the peer: {chain}");
+        let is_new = {
+            let mut reported = lock(&self.reported);
+            let is_told_whole =
+                failure.cause == FallbackCause::BadReply && reported.len() < MOST_REPORTED;
+            reported.insert((failure.cause, is_told_whole.then(|| chain.clone())))
+        };
+        if is_new {
+            tracing::warn!(peer = &*self.name, cause = %failure.cause, "no answer from the peer: {chain}");
         } else {
-            tracing::debug!(cause = %failure.cause, "no answer from the peer: {chain}");
+            tracing::debug!(peer = &*self.name, cause = %failure.cause, "no answer from the peer: {chain}");
         }
         failure.cause
     }
@@ -391,14 +503,30 @@ impl Peer {
         deadline: Instant,
         sent: &Sent,
     ) -> Result<Reply, Failure> {
+        let told = network.told(self.place.index);
+        let reply = self.call_as_told(network, &told, (picture, sent), deadline);
+        let reply = reply.await;
+        if let Err(failure) = &reply
+            && failure.may_be_of_a_change()
+        {
+            network.forget(self.place.index, &told);
+        }
+        reply
+    }
+
+    async fn call_as_told(
+        &self,
+        network: &Arc<RemoteNetwork>,
+        told: &Arc<Told>,
+        (picture, sent): (Arc<Picture>, &Sent),
+        deadline: Instant,
+    ) -> Result<Reply, Failure> {
         // Bytes count from here: what comes before is the handshake's.
-        let connected = self.channel.connect().await;
-        connected.map_err(|error| Failure::from(Status::from(CallError::Connect(error))))?;
-        let input = network
+        self.connected().await?;
+        let input = told
             .input
-            .get_or_try_init(|| self.ask_for_input(network, deadline))
-            .await?
-            .clone();
+            .get_or_try_init(|| self.ask_for_input(network, deadline));
+        let input = input.await?.clone();
         let Asking {
             request,
             sent_as,
@@ -450,11 +578,23 @@ impl Peer {
             retries -= 1;
             let left = deadline.saturating_duration_since(Instant::now());
             match (failure.cause, failure.pause) {
+                (FallbackCause::ConnectionLost, None) => {}
+                // Another endpoint may have time now.
+                _ if !self.place.is_alone => return Err(failure),
                 (_, Some(pause)) if pause < left => sleep(pause).await,
-                (FallbackCause::ConnectionLost | FallbackCause::Unavailable, None) => {}
+                (FallbackCause::Unavailable, None) => {}
                 _ => return Err(failure),
             }
         };
+        if !told.is_about(&response.get_ref().model_version) {
+            // It was replaced: is what it is now the network that was asked for?
+            network.forget(self.place.index, told);
+            let again = network.told(self.place.index);
+            let input = again
+                .input
+                .get_or_try_init(|| self.ask_for_input(network, deadline));
+            input.await?;
+        }
         network.reply(response)
     }
 
@@ -484,7 +624,7 @@ impl Peer {
             .model_metadata(with_deadline(request, deadline))
             .await?
             .into_inner();
-        RemoteInput::from_metadata(&metadata)
+        network.input_told(&metadata)
     }
 
     fn client(&self) -> GrpcInferenceServiceClient<Channel> {
@@ -492,6 +632,20 @@ impl Peer {
         GrpcInferenceServiceClient::new(self.channel.clone())
             .max_decoding_message_size(limit)
             .max_encoding_message_size(limit)
+    }
+}
+
+/// Leave to make a call. Given back where its end is not waited for: nothing was learned then.
+struct Leave<'a> {
+    peer: &'a Peer,
+    permit: Option<Permit>,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            lock(&self.peer.circuit).abandoned(permit, self.peer.origin.elapsed());
+        }
     }
 }
 

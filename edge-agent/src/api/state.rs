@@ -5,13 +5,14 @@ use axum::{
     extract::{State, rejection::JsonRejection},
     http::StatusCode,
 };
-use outpost_cascade::{CircuitState, Mode, Site};
-use outpost_engine::{Change as EngineChange, Deciding, Engine};
+use outpost_cascade::{CircuitState, Mode, Presence, Site};
+use outpost_engine::{Change as EngineChange, Deciding, EndpointStatus, Engine, Upstream};
 use outpost_exit_policy::Goal;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Context, problem::Problem};
+use crate::record::milliseconds;
 
 /// What images are decided by, and who is reached.
 #[derive(Serialize, ToSchema)]
@@ -126,6 +127,52 @@ struct Peer {
     circuit: CircuitState,
     /// What an offload costs now; absent where there was none in the last minute.
     link: Option<Link>,
+    /// The URL of the endpoint in use, which the two are of; absent where there is only one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_use: Option<String>,
+    /// Changes to another endpoint because the one in use did not answer.
+    failovers: u64,
+    /// The endpoints, in the order of the configuration; none where there is only one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    endpoints: Vec<Endpoint>,
+}
+
+/// One of several that serve the same networks.
+#[derive(Serialize, ToSchema)]
+struct Endpoint {
+    /// Its URL.
+    url: String,
+    /// Whether images ask it first.
+    in_use: bool,
+    /// `up`, `down`, or `unknown` before anything was heard.
+    #[schema(value_type = String)]
+    presence: Presence,
+    /// As of the peer.
+    #[schema(value_type = String)]
+    circuit: CircuitState,
+    /// As of the peer.
+    link: Option<Link>,
+    /// Milliseconds of a question whether it is there; absent before the first.
+    ping_ms: Option<f64>,
+    /// Offloads that it answered.
+    answered: u64,
+    /// Offloads that it did not answer.
+    failed: u64,
+}
+
+impl From<EndpointStatus> for Endpoint {
+    fn from(status: EndpointStatus) -> Self {
+        Self {
+            url: status.url,
+            in_use: status.is_in_use,
+            presence: status.presence,
+            circuit: status.circuit,
+            link: status.link.map(Link::from),
+            ping_ms: status.round_trip.map(milliseconds),
+            answered: status.answered,
+            failed: status.failed,
+        }
+    }
 }
 
 /// What an offload costs now, by the latest ones.
@@ -139,6 +186,17 @@ struct Link {
     at_peer_ms: f64,
     /// Share of the offloads that failed, 0 to 1.
     failed: f64,
+}
+
+impl From<outpost_cascade::Link> for Link {
+    fn from(link: outpost_cascade::Link) -> Self {
+        Self {
+            round_trip_ms: link.round_trip * 1e3,
+            uplink: (link.per_byte > 0.0).then(|| 1.0 / link.per_byte),
+            at_peer_ms: link.at_peer * 1e3,
+            failed: link.failed,
+        }
+    }
 }
 
 /// What to decide by from now on; one of the two, or both.
@@ -230,19 +288,23 @@ fn status(context: &Context) -> Status {
         deadline_ms: agent.deadline().as_millis() as u64,
         policy: policy(engine, &deciding),
         waiting: context.intake.waiting(),
-        peers: engine
-            .peers()
-            .map(|(site, peer)| Peer {
-                site,
-                circuit: peer.circuit(),
-                link: peer.link().map(|link| Link {
-                    round_trip_ms: link.round_trip * 1e3,
-                    uplink: (link.per_byte > 0.0).then(|| 1.0 / link.per_byte),
-                    at_peer_ms: link.at_peer * 1e3,
-                    failed: link.failed,
-                }),
-            })
-            .collect(),
+        peers: engine.peers().map(peer).collect(),
+    }
+}
+
+fn peer((site, upstream): (Site, &Upstream)) -> Peer {
+    let endpoints = match upstream.endpoints() {
+        several if several.len() > 1 => several,
+        _ => Vec::new(),
+    };
+    let in_use = endpoints.iter().find(|endpoint| endpoint.is_in_use);
+    Peer {
+        site,
+        circuit: upstream.circuit(),
+        link: upstream.link().map(Link::from),
+        in_use: in_use.map(|endpoint| endpoint.url.clone()),
+        failovers: upstream.failovers(),
+        endpoints: endpoints.into_iter().map(Endpoint::from).collect(),
     }
 }
 

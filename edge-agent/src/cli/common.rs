@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use outpost_cascade::Mode;
-use outpost_engine::{Encoding, PeerConfig};
+use outpost_engine::{Encoding, OtherConfig, PeerConfig};
 use outpost_exit_policy::Goal;
 use outpost_telemetry::{LogFormat, Telemetry, TracesError};
 use outpost_transport::Transport;
@@ -16,9 +16,10 @@ pub(super) struct Common {
     /// Configuration file (see edge-agent.example.toml).
     #[arg(long, env = "OUTPOST_EDGE_CONFIG")]
     config: Option<PathBuf>,
-    /// Where hard images go: https://host:port.
-    #[arg(long, env = "OUTPOST_CLOUD")]
-    cloud: Option<String>,
+    /// Where hard images go: https://host:port. Given several times, the first that is there (see `choose` in the
+    /// configuration); in the variable they are separated by commas.
+    #[arg(long, env = "OUTPOST_CLOUD", value_name = "URL", value_delimiter = ',')]
+    cloud: Vec<String>,
     /// Certificate authority to trust, PEM.
     #[arg(long, env = "OUTPOST_CA")]
     ca: Option<PathBuf>,
@@ -90,9 +91,18 @@ impl Common {
             Some(path) => Config::load(path)?,
             None => Config::default(),
         };
-        if let Some(url) = &self.cloud {
+        if let Some((url, others)) = self.cloud.split_first() {
             let cloud = config.cloud.get_or_insert_with(|| PeerConfig::new(url));
             cloud.url.clone_from(url);
+            // Of the file's others, those that are named keep what it says of them.
+            let known = std::mem::take(&mut cloud.others);
+            cloud.others = others
+                .iter()
+                .map(|url| {
+                    let known = known.iter().find(|other| other.url == *url);
+                    known.cloned().unwrap_or_else(|| OtherConfig::new(url))
+                })
+                .collect();
         }
         let of_cloud = [
             &self.ca,

@@ -6,9 +6,10 @@ use std::{
     time::Duration,
 };
 
-use outpost_cascade::CircuitConfig;
+use outpost_cascade::{Choose, CircuitConfig, EndpointsConfig};
 use outpost_transport::Transport;
 use serde::Deserialize;
+use tonic::codegen::http::Uri;
 
 use super::packing::Encoding;
 
@@ -53,9 +54,68 @@ pub struct PeerConfig {
     /// Points of top-1 accuracy that an encoder may lose for `auto` to choose it. Default 1.
     #[serde(default = "max_accuracy_loss")]
     pub max_accuracy_loss: f64,
-    /// How much may be sent; no bounds by default.
+    /// How much may be sent, to all endpoints together; no bounds by default.
     #[serde(default)]
     pub budget: BudgetConfig,
+    /// Further endpoints that serve the same networks.
+    #[serde(default)]
+    pub others: Vec<OtherConfig>,
+    /// Which of them is used: `first`, the first that is there, in the order of the file; or `fastest`, the one of the shortest
+    /// round trip. Default `first`.
+    #[serde(default)]
+    pub choose: Choose,
+    /// Milliseconds between two questions whether one that is not in use is there. Default 10000.
+    #[serde(default = "ten_seconds")]
+    pub health_every_ms: u64,
+    /// Milliseconds that a preferred one must have been there again before it is gone back to. Default 10000.
+    #[serde(default = "ten_seconds")]
+    pub back_after_ms: u64,
+}
+
+/// A further endpoint. What it does not say is as for the first one, but for what tells who calls: `token`,
+/// `client_certificate` and `client_key` are taken over by endpoints of the same host alone, and over TLS.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OtherConfig {
+    /// `https://host:port`, or `http://` as for the first one.
+    pub url: String,
+    /// `h2`, `h3` or `auto`.
+    #[serde(default)]
+    pub transport: Option<Transport>,
+    /// Certificate authority to trust, PEM.
+    #[serde(default)]
+    pub certificate_authority: Option<PathBuf>,
+    /// File with the token by which this endpoint knows its caller.
+    #[serde(default)]
+    pub token: Option<PathBuf>,
+    /// Certificate chain to show to it, PEM; needs `client_key`.
+    #[serde(default)]
+    pub client_certificate: Option<PathBuf>,
+    /// Private key of `client_certificate`, PEM.
+    #[serde(default)]
+    pub client_key: Option<PathBuf>,
+    /// Name in its certificate, where it is not the host of `url`.
+    #[serde(default)]
+    pub server_name: Option<String>,
+}
+
+impl OtherConfig {
+    /// The endpoint at `url`, and all else as for the first one.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            transport: None,
+            certificate_authority: None,
+            token: None,
+            client_certificate: None,
+            client_key: None,
+            server_name: None,
+        }
+    }
+}
+
+const fn ten_seconds() -> u64 {
+    10_000
 }
 
 const fn max_accuracy_loss() -> f64 {
@@ -114,21 +174,87 @@ impl PeerConfig {
             encoders: None,
             max_accuracy_loss: max_accuracy_loss(),
             budget: BudgetConfig::default(),
+            others: Vec::new(),
+            choose: Choose::default(),
+            health_every_ms: ten_seconds(),
+            back_after_ms: ten_seconds(),
+        }
+    }
+
+    /// The endpoints, each as if it were the only one.
+    pub(super) fn endpoints(&self) -> Vec<Self> {
+        let alone = Self {
+            others: Vec::new(),
+            ..self.clone()
+        };
+        let other = |other: &OtherConfig| {
+            // Who calls is told to the host that the configuration names for it.
+            let is_same_host = host(&other.url).is_some_and(|h| host(&self.url) == Some(h));
+            let own = |stated: &Option<PathBuf>, first: &Option<PathBuf>| {
+                let inherited = || first.clone().filter(|_| is_same_host);
+                stated.clone().or_else(inherited)
+            };
+            // A certificate and its key are one.
+            let is_known = other.client_certificate.is_some() || other.client_key.is_some();
+            let (certificate, key) = match is_known {
+                true => (other.client_certificate.clone(), other.client_key.clone()),
+                false => (
+                    own(&None, &self.client_certificate),
+                    own(&None, &self.client_key),
+                ),
+            };
+            let authority = other.certificate_authority.as_ref();
+            Self {
+                url: other.url.clone(),
+                transport: other.transport.unwrap_or(self.transport),
+                certificate_authority: authority.or(self.certificate_authority.as_ref()).cloned(),
+                token: own(&other.token, &self.token),
+                client_certificate: certificate,
+                client_key: key,
+                server_name: other.server_name.clone().or(self.server_name.clone()),
+                ..alone.clone()
+            }
+        };
+        let others = self.others.iter().map(other);
+        [alone.clone()].into_iter().chain(others).collect()
+    }
+
+    /// How endpoints are chosen between.
+    pub(super) fn choosing(&self) -> EndpointsConfig {
+        EndpointsConfig {
+            choose: self.choose,
+            health_every: Duration::from_millis(self.health_every_ms),
+            back_after: Duration::from_millis(self.back_after_ms),
         }
     }
 
     /// Makes relative paths relative to `folder`.
     pub fn resolve(&mut self, folder: &Path) {
-        for path in [
+        let others = self.others.iter_mut().flat_map(|other| {
+            [
+                &mut other.certificate_authority,
+                &mut other.token,
+                &mut other.client_certificate,
+                &mut other.client_key,
+            ]
+        });
+        for path in others.chain([
             &mut self.certificate_authority,
             &mut self.token,
             &mut self.client_certificate,
             &mut self.client_key,
             &mut self.encoders,
-        ] {
+        ]) {
             *path = path.take().map(|path| folder.join(path));
         }
     }
+}
+
+/// The host of an `https://` URL, in lower case.
+fn host(url: &str) -> Option<String> {
+    let uri: Uri = url.parse().ok()?;
+    let is_tls = uri.scheme_str() == Some("https");
+    Some(uri.host().filter(|_| is_tls)?.to_ascii_lowercase())
 }
 
 impl Default for CircuitSettings {
@@ -149,5 +275,63 @@ impl From<CircuitSettings> for CircuitConfig {
             open_for: Duration::from_millis(settings.open_for_ms),
             open_for_at_most: Duration::from_millis(settings.open_for_at_most_ms),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoints(others: &str) -> Vec<PeerConfig> {
+        let text = format!(
+            "url = \"https://a.example:8443\"\ntransport = \"h2\"\ncertificate_authority = \"ca\"\ntoken = \"t\"\n\
+             client_certificate = \"c\"\nclient_key = \"k\"\nserver_name = \"n\"\n{others}"
+        );
+        let config: PeerConfig = toml::from_str(&text).unwrap();
+        config.endpoints()
+    }
+
+    fn told(config: &PeerConfig) -> [Option<&str>; 3] {
+        [
+            &config.token,
+            &config.client_certificate,
+            &config.client_key,
+        ]
+        .map(|path| path.as_deref().and_then(Path::to_str))
+    }
+
+    #[test]
+    fn a_further_endpoint_is_reached_as_the_first_one_but_another_host_is_not_told_who_calls() {
+        let all = endpoints(
+            "[[others]]\nurl = \"https://A.example\"\n[[others]]\nurl = \"https://b.example:8443\"\n\
+             [[others]]\nurl = \"http://a.example:8443\"\n[[others]]\nurl = \"https://a.example.org\"",
+        );
+        assert_eq!(all.len(), 5);
+        for endpoint in &all {
+            assert_eq!(endpoint.transport, Transport::H2);
+            assert_eq!(endpoint.server_name.as_deref(), Some("n"));
+            assert_eq!(endpoint.certificate_authority, Some(PathBuf::from("ca")));
+            assert!(endpoint.others.is_empty());
+        }
+        let whole = [Some("t"), Some("c"), Some("k")];
+        assert_eq!(told(&all[0]), whole);
+        assert_eq!(told(&all[1]), whole);
+        for other in &all[2..] {
+            assert_eq!(told(other), [None; 3], "{}", other.url);
+        }
+    }
+
+    #[test]
+    fn what_a_further_endpoint_states_is_its_own() {
+        let all = endpoints(
+            "[[others]]\nurl = \"https://b.example\"\ntransport = \"h3\"\ntoken = \"u\"\n\
+             client_certificate = \"d\"\nclient_key = \"l\"\nserver_name = \"m\"\n\
+             [[others]]\nurl = \"https://a.example\"\nclient_certificate = \"d\"",
+        );
+        assert_eq!(all[1].transport, Transport::H3);
+        assert_eq!(all[1].server_name.as_deref(), Some("m"));
+        assert_eq!(told(&all[1]), [Some("u"), Some("d"), Some("l")]);
+        // A key that is missing is an error, not another's.
+        assert_eq!(told(&all[2]), [Some("t"), Some("d"), None]);
     }
 }

@@ -12,6 +12,8 @@ pub(super) struct Failure {
     pub(super) source: Box<dyn Error + Send + Sync>,
     /// How long the server wants no call, where it says so.
     pub(super) pause: Option<Duration>,
+    /// Whether it is this endpoint's, so that another may answer.
+    pub(super) is_of_the_endpoint: bool,
 }
 
 impl Failure {
@@ -35,6 +37,28 @@ impl Failure {
         )
     }
 
+    /// Whether a server that took the place of another may be behind it, so that what the other told is to be asked again.
+    pub(super) fn may_be_of_a_change(&self) -> bool {
+        let is_absent = self.tells_of_absence() && self.cause != FallbackCause::Deadline;
+        is_absent
+            || matches!(
+                self.cause,
+                FallbackCause::Rejected | FallbackCause::BadReply
+            )
+    }
+
+    /// Whether the peer is not there, or cannot serve.
+    pub(super) fn tells_of_absence(&self) -> bool {
+        matches!(
+            self.cause,
+            FallbackCause::Deadline
+                | FallbackCause::Unreachable
+                | FallbackCause::Certificate
+                | FallbackCause::ConnectionLost
+                | FallbackCause::Unavailable
+        )
+    }
+
     pub(super) fn deadline(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::new(FallbackCause::Deadline, source)
     }
@@ -44,6 +68,7 @@ impl Failure {
             cause,
             source: source.into(),
             pause: None,
+            is_of_the_endpoint: cause == FallbackCause::BadReply,
         }
     }
 }
@@ -53,6 +78,7 @@ impl From<Status> for Failure {
         let pause = pause_of(&status);
         Self {
             pause,
+            is_of_the_endpoint: is_of_the_endpoint(&status),
             ..Self::new(cause_of(&status), status)
         }
     }
@@ -66,6 +92,23 @@ fn pause_of(status: &Status) -> Option<Duration> {
     }
     let milliseconds = status.metadata().get(RETRY_PUSHBACK)?.to_str().ok()?;
     Some(Duration::from_millis(milliseconds.parse().ok()?))
+}
+
+/// Whether what went wrong is this endpoint's: another may be there, have less to do, serve the network or know the caller.
+/// Not so where the time is over, or the request is at fault.
+fn is_of_the_endpoint(status: &Status) -> bool {
+    match cause_of(status) {
+        FallbackCause::Deadline => false,
+        FallbackCause::Rejected => matches!(
+            status.code(),
+            Code::NotFound
+                | Code::PermissionDenied
+                | Code::Unauthenticated
+                | Code::FailedPrecondition
+                | Code::Unimplemented
+        ),
+        _ => true,
+    }
 }
 
 /// The one mapping from what a call reports to why the device answers.
@@ -137,6 +180,25 @@ mod tests {
         ] {
             assert_eq!(cause_of(&Status::new(code, "")), cause, "{code:?}");
         }
+    }
+
+    #[test]
+    fn another_endpoint_is_asked_unless_the_request_or_the_time_is_at_fault() {
+        for (code, elsewhere) in [
+            (Code::Unavailable, true),
+            (Code::ResourceExhausted, true),
+            (Code::NotFound, true),
+            (Code::Unauthenticated, true),
+            (Code::Internal, true),
+            (Code::InvalidArgument, false),
+            (Code::DeadlineExceeded, false),
+        ] {
+            let failure = Failure::from(Status::new(code, ""));
+            assert_eq!(failure.is_of_the_endpoint, elsewhere, "{code:?}");
+        }
+        assert!(Failure::bad_reply("nonsense").is_of_the_endpoint);
+        assert!(!Failure::unsendable("too large").is_of_the_endpoint);
+        assert!(!Failure::over_budget("used up").is_of_the_endpoint);
     }
 
     #[test]

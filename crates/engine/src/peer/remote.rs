@@ -3,12 +3,14 @@
 use std::{
     fmt,
     str::FromStr,
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
 use outpost_cascade::{Link, Site};
 use outpost_proto::{
     ContentsKind, Datatype, ENCODED_IMAGE_PROPERTY, IMAGE_FORMATS_PROPERTY, Tensor, TensorData,
+    WEIGHTS_DIGEST_PROPERTY,
     inference::{ModelInferRequest, ModelInferResponse, ModelMetadataResponse},
     parameter, tensor,
 };
@@ -19,6 +21,7 @@ use tonic::{Response, metadata::MetadataMap};
 
 use super::{
     failure::Failure,
+    lock,
     packing::{Formats, Packing, SentAs},
 };
 use crate::{DECIDED_BY_PARAMETER, ENTRY_PARAMETER, picture::Picture};
@@ -31,8 +34,24 @@ pub(crate) struct RemoteNetwork {
     labels: Labels,
     preprocessor: Preprocessor,
     packing: Packing,
-    /// What the server says that the network takes; asked once.
+    /// What each endpoint tells of the network; asked once, and again where it may be another by now.
+    told: Vec<Mutex<Arc<Told>>>,
+}
+
+/// What an endpoint tells of a network.
+#[derive(Default)]
+pub(super) struct Told {
+    /// What it takes.
     pub(super) input: OnceCell<RemoteInput>,
+    /// The version that answered first.
+    version: OnceLock<String>,
+}
+
+impl Told {
+    /// Whether what was told is about the version that answers.
+    pub(super) fn is_about(&self, version: &str) -> bool {
+        self.version.get_or_init(|| version.to_owned()) == version
+    }
 }
 
 /// The rest of a cascade, which the peer serves as one model.
@@ -104,30 +123,31 @@ pub(crate) struct Reply {
 }
 
 impl RemoteNetwork {
-    pub(crate) fn new(manifest: Manifest, labels: Labels, packing: Packing) -> Self {
+    /// A network that so many endpoints serve.
+    pub(crate) fn new(
+        manifest: Manifest,
+        labels: Labels,
+        packing: Packing,
+        endpoints: usize,
+    ) -> Self {
         Self {
             packing,
             preprocessor: Preprocessor::new(manifest.input.clone()),
             manifest,
             cascade: None,
             labels,
-            input: OnceCell::new(),
+            told: (0..endpoints).map(|_| Mutex::default()).collect(),
         }
     }
 
-    /// The rest of a cascade from the node `entry` on, whose network has this manifest.
-    pub(crate) fn of_cascade(
-        manifest: Manifest,
-        labels: Labels,
-        packing: Packing,
-        (cascade, entry): (&str, &str),
-    ) -> Self {
+    /// The rest of a cascade from the node `entry` on, whose network it is.
+    pub(crate) fn as_cascade(self, cascade: &str, entry: &str) -> Self {
         Self {
             cascade: Some(Rest {
                 cascade: cascade.to_owned(),
                 entry: entry.to_owned(),
             }),
-            ..Self::new(manifest, labels, packing)
+            ..self
         }
     }
 
@@ -149,6 +169,66 @@ impl RemoteNetwork {
         match &self.cascade {
             Some(rest) => &rest.cascade,
             None => &self.manifest.name,
+        }
+    }
+
+    /// What an endpoint has told, or is yet to tell.
+    pub(super) fn told(&self, endpoint: usize) -> Arc<Told> {
+        lock(&self.told[endpoint]).clone()
+    }
+
+    /// Has the endpoint asked again, unless that was done since it told this.
+    pub(super) fn forget(&self, endpoint: usize, told: &Arc<Told>) {
+        let mut present = lock(&self.told[endpoint]);
+        if Arc::ptr_eq(&present, told) {
+            *present = Arc::default();
+        }
+    }
+
+    /// What a server's metadata says that the network takes, where it is this one.
+    pub(super) fn input_told(
+        &self,
+        metadata: &ModelMetadataResponse,
+    ) -> Result<RemoteInput, Failure> {
+        self.check_network(metadata)?;
+        RemoteInput::from_metadata(metadata)
+    }
+
+    /// Whether what a server serves by the name is this network: by its weights, where it tells them, and its classes.
+    fn check_network(&self, metadata: &ModelMetadataResponse) -> Result<(), Failure> {
+        let manifest = &self.manifest;
+        check_name(self.model(), &metadata.name)?;
+        if self.is_cascade() {
+            return Ok(());
+        }
+        let there = metadata.properties.get(WEIGHTS_DIGEST_PROPERTY);
+        if let Some(there) = there.filter(|there| **there != manifest.sha256) {
+            return Err(Failure::bad_reply(format!(
+                "the server serves another network as {:?}: the SHA-256 of its weights is {there:?}, by the manifest in {} it is \
+                 {:?}; serve the same weights there, or take those of the server here",
+                manifest.name,
+                manifest.folder.display(),
+                manifest.sha256,
+            )));
+        }
+        let spec = &manifest.output;
+        let count = metadata.outputs.len();
+        let output = metadata
+            .outputs
+            .iter()
+            .find(|output| output.name == spec.tensor || count == 1);
+        let classes = output.and_then(|output| output.shape.last());
+        match classes {
+            Some(&classes) if classes > 0 && classes != spec.classes as i64 => {
+                Err(Failure::bad_reply(format!(
+                    "the server serves another network as {:?}: it tells {classes} classes apart, by the manifest in {} they are {}; \
+                     serve the same network there, or take that of the server here",
+                    manifest.name,
+                    manifest.folder.display(),
+                    spec.classes,
+                )))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -229,6 +309,7 @@ impl RemoteNetwork {
         let at_peer = total_of_server_timing(response.metadata());
         let protocol = response.extensions().get::<Protocol>().copied();
         let response = response.into_inner();
+        check_name(self.model(), &response.model_name)?;
         let decided_by = self.cascade.as_ref().and_then(|_| decided_by(&response));
         let outputs = tensor::take_outputs(response).map_err(Failure::bad_reply)?;
         let spec = &self.manifest.output;
@@ -304,6 +385,16 @@ impl RemoteInput {
     }
 }
 
+/// Whether a server speaks of the model that it was asked for; one that gives no name is believed.
+fn check_name(asked: &str, named: &str) -> Result<(), Failure> {
+    if named.is_empty() || named == asked {
+        return Ok(());
+    }
+    Err(Failure::bad_reply(format!(
+        "the server was asked for the model {asked:?} and answered for {named:?}: have it serve what it is asked for"
+    )))
+}
+
 /// Whose answer a cascade's is, where the peer says so.
 fn decided_by(response: &ModelInferResponse) -> Option<DecidedBy> {
     let named = response.parameters.get(DECIDED_BY_PARAMETER)?;
@@ -348,11 +439,15 @@ mod tests {
         let folder = outpost_runtime::ModelFolder::new(models);
         let manifest = folder.manifest("efficientnet-lite2").unwrap();
         let labels = folder.labels(&manifest).unwrap();
-        RemoteNetwork::new(manifest, labels, Packing::original())
+        RemoteNetwork::new(manifest, labels, Packing::original(), 1)
     }
 
     fn reply_with(outputs: Vec<Tensor>) -> Result<Reply, Failure> {
-        let response = tensor::infer_response("m", "1", "", outputs, ContentsKind::Raw);
+        reply_for("efficientnet-lite2", outputs)
+    }
+
+    fn reply_for(model: &str, outputs: Vec<Tensor>) -> Result<Reply, Failure> {
+        let response = tensor::infer_response(model, "1", "", outputs, ContentsKind::Raw);
         network().reply(Response::new(response))
     }
 
@@ -392,6 +487,80 @@ mod tests {
             };
             assert_eq!(failure.cause, outpost_cascade::FallbackCause::BadReply);
         }
+    }
+
+    #[test]
+    fn a_reply_for_another_model_is_refused_and_both_are_named() {
+        let outputs = || vec![output("logits", TensorData::Fp32(vec![0.0; 1000]))];
+        assert!(reply_for("", outputs()).is_ok());
+        let Err(failure) = reply_for("resnet50", outputs()) else {
+            panic!("believed");
+        };
+        assert_eq!(failure.cause, outpost_cascade::FallbackCause::BadReply);
+        let said = failure.source.to_string();
+        for model in ["efficientnet-lite2", "resnet50"] {
+            assert!(said.contains(model), "{said}");
+        }
+    }
+
+    #[test]
+    fn metadata_of_another_network_is_refused_with_what_differs() {
+        use outpost_proto::inference::model_metadata_response::TensorMetadata;
+        let network = network();
+        let tensor = |name: &str, shape: &[i64]| TensorMetadata {
+            name: name.into(),
+            datatype: "FP32".into(),
+            shape: shape.to_vec(),
+        };
+        let metadata = |digest: Option<&str>, classes: i64| ModelMetadataResponse {
+            name: "efficientnet-lite2".into(),
+            inputs: vec![tensor("x", &[-1, 3, 260, 260])],
+            outputs: vec![tensor("y", &[-1, classes])],
+            properties: digest
+                .map(|digest| (WEIGHTS_DIGEST_PROPERTY.to_owned(), digest.to_owned()))
+                .into_iter()
+                .collect(),
+            ..Default::default()
+        };
+        let here = network.manifest().sha256.clone();
+        for fitting in [
+            metadata(None, 1000),
+            metadata(None, -1),
+            metadata(Some(&here), 1000),
+        ] {
+            assert!(network.input_told(&fitting).is_ok());
+        }
+        let refused = |metadata: &ModelMetadataResponse| match network.input_told(metadata) {
+            Ok(_) => panic!("believed"),
+            Err(failure) => failure.source.to_string(),
+        };
+        let there = "0".repeat(64);
+        let said = refused(&metadata(Some(&there), 1000));
+        assert!(said.contains(&here) && said.contains(&there), "{said}");
+        let said = refused(&metadata(None, 10));
+        assert!(
+            said.contains("10 classes") && said.contains("1000"),
+            "{said}"
+        );
+        let renamed = ModelMetadataResponse {
+            name: "resnet50".into(),
+            ..metadata(None, 1000)
+        };
+        assert!(refused(&renamed).contains("resnet50"));
+    }
+
+    #[test]
+    fn an_endpoint_is_asked_again_once_another_version_answers() {
+        let network = network();
+        let told = network.told(0);
+        assert!(told.is_about("1") && told.is_about("1"));
+        assert!(!told.is_about("2"));
+        network.forget(0, &told);
+        let again = network.told(0);
+        assert!(!Arc::ptr_eq(&told, &again));
+        // Who still has the old one changes nothing.
+        network.forget(0, &told);
+        assert!(Arc::ptr_eq(&again, &network.told(0)));
     }
 
     #[test]

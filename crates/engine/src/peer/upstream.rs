@@ -1,0 +1,480 @@
+//! Those who serve the networks of a site: one endpoint, or several of which one is used.
+//!
+//! [`Endpoints`] decides; what is here makes the calls, asks for signs of life, and tells of them. An image whose call
+//! fails in a way that another endpoint can mend is asked there within the same deadline, and so is one whose endpoint
+//! falls silent: that call goes on, and the first reply is the answer. With one endpoint there is nobody else to ask, and
+//! so nobody is asked for a sign of life.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, MutexGuard, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, join_all},
+    stream::FuturesUnordered,
+};
+use outpost_cascade::{
+    Change, CircuitConfig, CircuitState, Endpoints, FallbackCause, Link, Presence,
+};
+use outpost_runtime::Manifest;
+use tokio::{sync::watch, task::JoinSet, time::sleep};
+
+use super::{
+    Budgets, EncodersError, LateCall, Offload, Packing, Patience, Peer, PeerConfig, PeerError,
+    Place, Sent, Waiting, lock, remote::RemoteNetwork,
+};
+use crate::picture::Picture;
+
+/// How long an endpoint that is not in use may take to say that it is there: nobody waits, and it may have to be
+/// connected to first.
+const HEALTH_WITHIN: Duration = Duration::from_secs(5);
+
+/// The endpoints that serve the networks of a site.
+pub struct Upstream {
+    peers: Vec<Arc<Peer>>,
+    state: Mutex<State>,
+    /// Changes whenever an endpoint is found away, for those who wait for its reply.
+    falls: watch::Sender<()>,
+    failovers: AtomicU64,
+    counts: Vec<Counts>,
+    origin: Instant,
+    health_every: Duration,
+    /// What asks for signs of life; ends with the endpoints.
+    tasks: Mutex<JoinSet<()>>,
+}
+
+struct State {
+    endpoints: Endpoints,
+    /// Endpoints that are watched while calls at them wait.
+    watched: HashSet<usize>,
+}
+
+/// What was asked of an endpoint.
+#[derive(Debug, Default)]
+struct Counts {
+    answered: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// An endpoint, as of now.
+#[derive(Debug, Clone)]
+pub struct EndpointStatus {
+    /// Its URL.
+    pub url: String,
+    /// Whether images ask it first.
+    pub is_in_use: bool,
+    /// Whether it is there.
+    pub presence: Presence,
+    /// Whether it is asked at all, as of the last call.
+    pub circuit: CircuitState,
+    /// What an offload to it costs now; none where there was none for a while.
+    pub link: Option<Link>,
+    /// The round trip of questions whether it is there.
+    pub round_trip: Option<Duration>,
+    /// Offloads that it answered.
+    pub answered: u64,
+    /// Offloads that it did not answer.
+    pub failed: u64,
+}
+
+/// A call at an endpoint, until nobody waits for it.
+struct Calling<'a> {
+    upstream: &'a Upstream,
+    endpoint: usize,
+}
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        self.upstream.state().endpoints.ended(self.endpoint);
+    }
+}
+
+/// What came of asking one endpoint.
+struct Attempt {
+    endpoint: usize,
+    offload: Offload,
+    late: Option<Waiting>,
+}
+
+impl Upstream {
+    /// The endpoints that `config` names, which are connected to when they are first needed.
+    ///
+    /// # Errors
+    /// [`PeerError`], which names the file or the field at fault, and the endpoint where there are several.
+    pub fn new(config: &PeerConfig, circuit: CircuitConfig) -> Result<Self, PeerError> {
+        super::check_encoding(config)?;
+        if config.health_every_ms == 0 {
+            return Err(PeerError::HealthEvery);
+        }
+        let origin = Instant::now();
+        let budgets = Arc::new(Mutex::new(Budgets::new(&config.budget)));
+        let endpoints = config.endpoints();
+        let mut urls = HashSet::new();
+        if let Some(twice) = endpoints.iter().find(|one| !urls.insert(&one.url)) {
+            return Err(PeerError::SameUrl(twice.url.clone()));
+        }
+        let is_alone = endpoints.len() == 1;
+        let peer = |(index, endpoint): (usize, &PeerConfig)| {
+            let place = Place { index, is_alone };
+            let peer = Peer::new(endpoint, circuit, budgets.clone(), (place, origin));
+            let peer = peer.map_err(|source| match is_alone {
+                true => source,
+                false => PeerError::Endpoint {
+                    url: endpoint.url.clone(),
+                    source: Box::new(source),
+                },
+            })?;
+            Ok(Arc::new(peer))
+        };
+        let peers: Vec<Arc<Peer>> = endpoints
+            .iter()
+            .enumerate()
+            .map(peer)
+            .collect::<Result<_, PeerError>>()?;
+        let choosing = config.choosing();
+        Ok(Self {
+            state: Mutex::new(State {
+                endpoints: Endpoints::new(choosing, peers.len()),
+                watched: HashSet::new(),
+            }),
+            falls: watch::Sender::new(()),
+            failovers: AtomicU64::new(0),
+            counts: peers.iter().map(|_| Counts::default()).collect(),
+            origin,
+            health_every: choosing.health_every,
+            tasks: Mutex::new(JoinSet::new()),
+            peers,
+        })
+    }
+
+    /// How many endpoints there are.
+    pub(crate) fn count(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Whether the endpoint in use is asked at all, as of the last call.
+    pub fn circuit(&self) -> CircuitState {
+        self.used().circuit()
+    }
+
+    /// What an offload to the endpoint in use costs now; none where there was none for a while.
+    pub fn link(&self) -> Option<Link> {
+        self.used().link()
+    }
+
+    /// How often another endpoint took the place of one that did not answer.
+    pub fn failovers(&self) -> u64 {
+        self.failovers.load(Ordering::Relaxed)
+    }
+
+    /// The endpoints, in the order of the configuration.
+    pub fn endpoints(&self) -> Vec<EndpointStatus> {
+        let state = self.state();
+        let status = |(index, peer): (usize, &Arc<Peer>)| EndpointStatus {
+            url: peer.name.to_string(),
+            is_in_use: index == state.endpoints.in_use(),
+            presence: state.endpoints.presence(index),
+            circuit: peer.circuit(),
+            link: peer.link(),
+            round_trip: state.endpoints.round_trip(index),
+            answered: self.counts[index].answered.load(Ordering::Relaxed),
+            failed: self.counts[index].failed.load(Ordering::Relaxed),
+        };
+        self.peers.iter().enumerate().map(status).collect()
+    }
+
+    /// How images are made ready for the networks that may see them.
+    pub(crate) fn packing(&self, seen_by: &[&Manifest]) -> Result<Packing, EncodersError> {
+        Packing::new(&self.peers[0].packing, seen_by)
+    }
+
+    /// Connects while networks still load, and begins to ask who is there; a failure shows at the first offload.
+    pub(crate) fn start(self: &Arc<Self>) {
+        if let [only] = &self.peers[..] {
+            let channel = only.channel.clone();
+            self.spawn(async move {
+                let _ = channel.connect().await;
+            });
+            return;
+        }
+        for peer in &self.peers {
+            let channel = peer.channel.clone();
+            self.spawn(async move {
+                let _ = channel.connect().await;
+            });
+        }
+        self.spawn(look(Arc::downgrade(self), self.health_every));
+    }
+
+    /// Asks about an image, until the deadline at the latest; gives the call, too, where it goes on after that.
+    pub(crate) async fn classify(
+        self: &Arc<Self>,
+        network: &Arc<RemoteNetwork>,
+        picture: Arc<Picture>,
+        patience: Patience,
+    ) -> (Offload, Option<LateCall>) {
+        if let [only] = &self.peers[..] {
+            let sent = Arc::new(Sent::default());
+            let (offload, late) = only.classify(network, picture, patience, &sent).await;
+            self.count_call(0, &offload);
+            return (offload, late.map(|late| LateCall(vec![late])));
+        }
+        self.ask_in_order(network, &picture, patience).boxed().await
+    }
+
+    /// Asks one endpoint after the other, the next one as soon as those before have failed or fallen silent.
+    async fn ask_in_order(
+        self: &Arc<Self>,
+        network: &Arc<RemoteNetwork>,
+        picture: &Arc<Picture>,
+        patience: Patience,
+    ) -> (Offload, Option<LateCall>) {
+        let started = Instant::now();
+        let mut falls = self.falls.subscribe();
+        let mut order = self.state().endpoints.order().into_iter();
+        let mut running: FuturesUnordered<BoxFuture<'_, Attempt>> = FuturesUnordered::new();
+        // Endpoints that may still reply, and how often each had been found away when it was asked.
+        let mut waiting: Vec<(usize, u64)> = Vec::new();
+        let mut sent = Vec::new();
+        let mut failed = Vec::new();
+        let mut late = Vec::new();
+        let (mut offload, is_answered) = loop {
+            while waiting.is_empty() && Instant::now() < patience.deadline {
+                let Some(next) = order.next() else { break };
+                waiting.push((next, self.state().endpoints.falls(next)));
+                let of_this = Arc::new(Sent::default());
+                sent.push(of_this.clone());
+                let picture = picture.clone();
+                let attempt = self.attempt(next, network, picture, patience, of_this);
+                running.push(attempt.boxed());
+            }
+            tokio::select! {
+                biased;
+                attempt = running.next() => {
+                    let Some(attempt) = attempt else {
+                        break (most_telling(failed), false);
+                    };
+                    waiting.retain(|(endpoint, _)| *endpoint != attempt.endpoint);
+                    if attempt.offload.outcome.is_ok() {
+                        break (attempt.offload, true);
+                    }
+                    if !attempt.offload.is_of_the_endpoint {
+                        // Nobody would do better.
+                        order = Vec::new().into_iter();
+                    }
+                    late.extend(attempt.late);
+                    failed.push(attempt.offload);
+                }
+                _ = falls.changed() => {
+                    let state = self.state();
+                    waiting.retain(|(endpoint, falls)| state.endpoints.falls(*endpoint) == *falls);
+                }
+            }
+        };
+        drop(running);
+        offload.bytes_sent = sent
+            .iter()
+            .map(|sent| sent.bytes.load(Ordering::Relaxed))
+            .sum();
+        offload.took = started.elapsed();
+        let late = (!is_answered && !late.is_empty()).then_some(LateCall(late));
+        (offload, late)
+    }
+
+    /// Asks one endpoint.
+    async fn attempt(
+        self: &Arc<Self>,
+        endpoint: usize,
+        network: &Arc<RemoteNetwork>,
+        picture: Arc<Picture>,
+        patience: Patience,
+        sent: Arc<Sent>,
+    ) -> Attempt {
+        let calling = self.begin(endpoint);
+        let peer = &self.peers[endpoint];
+        let asked = peer.classify(network, picture, patience, &sent);
+        let (mut offload, mut late) = asked.await;
+        self.note(endpoint, &offload);
+        drop(calling);
+        self.count_call(endpoint, &offload);
+        if offload.outcome.is_ok() {
+            offload.endpoint = Some(peer.name.clone());
+        }
+        if let Some(late) = &mut late {
+            late.endpoint = Some(peer.name.clone());
+        }
+        Attempt {
+            endpoint,
+            offload,
+            late,
+        }
+    }
+
+    fn begin(self: &Arc<Self>, endpoint: usize) -> Calling<'_> {
+        let mut state = self.state();
+        state.endpoints.began(endpoint, self.origin.elapsed());
+        if state.watched.insert(endpoint) {
+            self.spawn(watch_over(Arc::downgrade(self), endpoint));
+        }
+        Calling {
+            upstream: self,
+            endpoint,
+        }
+    }
+
+    /// What a call tells of its endpoint.
+    fn note(&self, endpoint: usize, offload: &Offload) {
+        let now = self.origin.elapsed();
+        let mut state = self.state();
+        let endpoints = &mut state.endpoints;
+        let change = match &offload.outcome {
+            Ok(_) => {
+                endpoints.took(endpoint, offload.took, offload.link());
+                endpoints.heard(endpoint, None, now)
+            }
+            Err(cause) => match cause {
+                // Not there, or of no use.
+                FallbackCause::Unreachable
+                | FallbackCause::Certificate
+                | FallbackCause::ConnectionLost
+                | FallbackCause::Unavailable
+                | FallbackCause::BadReply => endpoints.failed(endpoint, now),
+                FallbackCause::Rejected if offload.is_of_the_endpoint => {
+                    endpoints.failed(endpoint, now)
+                }
+                FallbackCause::Rejected => endpoints.heard(endpoint, None, now),
+                FallbackCause::Overloaded if offload.bytes_sent > 0 => {
+                    endpoints.heard(endpoint, None, now)
+                }
+                // Its silence counts.
+                FallbackCause::Deadline => None,
+                _ => {
+                    endpoints.not_made(endpoint);
+                    None
+                }
+            },
+        };
+        drop(state);
+        self.tell(change);
+    }
+
+    /// Asks an endpoint for a sign of life.
+    async fn ask(&self, endpoint: usize, within: Duration) {
+        let sign = self.peers[endpoint].ask_for_a_sign(within).await;
+        let now = self.origin.elapsed();
+        let change = match sign {
+            Ok(round_trip) => self
+                .state()
+                .endpoints
+                .heard(endpoint, Some(round_trip), now),
+            Err(_) => self.state().endpoints.failed(endpoint, now),
+        };
+        self.tell(change);
+    }
+
+    /// Tells those who wait, and a person, that something has changed.
+    fn tell(&self, change: Option<Change>) {
+        self.falls.send_replace(());
+        let Some(Change {
+            from,
+            to,
+            is_failover,
+        }) = change
+        else {
+            return;
+        };
+        let [from, to] = [from, to].map(|endpoint| &*self.peers[endpoint].name);
+        if is_failover {
+            self.failovers.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(from, to, "an endpoint does not answer: another is asked");
+        } else {
+            tracing::info!(from, to, "a better endpoint is there: it is asked");
+        }
+    }
+
+    fn count_call(&self, endpoint: usize, offload: &Offload) {
+        let counts = &self.counts[endpoint];
+        let count = match offload.outcome.is_ok() {
+            true => &counts.answered,
+            false => &counts.failed,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn used(&self) -> &Peer {
+        let in_use = self.state().endpoints.in_use();
+        &self.peers[in_use]
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = lock(&self.tasks);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+}
+
+/// Asks those who are not in use whether they are there, while there is an upstream.
+async fn look(upstream: Weak<Upstream>, every: Duration) {
+    loop {
+        let Some(upstream) = upstream.upgrade() else {
+            return;
+        };
+        let due = upstream.state().endpoints.due(upstream.origin.elapsed());
+        join_all(due.into_iter().map(|one| upstream.ask(one, HEALTH_WITHIN))).await;
+        drop(upstream);
+        sleep(every).await;
+    }
+}
+
+/// Asks an endpoint for a sign of life whenever a call at it has waited for too long, while there are calls.
+async fn watch_over(upstream: Weak<Upstream>, endpoint: usize) {
+    loop {
+        let Some(upstream) = upstream.upgrade() else {
+            return;
+        };
+        let (left, within) = {
+            let mut state = upstream.state();
+            let Some(ask_at) = state.endpoints.ask_at(endpoint) else {
+                state.watched.remove(&endpoint);
+                return;
+            };
+            let left = ask_at.saturating_sub(upstream.origin.elapsed());
+            (left, state.endpoints.sign_within(endpoint))
+        };
+        if left.is_zero() {
+            upstream.ask(endpoint, within).await;
+        } else {
+            drop(upstream);
+            sleep(left).await;
+        }
+    }
+}
+
+/// Why there is no reply, of what several endpoints came to: that the time was over, else what the last one that was
+/// asked said.
+fn most_telling(mut failed: Vec<Offload>) -> Offload {
+    let rank = |offload: &Offload| match &offload.outcome {
+        Err(FallbackCause::Deadline) => 2,
+        Err(FallbackCause::CircuitOpen) => 0,
+        _ => 1,
+    };
+    // The last of the most telling; the deadline may be over before anybody was asked.
+    let most = (0..failed.len()).max_by_key(|&one| rank(&failed[one]));
+    match most {
+        Some(most) => failed.swap_remove(most),
+        None => Offload {
+            outcome: Err(FallbackCause::Deadline),
+            ..Offload::without_peer()
+        },
+    }
+}

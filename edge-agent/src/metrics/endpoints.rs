@@ -1,0 +1,119 @@
+//! Who is asked for what is elsewhere: taken from the engine whenever the metrics are read.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use outpost_cascade::{Presence, Site};
+use outpost_engine::Upstream;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfEndpoint {
+    site: String,
+    endpoint: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfOffloads {
+    site: String,
+    endpoint: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPeer {
+    site: String,
+}
+
+/// Metrics by endpoint. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct EndpointMetrics {
+    up: Family<OfEndpoint, Gauge>,
+    in_use: Family<OfEndpoint, Gauge>,
+    offloads: Family<OfOffloads, Counter>,
+    failovers: Family<OfPeer, Counter>,
+    /// Counts as they were last read: those of an engine that took the place of another begin at zero.
+    offloads_read: Arc<Mutex<HashMap<OfOffloads, u64>>>,
+    failovers_read: Arc<Mutex<HashMap<OfPeer, u64>>>,
+}
+
+impl EndpointMetrics {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            "cloud_endpoint_up",
+            "Whether an endpoint is there (1), or did not answer last (0), by site and URL; where there are several",
+            metrics.up.clone(),
+        );
+        registry.register(
+            "cloud_endpoint_in_use",
+            "Whether images ask an endpoint first, by site and URL; where there are several",
+            metrics.in_use.clone(),
+        );
+        registry.register(
+            "cloud_endpoint_offloads",
+            "Offloads to an endpoint, by site, URL and whether it answered; where there are several",
+            metrics.offloads.clone(),
+        );
+        registry.register(
+            "cloud_failovers",
+            "Changes to another endpoint because the one in use did not answer, by site",
+            metrics.failovers.clone(),
+        );
+        metrics
+    }
+
+    /// Takes what holds now.
+    pub(super) fn take<'a>(&self, peers: impl Iterator<Item = (Site, &'a Upstream)>) {
+        // Those that are configured no more have no state.
+        self.up.clear();
+        self.in_use.clear();
+        for (site, upstream) in peers {
+            let endpoints = upstream.endpoints();
+            if endpoints.len() < 2 {
+                continue;
+            }
+            let site = site.to_string();
+            let of_peer = OfPeer { site: site.clone() };
+            let failovers = upstream.failovers();
+            advance(&self.failovers, &self.failovers_read, of_peer, failovers);
+            for status in endpoints {
+                let of_endpoint = OfEndpoint {
+                    site: site.clone(),
+                    endpoint: status.url.clone(),
+                };
+                let is_up = status.presence == Presence::Up;
+                self.up.get_or_create(&of_endpoint).set(is_up.into());
+                let in_use = self.in_use.get_or_create(&of_endpoint);
+                in_use.set(status.is_in_use.into());
+                for (outcome, count) in [("answered", status.answered), ("failed", status.failed)] {
+                    let of_offloads = OfOffloads {
+                        site: site.clone(),
+                        endpoint: status.url.clone(),
+                        outcome,
+                    };
+                    advance(&self.offloads, &self.offloads_read, of_offloads, count);
+                }
+            }
+        }
+    }
+}
+
+/// Brings a counter forward by what a count has grown since it was last read.
+fn advance<L: Clone + Eq + std::hash::Hash>(
+    counters: &Family<L, Counter>,
+    read: &Mutex<HashMap<L, u64>>,
+    labels: L,
+    count: u64,
+) {
+    let counter = counters.get_or_create_owned(&labels);
+    let mut read = read.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = read.insert(labels, count).unwrap_or(0);
+    counter.inc_by(count.checked_sub(before).unwrap_or(count));
+}
