@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use outpost_cascade::{FallbackCause, NoAnswer, Reason, Site};
+use outpost_cascade::{FallbackCause, Mode, NoAnswer, NodeId, Reason, Site};
 use outpost_engine::{
     Engine, ImageError, Late, Offload, Outcome, PeerConfig, PeerError, Picture, Plan, PolicyFile,
     Route, Upstream, blocking, load_cascade,
@@ -57,6 +57,17 @@ pub(crate) struct Said {
     pub(crate) late: Option<LateAnswer>,
     /// What the cloud was to be asked, and could not be.
     pub(crate) unsent: Option<Unsent>,
+    /// What the cloud may be asked about an answer that the device gave by itself.
+    pub(crate) audit: Option<Audit>,
+}
+
+/// An image that the device answered by itself, and that may leave it.
+pub(crate) struct Audit {
+    encoded: Bytes,
+    /// The node that has the last word.
+    node: NodeId,
+    /// Share of such answers that the cloud is expected to agree with, by the policy.
+    pub(crate) expected: Option<f64>,
 }
 
 /// An image that the cloud was to be asked about.
@@ -191,6 +202,10 @@ impl Agent {
             }
             Err(_) => None,
         };
+        let audit = match (&outcome, &encoded) {
+            (Ok(outcome), Some(encoded)) => self.audit_of(outcome, encoded),
+            _ => None,
+        };
         let record = self.said(name, outcome);
         let unsent = wanted.zip(encoded).map(|(node, encoded)| Unsent {
             encoded,
@@ -204,7 +219,53 @@ impl Agent {
             record,
             late,
             unsent,
+            audit,
         }
+    }
+
+    /// What the cloud may be asked about an answer, where the device gave it by itself.
+    fn audit_of(&self, outcome: &Outcome, encoded: &Bytes) -> Option<Audit> {
+        let deciding = self.engine.deciding();
+        let is_own = outcome.reason == Reason::Confident && outcome.decided_by.site == Site::Device;
+        if !is_own || outcome.is_private || deciding.mode() != Mode::Policy {
+            return None;
+        }
+        Some(Audit {
+            encoded: encoded.clone(),
+            node: self.engine.last_word(outcome.node)?,
+            expected: deciding
+                .chosen()
+                .and_then(|chosen| chosen.expected.agreement),
+        })
+    }
+
+    /// Asks the cloud about an image that the device answered by itself.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub(crate) async fn audit(&self, audit: Audit, image: String) -> Result<Record, FallbackCause> {
+        self.ask_node(audit.node, audit.encoded, image, Duration::ZERO)
+            .await
+    }
+
+    /// Asks a node elsewhere about an image that has been here for so long.
+    async fn ask_node(
+        &self,
+        node: NodeId,
+        encoded: Bytes,
+        image: String,
+        age: Duration,
+    ) -> Result<Record, FallbackCause> {
+        let limits = self.limits;
+        let picture = blocking(move || Picture::decode(encoded, &limits)).await;
+        let Ok(Ok(picture)) = picture else {
+            // The limits were changed since.
+            return Err(FallbackCause::Unsendable);
+        };
+        let patience = self.deadline + self.late;
+        let mut outcome = self.engine.ask(node, picture, patience).await?;
+        outcome.total = age.max(outcome.total);
+        Ok(self.said(image, Ok(outcome)))
     }
 
     /// Asks the cloud about an image that waited for it.
@@ -215,22 +276,11 @@ impl Agent {
         // Of another cascade, where it was changed since.
         let node = self.engine.cascade().find(&entry.node);
         let node = node.ok_or(FallbackCause::NoCloud)?;
-        let limits = self.limits;
-        let picture = blocking(move || Picture::decode(image, &limits)).await;
-        let Ok(Ok(picture)) = picture else {
-            // The limits were changed since.
-            return Err(FallbackCause::Unsendable);
-        };
-        let mut outcome = self
-            .engine
-            .ask(node, picture, self.deadline + self.late)
-            .await?;
-        outcome.total = entry.age().max(outcome.total);
-        let image = match &entry.record {
+        let name = match &entry.record {
             Record::Answered(answered) => &answered.image,
             Record::Failed { image, .. } => image,
         };
-        Ok(self.said(image.clone(), Ok(outcome)))
+        self.ask_node(node, image, name.clone(), entry.age()).await
     }
 
     /// Waits for what may correct an answer; none where it does not come.

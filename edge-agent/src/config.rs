@@ -1,5 +1,6 @@
 //! The configuration file of `edge-agent`. Flags and `OUTPOST_*` variables override it.
 
+mod audit;
 mod outputs;
 mod run;
 mod urls;
@@ -18,6 +19,7 @@ use outpost_runtime::ImageLimits;
 use outpost_telemetry::TracesConfig;
 use serde::Deserialize;
 
+pub use audit::AuditConfig;
 pub use outputs::{MqttOutput, WebhookOutput};
 pub use run::{ApiConfig, Delivery, FileOutput, FolderConfig, OutputsConfig, QueueConfig, Then};
 pub use urls::UrlConfig;
@@ -69,6 +71,8 @@ pub struct Config {
     pub fog: Option<PeerConfig>,
     /// When the device stops waiting for a cloud that keeps failing.
     pub circuit: CircuitSettings,
+    /// Which answers of the device are compared with the cloud's afterwards.
+    pub audit: AuditConfig,
     /// Of what classes no image leaves the device.
     pub privacy: Privacy,
     /// Bounds on the images taken.
@@ -113,6 +117,7 @@ impl Default for Config {
             cloud: None,
             fog: None,
             circuit: CircuitSettings::default(),
+            audit: AuditConfig::default(),
             privacy: Privacy::default(),
             images: ImageBounds::default(),
             traces: TracesConfig::default(),
@@ -190,6 +195,24 @@ pub enum ConfigError {
     /// Images would wait for nobody.
     #[error("`delivery = \"eventually\"` needs a `[cloud]` or `[fog]` that images wait for")]
     NobodyToWaitFor,
+    /// A share or points out of range.
+    #[error("`{name}` is {value}: give 0 to {most}")]
+    Range {
+        /// The field.
+        name: &'static str,
+        /// What it is.
+        value: f64,
+        /// The most it may be.
+        most: f64,
+    },
+    /// Every audit would be an alarm.
+    #[error("`audit.false_alarm_after` is 0: give the audits between two false alarms, 1 or more")]
+    NoPatience,
+    /// Answers would be compared with nobody's.
+    #[error(
+        "`audit.share` is above 0 and there is no `[cloud]` or `[fog]` to ask: configure one, or leave it out"
+    )]
+    NobodyToAudit,
     /// A time that is none.
     #[error("`queue.max_age_hours` is {0}: give hours above 0 and up to {MOST_HOURS}")]
     Age(f64),
@@ -285,6 +308,8 @@ impl Config {
                 (None, None) => return Err(ConfigError::PlainHttp(api.address)),
             }
         }
+        let has_cloud = self.cloud.is_some() || self.fog.is_some();
+        self.audit.check(has_cloud)?;
         let mut names = HashSet::from([API]);
         for folder in &self.folders {
             if !names.insert(&folder.name) {

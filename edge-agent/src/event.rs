@@ -44,9 +44,9 @@ pub struct Event {
 pub enum Kind {
     /// The image's answer.
     Answer,
-    /// The cloud's answer, which came after the deadline and now holds.
+    /// The cloud's answer, which came after the deadline, or contradicts the device's, and now holds.
     Correction,
-    /// The cloud's answer did not come: what was said before holds.
+    /// The cloud's answer did not come, or is the device's: what was said before holds.
     Confirmation,
     /// The image has no answer.
     Failure,

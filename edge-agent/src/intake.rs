@@ -11,7 +11,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use crate::{
-    agent::{Agent, Image, LateAnswer},
+    agent::{Agent, Audit, Image, LateAnswer},
+    audit::{AuditStatus, Auditor},
     event::{Announcer, Event, Kind},
     metrics::{Metrics, QueueOutcome},
     queue::{Entry, Queue},
@@ -31,7 +32,9 @@ pub(crate) struct Intake {
     late: Arc<Semaphore>,
     /// Keeps images that find no cloud, where they are to be answered by it eventually.
     queue: Option<Queue>,
-    /// Late calls.
+    /// Draws answers that the cloud is asked about afterwards, where some are.
+    auditor: Option<Auditor>,
+    /// Late calls, and audits.
     tasks: TaskTracker,
     ending: CancellationToken,
 }
@@ -67,7 +70,7 @@ impl Intake {
         announcer: Announcer,
         metrics: Metrics,
         bounds: Bounds,
-        queue: Option<Queue>,
+        (queue, auditor): (Option<Queue>, Option<Auditor>),
         tasks: TaskTracker,
         ending: CancellationToken,
     ) -> Self {
@@ -79,9 +82,15 @@ impl Intake {
             callers: Arc::new(Semaphore::new(bounds.callers)),
             late: Arc::new(Semaphore::new(bounds.places)),
             queue,
+            auditor,
             tasks,
             ending,
         }
+    }
+
+    /// What audits say; none where there are none.
+    pub(crate) fn audits(&self) -> Option<AuditStatus> {
+        self.auditor.as_ref().map(Auditor::status)
     }
 
     /// Who answers.
@@ -132,11 +141,25 @@ impl Intake {
             let permit = self.late.clone().try_acquire_owned().ok()?;
             Some((late, permit))
         });
-        let is_final = kept.is_none() && late.is_none();
+        // By lot alone; where as many are under way as may be, as if it had not been drawn.
+        let audit = said.audit.and_then(|audit| {
+            let auditor = self.auditor.as_ref().filter(|auditor| auditor.draws())?;
+            let permit = self.late.clone().try_acquire_owned().ok()?;
+            Some((auditor.clone(), audit, permit))
+        });
+        let is_final = kept.is_none() && late.is_none() && audit.is_none();
         let event = Event::first(id, &input, said.record, is_final);
         let event = self.announcer.announce(event).await;
         // Kept until now: an output that does not take what was said holds up the inputs.
         drop(place);
+        if let Some((auditor, audit, permit)) = audit {
+            let intake = self.clone();
+            let said = event.clone();
+            self.tasks.spawn(async move {
+                intake.audit(&said, &auditor, audit).await;
+                drop(permit);
+            });
+        }
         match (late, kept) {
             (Some((late, permit)), kept) => {
                 let intake = self.clone();
@@ -166,6 +189,30 @@ impl Intake {
                 None
             }
         }
+    }
+
+    /// Asks the cloud about an answer that the device gave by itself, and announces what it says: a correction where it says
+    /// another class, else that what was said holds.
+    async fn audit(&self, said: &Event, auditor: &Auditor, audit: Audit) {
+        let image = match &said.record {
+            Record::Answered(answered) => answered.image.clone(),
+            Record::Failed { image, .. } => image.clone(),
+        };
+        let expected = audit.expected;
+        let asked = self.agent.audit(audit, image);
+        let cloud = self.ending.run_until_cancelled(asked).await;
+        let (kind, record) = match cloud {
+            Some(Ok(cloud)) if !auditor.note(&said.record, &cloud, expected) => {
+                (Kind::Correction, cloud)
+            }
+            Some(Ok(_)) => (Kind::Confirmation, said.record.clone()),
+            Some(Err(_)) | None => {
+                auditor.failed();
+                (Kind::Confirmation, said.record.clone())
+            }
+        };
+        let event = Event::last(said.id, &said.input, kind, record);
+        self.announcer.announce(event).await;
     }
 
     /// Announces what a late call comes to: a correction, or that what was said holds. One that is kept is left to the

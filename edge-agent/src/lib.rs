@@ -15,6 +15,7 @@
 
 mod agent;
 mod api;
+mod audit;
 pub mod cli;
 mod config;
 mod event;
@@ -34,8 +35,8 @@ mod web;
 pub use agent::{Agent, Content, Image, StartError};
 pub use api::{ApiError, TokenError};
 pub use config::{
-    ApiConfig, Config, ConfigError, Delivery, FileOutput, FolderConfig, ImageBounds, MqttOutput,
-    OutputsConfig, QueueConfig, Then, UrlConfig, WebhookOutput,
+    ApiConfig, AuditConfig, Config, ConfigError, Delivery, FileOutput, FolderConfig, ImageBounds,
+    MqttOutput, OutputsConfig, QueueConfig, Then, UrlConfig, WebhookOutput,
 };
 pub use event::{Event, Kind};
 pub use inputs::{FolderError, InputError};

@@ -2,6 +2,7 @@
 //!
 //! Names follow the conventions of Prometheus: a unit, `_total` for counters, the prefix `outpost_edge`.
 
+mod audits;
 mod endpoints;
 
 use std::{fmt, sync::Arc};
@@ -20,7 +21,9 @@ use prometheus_client::{
 
 use outpost_engine::Engine;
 
-use crate::record::Record;
+use crate::record::{Answered, Record};
+use audits::AuditMetrics;
+pub(crate) use audits::AuditResult;
 use endpoints::EndpointMetrics;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -107,6 +110,7 @@ pub struct Metrics {
     output_refusals: Family<OfOutput, Counter>,
     input_failures: Family<OfInput, Counter>,
     endpoints: EndpointMetrics,
+    audits: AuditMetrics,
 }
 
 /// An image that has been taken up, until it is dropped.
@@ -233,6 +237,7 @@ impl Default for Metrics {
             input_failures.clone(),
         );
         let endpoints = EndpointMetrics::register(&mut registry);
+        let audits = AuditMetrics::register(&mut registry);
         Self {
             registry: Arc::new(registry),
             taken,
@@ -256,6 +261,7 @@ impl Default for Metrics {
             output_refusals,
             input_failures,
             endpoints,
+            audits,
         }
     }
 }
@@ -302,10 +308,7 @@ impl Metrics {
                         histogram.observe(seconds(part));
                     }
                 }
-                if let Some(encoding) = answered.encoding.clone() {
-                    let sent = self.sent.get_or_create(&OfEncoding { encoding });
-                    sent.inc_by(answered.bytes_sent);
-                }
+                self.sent(answered);
             }
             Record::Failed { cause, .. } => {
                 let labels = OfFailure {
@@ -381,6 +384,31 @@ impl Metrics {
             input: input.to_owned(),
         };
         self.input_failures.get_or_create(&labels).inc();
+    }
+
+    fn sent(&self, answered: &Answered) {
+        if let Some(encoding) = answered.encoding.clone() {
+            let sent = self.sent.get_or_create(&OfEncoding { encoding });
+            sent.inc_by(answered.bytes_sent);
+        }
+    }
+
+    /// An answer was audited, with what the cloud said.
+    pub(crate) fn audited(&self, result: AuditResult, cloud: Option<&Record>) {
+        self.audits.audited(result);
+        if let Some(Record::Answered(answered)) = cloud {
+            self.sent(answered);
+        }
+    }
+
+    /// What audits say by now.
+    pub(crate) fn audits_say(
+        &self,
+        agreement: Option<f64>,
+        expected: Option<f64>,
+        has_drifted: bool,
+    ) {
+        self.audits.say(agreement, expected, has_drifted);
     }
 
     /// What the endpoints of the peers are now.

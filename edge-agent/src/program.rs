@@ -8,6 +8,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     agent::{Agent, StartError},
     api::{Api, ApiError, Context},
+    audit::Auditor,
     config::{Config, ConfigError, Delivery},
     event::Announcer,
     follow::follow_link,
@@ -96,7 +97,7 @@ impl Program {
             announcer.clone(),
             metrics.clone(),
             bounds,
-            queue,
+            (queue, Auditor::new(&config.audit, &metrics)),
             tasks.clone(),
             ending.clone(),
         );

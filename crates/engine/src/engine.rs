@@ -129,6 +129,8 @@ pub struct Outcome {
     pub total: Duration,
     /// What may still correct the answer.
     pub late: Option<Late>,
+    /// Whether what was said keeps the image here.
+    pub is_private: bool,
 }
 
 /// A call that was too late for the answer, and goes on.
@@ -169,6 +171,7 @@ impl Asked {
             offload: Some(offload),
             asked: Some(self.id),
             late: None,
+            is_private: false,
         })
     }
 }
@@ -634,6 +637,7 @@ impl Engine {
             };
         };
         let total = taken.elapsed();
+        let is_private = self.is_private(&said);
         let probabilities = said
             .remove(&answer.node)
             .expect("a node that answers has spoken");
@@ -661,7 +665,21 @@ impl Engine {
             asked,
             total,
             late,
+            is_private,
         })
+    }
+
+    /// The node that has the last word on what a node says, where it is elsewhere and somebody is asked for it.
+    ///
+    /// # Panics
+    /// For a node of another cascade.
+    pub fn last_word(&self, node: NodeId) -> Option<NodeId> {
+        let mut last = node;
+        while let Some(&next) = self.cascade.node(last).jumps().last() {
+            last = next;
+        }
+        let is_asked = |remote: &Remote| remote.peer.is_some();
+        self.remote.get(&last).is_some_and(is_asked).then_some(last)
     }
 
     /// Asks a node elsewhere about an image outside of a walk, for at most `patience`: one that could not be asked when

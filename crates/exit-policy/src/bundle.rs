@@ -71,6 +71,9 @@ pub struct Expected {
     pub bytes: f64,
     /// Share of the examples that travel over a link.
     pub offload_rate: f64,
+    /// Share of the answers to the others that the largest network agrees with; none where there are no others, or where the
+    /// policy was learned before this was noted.
+    pub agreement: Option<f64>,
 }
 
 impl Expected {
@@ -322,6 +325,7 @@ impl Bundle {
                 local_seconds,
                 bytes,
                 offload_rate,
+                agreement,
             } = point.expected;
             for (valid, value, what) in [
                 (
@@ -344,6 +348,11 @@ impl Bundle {
                 ),
                 (amount(bytes), bytes, "the bytes"),
                 (share(offload_rate), offload_rate, "the offload rate"),
+                (
+                    agreement.is_none_or(share),
+                    agreement.unwrap_or_default(),
+                    "the agreement",
+                ),
             ] {
                 number(valid, value, what, &point.name)?;
             }

@@ -4,6 +4,7 @@
 //! - [`Evidence`] is what a node of a cascade said; [`Measure`] turns it into one [`Confidence`].
 //! - [`DecisionFunction`] looks at the evidence and takes a [`Decision`]: exit with this answer, or go
 //!   on to one of the node's successors. [`Constant`], [`Threshold`] and [`Linear`] implement it.
+//! - [`Agreement`] and [`DriftDetector`] say, from a sample of live answers, whether they are as good as was expected.
 //! - [`Bundle`] is a file of learned policies, at several prices of time; [`Bundle::choose`] picks by a [`Goal`].
 //!
 //! Learning and judging, off line:
@@ -32,6 +33,7 @@
 //! Invariants: no I/O, no clock, no threads, no randomness but from a seed that a caller passes in;
 //! the same evidence always gives the same decision, in an evaluation and in a live agent.
 
+mod agreement;
 mod baseline;
 pub mod bootstrap;
 mod bundle;
@@ -46,6 +48,7 @@ mod learn;
 mod policy;
 mod risk;
 
+pub use agreement::{Agreement, DriftDetector, Estimate};
 pub use baseline::{Oracle, one_threshold, random_exits};
 pub use bundle::{
     Bundle, BundleError, BundleNode, Choice, Expected, FunctionError, Goal, GoalError,

@@ -250,18 +250,23 @@ pub fn run(args: &LearnArgs, out: &mut dyn Write) -> Result<(), LearnPolicyError
 
     let reference = reference(&problem, &on);
     let of_reference = problem.evaluate(&reference.policy, &calibration);
+    let says = |node: usize, example: u32| trace.class(traced[node], example as usize);
+    let agrees = |node, example| says(node, example) == says(reference.node, example);
     // The largest network for every image comes first: nothing is safer. It pays for the way to it.
     let learned = frontier(&problem, &on, learned, &prices);
     let largest = (reference.policy, Price::default());
     let mut points = Vec::new();
     for (index, (functions, price)) in [largest].into_iter().chain(learned).enumerate() {
-        points.push(operating_point(
+        let agreement = agreement(&problem, &calibration, &functions, agrees);
+        let mut point = operating_point(
             format!("p{index:02}"),
             &problem,
             &calibration,
             price,
             functions,
-        ));
+        );
+        point.expected.agreement = agreement;
+        points.push(point);
     }
     if let Some(promise) = promise {
         points.push(promised(
@@ -420,9 +425,30 @@ fn operating_point(
             local_seconds: problem.local_seconds(&functions, calibration),
             bytes: outcomes.mean_bytes(),
             offload_rate: outcomes.offload_rate,
+            agreement: None,
         },
         functions,
     }
+}
+
+/// Share of the examples answered before a link whose answer `agrees` with the largest network's; it is given the node that
+/// answers and the example.
+fn agreement(
+    problem: &Problem<'_>,
+    calibration: &[u32],
+    functions: &[Function],
+    agrees: impl Fn(usize, u32) -> bool,
+) -> Option<f64> {
+    let (mut answered, mut agreeing) = (0u32, 0u32);
+    for &example in calibration {
+        let outcome = problem.walk(functions, example as usize);
+        if outcome.spent.bytes > 0.0 {
+            continue;
+        }
+        answered += 1;
+        agreeing += u32::from(agrees(outcome.node, example));
+    }
+    (answered > 0).then(|| f64::from(agreeing) / f64::from(answered))
 }
 
 /// The fastest of `points`, which begin with the slowest, that keeps the promise.

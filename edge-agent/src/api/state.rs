@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Context, problem::Problem};
-use crate::record::milliseconds;
+use crate::{audit::AuditStatus, record::milliseconds};
 
 /// What images are decided by, and who is reached.
 #[derive(Serialize, ToSchema)]
@@ -34,6 +34,39 @@ pub(super) struct Status {
     waiting: Option<u64>,
     /// Those who are asked for what is elsewhere.
     peers: Vec<Peer>,
+    /// Whether the cloud agrees with the device's answers; absent where none are audited.
+    audit: Option<Audit>,
+}
+
+/// What the cloud says afterwards about answers that the device gave by itself.
+#[derive(Serialize, ToSchema)]
+struct Audit {
+    /// Share of them that it is asked about, 0 to 1.
+    share: f64,
+    /// Answers that it was asked about, and answered.
+    audits: u64,
+    /// Share that it agrees with, 0 to 1; absent before the first.
+    agreement: Option<f64>,
+    /// The 95 % interval of that.
+    interval: Option<[f64; 2]>,
+    /// Share that it was expected to agree with; absent where neither the configuration nor the policy says it.
+    expected: Option<f64>,
+    /// Whether it agrees less often than was expected, beyond chance.
+    drift_alarm: bool,
+}
+
+impl Audit {
+    fn new(status: &AuditStatus, expected: Option<f64>) -> Self {
+        let estimate = status.estimate.as_ref();
+        Self {
+            share: status.share,
+            audits: status.audits,
+            agreement: estimate.map(|estimate| estimate.agreement),
+            interval: estimate.map(|estimate| [estimate.low, estimate.high]),
+            expected,
+            drift_alarm: status.has_drifted,
+        }
+    }
 }
 
 /// A network of the cascade, or an early exit of one.
@@ -103,6 +136,10 @@ struct Expected {
     bytes: f64,
     /// Share of images that are sent, 0 to 1.
     offload_rate: f64,
+    /// Share of the answers to the others that the largest network agrees with, 0 to 1; absent where the policy does not
+    /// say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agreement: Option<f64>,
 }
 
 impl From<outpost_exit_policy::Expected> for Expected {
@@ -112,6 +149,7 @@ impl From<outpost_exit_policy::Expected> for Expected {
             ms: expected.seconds * 1e3,
             bytes: expected.bytes,
             offload_rate: expected.offload_rate,
+            agreement: expected.agreement,
         }
     }
 }
@@ -289,6 +327,11 @@ fn status(context: &Context) -> Status {
         policy: policy(engine, &deciding),
         waiting: context.intake.waiting(),
         peers: engine.peers().map(peer).collect(),
+        audit: context.intake.audits().map(|status| {
+            let chosen = deciding.chosen();
+            let by_the_policy = chosen.and_then(|chosen| chosen.expected.agreement);
+            Audit::new(&status, status.expected.or(by_the_policy))
+        }),
     }
 }
 

@@ -50,7 +50,19 @@ impl<'a> Choice<'a> {
         };
         let other = other.expected;
         let mean = |one: f64, other: f64| one + share * (other - one);
+        // Each by how many it answers before a link.
+        let here = [
+            (1.0 - share) * (1.0 - one.offload_rate),
+            share * (1.0 - other.offload_rate),
+        ];
+        let agreement = match (one.agreement, other.agreement) {
+            (Some(a), Some(b)) => Some((here[0] * a + here[1] * b) / (here[0] + here[1])),
+            (Some(a), None) if here[1] <= 0.0 => Some(a),
+            (None, Some(b)) if here[0] <= 0.0 => Some(b),
+            _ => None,
+        };
         Expected {
+            agreement: agreement.filter(|agreement| agreement.is_finite()),
             accuracy: mean(one.accuracy, other.accuracy),
             seconds: mean(one.seconds, other.seconds),
             local_seconds: mean(one.local_seconds, other.local_seconds),

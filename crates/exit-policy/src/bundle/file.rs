@@ -70,6 +70,8 @@ struct ExpectedFile {
     local_seconds: f64,
     bytes: f64,
     offload_rate: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    agreement: Option<f64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -158,6 +160,7 @@ impl Bundle {
                 local_seconds: point.expected.local_seconds,
                 bytes: point.expected.bytes,
                 offload_rate: point.expected.offload_rate,
+                agreement: point.expected.agreement,
             },
             functions: point
                 .functions
@@ -223,6 +226,7 @@ fn read_point(point: PointFile, nodes: &[BundleNode]) -> Result<OperatingPoint, 
             local_seconds: point.expected.local_seconds,
             bytes: point.expected.bytes,
             offload_rate: point.expected.offload_rate,
+            agreement: point.expected.agreement,
         },
     })
 }

@@ -33,6 +33,7 @@ fn point(name: &str, accuracy: f64, seconds: f64, offload_rate: f64) -> Operatin
             local_seconds: seconds / 4.0,
             bytes: 900.5,
             offload_rate,
+            agreement: Some(0.95),
         },
         functions: vec![
             Function::Linear(linear.unwrap()),

@@ -125,8 +125,13 @@ impl Trace {
 
     /// Whether `node` is right about `image`.
     pub fn is_right(&self, node: usize, image: usize) -> bool {
+        self.class(node, image) == self.rows.labels[image]
+    }
+
+    /// The class that `node` takes `image` for.
+    pub fn class(&self, node: usize, image: usize) -> u32 {
         let top = self.spec.nodes[node].top;
-        self.rows.nodes[node].classes[image * top] == self.rows.labels[image]
+        self.rows.nodes[node].classes[image * top]
     }
 
     /// Share of the images that a node is right about.

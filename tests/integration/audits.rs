@@ -1,0 +1,143 @@
+//! Audits: the cloud is asked afterwards about answers that the device gave by itself.
+
+use std::{collections::HashMap, fs};
+
+use outpost_tests::{CertificateFolder, CloudService, repository, some_cifar};
+use serde_json::Value;
+
+use crate::run::{Device, json, lines, until};
+
+fn cloud(certificates: &CertificateFolder) -> CloudService {
+    let models = repository().join("models");
+    let config = format!("models = {models:?}\nnetworks = [\"cifar10-resnet\"]");
+    CloudService::start_with(certificates, &config)
+}
+
+fn config(cloud: &CloudService, certificates: &CertificateFolder, audit: &str) -> String {
+    format!(
+        "operating_point = \"offload=20%\"\nfollow_link = false\ndeadline_ms = 20000\n{audit}\n[cloud]\nurl = \"{}\"\n\
+         certificate_authority = {:?}\n[api]\naddress = \"127.0.0.1:0\"\n[outputs.file]\npath = \"answers.jsonl\"\n",
+        cloud.url(),
+        certificates.authority(),
+    )
+}
+
+fn ask_all(device: &Device, count: usize) -> Vec<Value> {
+    let ask = |path: &std::path::PathBuf| {
+        let image = fs::read(path).unwrap();
+        json(device.post("/v1/classify", "image/jpeg", &image))
+    };
+    some_cifar(count).iter().map(ask).collect()
+}
+
+fn of(device: &Device, result: &str) -> f64 {
+    let metric = format!("outpost_edge_audits_total{{result=\"{result}\"}}");
+    device.metric(&metric).unwrap_or(0.0)
+}
+
+#[test]
+fn every_answer_of_the_device_that_is_drawn_has_one_last_word_of_the_cloud() {
+    let certificates = CertificateFolder::valid();
+    let cloud = cloud(&certificates);
+    let audit = "[audit]\nshare = 1.0\nexpected = 0.9\nfalse_alarm_after = 1000000";
+    let device = Device::start(&config(&cloud, &certificates, audit));
+    let answers = ask_all(&device, 60);
+    let is_own = |answer: &&Value| answer["reason"] == "confident";
+    let own = answers.iter().filter(is_own).count();
+    assert!(own > 20, "{own}");
+    let path = device.folder.path().join("answers.jsonl");
+    let events = until("all last words", || {
+        let events = lines(&path);
+        let finals = events.iter().filter(|event| event["final"] == true);
+        (finals.count() == answers.len()).then_some(events)
+    });
+    let mut said: HashMap<String, Vec<&Value>> = HashMap::new();
+    for event in &events {
+        let id = event["id"].as_str().unwrap().to_owned();
+        said.entry(id).or_default().push(event);
+    }
+    assert_eq!(said.len(), answers.len());
+    let (mut audited, mut contradicted) = (0, 0);
+    for events in said.values() {
+        let finals = events.iter().filter(|event| event["final"] == true);
+        assert_eq!(finals.count(), 1, "{events:#?}");
+        let [first, last] = events[..] else { continue };
+        audited += 1;
+        assert_eq!(first["reason"], "confident", "{first}");
+        let is_other = last["site"] == "cloud";
+        contradicted += usize::from(is_other);
+        let kind = if is_other {
+            "correction"
+        } else {
+            "confirmation"
+        };
+        assert_eq!(last["kind"], kind, "{last}");
+        assert_eq!(first["class_id"] != last["class_id"], is_other, "{last}");
+    }
+    // As many at a time as there are places: others are as if not drawn.
+    assert!(audited > 10 && audited <= own, "{audited} of {own}");
+    assert_eq!(of(&device, "contradicts"), contradicted as f64);
+    assert_eq!(of(&device, "agrees"), (audited - contradicted) as f64);
+    let audit = &json(device.get("/v1/state"))["audit"];
+    assert_eq!(audit["audits"], audited, "{audit}");
+    let agreement = 1.0 - contradicted as f64 / audited as f64;
+    let said = audit["agreement"].as_f64().unwrap();
+    assert!((said - agreement).abs() < 1e-9, "{audit}");
+    assert_eq!(audit["expected"], 0.9, "{audit}");
+    let (low, high) = (&audit["interval"][0], &audit["interval"][1]);
+    assert!(low.as_f64().unwrap() <= said && said <= high.as_f64().unwrap());
+    device.end();
+}
+
+#[test]
+fn an_alarm_is_logged_and_counted_and_private_images_are_not_drawn() {
+    let certificates = CertificateFolder::valid();
+    let cloud = cloud(&certificates);
+    // So impatient that any few audits are an alarm.
+    let audit = "[audit]\nshare = 1.0\nexpected = 1.0\ntolerance = 0.0\nfalse_alarm_after = 2";
+    let device = Device::start(&config(&cloud, &certificates, audit));
+    ask_all(&device, 40);
+    until("an alarm", || {
+        (device.metric("outpost_edge_audit_drift_alarm ") == Some(1.0)).then_some(())
+    });
+    let audit = &json(device.get("/v1/state"))["audit"];
+    assert_eq!(audit["drift_alarm"], true, "{audit}");
+    let (log, _) = device.end();
+    assert_eq!(
+        log.matches("less often than was expected").count(),
+        1,
+        "{log}"
+    );
+
+    let classes: Vec<String> = (0..10).map(|class| format!("\"{class}\"")).collect();
+    let private = format!(
+        "[privacy]\nnever_offload = [{}]\nat_least = 0.01\n[audit]\nshare = 1.0",
+        classes.join(", ")
+    );
+    let device = Device::start(&config(&cloud, &certificates, &private));
+    for answer in ask_all(&device, 20) {
+        assert_eq!(
+            (&answer["site"], &answer["final"]),
+            (&"device".into(), &true.into())
+        );
+    }
+    assert_eq!(of(&device, "agrees") + of(&device, "contradicts"), 0.0);
+    device.end();
+}
+
+#[test]
+fn audits_without_a_cloud_or_out_of_range_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (audit, field) in [
+        ("share = 0.1", "audit.share"),
+        ("share = 2.0", "audit.share"),
+        ("expected = 97.0", "audit.expected"),
+        ("tolerance = -1.0", "audit.tolerance"),
+        ("false_alarm_after = 0", "audit.false_alarm_after"),
+    ] {
+        let extra = format!("[api]\naddress = \"127.0.0.1:0\"\n[audit]\n{audit}");
+        let (code, said) = Device::refused(&folder, &extra);
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains(field), "{said}");
+    }
+}
