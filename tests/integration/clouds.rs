@@ -1,6 +1,16 @@
 //! Several clouds that serve the same: one that dies or falls silent is left for the next, and gone back to.
 
-use std::{fs, net::SocketAddr, path::PathBuf};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
 
 use outpost_tests::{
     CertificateFolder, CloudService, EdgeAgent, free_address, repository, some_cifar, some_photos,
@@ -243,4 +253,66 @@ fn a_cloud_that_serves_another_network_by_the_name_is_not_believed() {
         assert!(log.contains(&part), "{log}");
     }
     assert!(log.contains("another network"), "{log}");
+}
+
+/// What came through a relay.
+#[derive(Default)]
+struct Counts {
+    bytes: AtomicUsize,
+    /// Of the one who connected: one for each question of a device that asks for nothing else.
+    pieces: AtomicUsize,
+}
+
+/// Passes on what comes, in both directions, and counts it.
+fn relay(to: SocketAddr) -> (SocketAddr, Arc<Counts>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let counts = Arc::new(Counts::default());
+    let counted = counts.clone();
+    // Ends with the test's process.
+    thread::spawn(move || {
+        for device in listener.incoming() {
+            let (device, cloud) = (device.unwrap(), TcpStream::connect(to).unwrap());
+            let ways = [(&device, &cloud, 1), (&cloud, &device, 0)];
+            for (from, to, piece) in ways {
+                let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                let counts = counted.clone();
+                thread::spawn(move || {
+                    let mut buffer = [0; 16384];
+                    while let Ok(read @ 1..) = from.read(&mut buffer) {
+                        counts.bytes.fetch_add(read, Ordering::Relaxed);
+                        counts.pieces.fetch_add(piece, Ordering::Relaxed);
+                        if to.write_all(&buffer[..read]).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+        }
+    });
+    (address, counts)
+}
+
+#[test]
+fn a_question_whether_an_endpoint_is_there_costs_few_bytes() {
+    let certificates = CertificateFolder::valid();
+    let addresses = [free_address(), free_address()];
+    let _clouds = addresses.map(|address| cloud(address, &certificates));
+    let (relayed, counts) = relay(addresses[1]);
+    let config = config([addresses[0], relayed], &certificates, "");
+    let config = config.replace("health_every_ms", "transport = \"h2\"\nhealth_every_ms");
+    let device = Device::start(&config);
+    let read = || {
+        let pieces = counts.pieces.load(Ordering::Relaxed);
+        (pieces, counts.bytes.load(Ordering::Relaxed))
+    };
+    // Beyond the handshakes.
+    let before = until("the first questions", || {
+        Some(read()).filter(|now| now.0 > 20)
+    });
+    let after = until("more", || Some(read()).filter(|now| now.0 > before.0 + 50));
+    let each = (after.1 - before.1) / (after.0 - before.0);
+    println!("{each} bytes a question, both ways, TLS included");
+    assert!((50..400).contains(&each), "{each}");
+    device.end();
 }

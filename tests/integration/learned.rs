@@ -106,6 +106,16 @@ impl Learned {
 fn the_live_agent_decides_as_the_evaluation_does() {
     let learned = Learned::new();
     let bundle = Bundle::parse(&fs::read(&learned.policy).unwrap()).unwrap();
+    // What audits are compared with: all answers are the device's here, and the largest network agrees with itself.
+    let agreements = bundle.operating_points().iter();
+    let agreements: Vec<f64> = agreements
+        .map(|point| point.expected.agreement.unwrap())
+        .collect();
+    assert_eq!(agreements[0], 1.0, "{agreements:?}");
+    assert!(
+        agreements.iter().any(|&agreement| agreement < 1.0),
+        "{agreements:?}"
+    );
     let trace = Trace::load(&learned.trace).unwrap();
     let cascade = Cascade::load(&repository().join(CASCADE)).unwrap();
     let nodes: Vec<&str> = cascade.nodes().map(|(_, node)| node.name()).collect();

@@ -355,7 +355,7 @@ impl Engine {
                 let endpoints = peer.map_or(0, |site| plan.peers[&site].count());
                 let mut network = RemoteNetwork::new(manifest, labels, packing, endpoints);
                 if is_cascade {
-                    network = network.as_cascade(cascade.name(), node.name());
+                    network = network.into_cascade(cascade.name(), node.name());
                 }
                 let network = Arc::new(network);
                 Ok((id, Remote { network, peer }))

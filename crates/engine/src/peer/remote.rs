@@ -141,7 +141,7 @@ impl RemoteNetwork {
     }
 
     /// The rest of a cascade from the node `entry` on, whose network it is.
-    pub(crate) fn as_cascade(self, cascade: &str, entry: &str) -> Self {
+    pub(crate) fn into_cascade(self, cascade: &str, entry: &str) -> Self {
         Self {
             cascade: Some(Rest {
                 cascade: cascade.to_owned(),

@@ -105,6 +105,40 @@ pub fn lot(pixels: &[u8]) -> f64 {
 mod tests {
     use super::*;
 
+    fn point(offload_rate: f64, agreement: Option<f64>) -> OperatingPoint {
+        OperatingPoint {
+            name: "p".to_owned(),
+            price_per_second: 0.0,
+            price_per_byte: 0.0,
+            expected: Expected {
+                accuracy: 0.9,
+                seconds: 1.0,
+                local_seconds: 0.5,
+                bytes: 100.0,
+                offload_rate,
+                agreement,
+            },
+            functions: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_agreement_of_two_points_counts_each_by_its_answers_before_a_link() {
+        let agreement = |one: &OperatingPoint, other: &OperatingPoint| {
+            let choice = Choice::mixed(one, other, 0.5).unwrap();
+            choice.expected().agreement
+        };
+        let (half, none) = (point(0.5, Some(0.9)), point(0.0, Some(0.6)));
+        let mixed = agreement(&half, &none).unwrap();
+        assert!((mixed - 0.7).abs() < 1e-9, "{mixed}");
+        // One that sends everything has nothing to agree about; of an older one nothing is known.
+        let all = point(1.0, None);
+        assert_eq!(agreement(&half, &all), Some(0.9));
+        assert_eq!(agreement(&all, &half), Some(0.9));
+        assert_eq!(agreement(&half, &point(0.2, None)), None);
+        assert_eq!(agreement(&all, &all), None);
+    }
+
     #[test]
     fn lots_spread_evenly_and_stay_the_same() {
         let images: Vec<Vec<u8>> = (0..10_000u32)
