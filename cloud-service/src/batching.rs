@@ -16,6 +16,7 @@ use std::{
 
 use ndarray::{Array, Array2, Array4, ArrayView, Axis, RemoveAxis, concatenate, s};
 use outpost_runtime::{Classifier, InferError};
+use outpost_supervision::Underway;
 use outpost_transport::Deadline;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
@@ -46,7 +47,17 @@ pub(crate) struct Batcher {
     admission: Admission,
 }
 
+/// The threads that run networks.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Instances {
+    /// Those that have not ended.
+    pub(crate) running: TaskTracker,
+    /// What they run.
+    pub(crate) batches: Underway,
+}
+
 struct Shared {
+    batches: Underway,
     model: Arc<Classifier>,
     metrics: ModelMetrics,
     statistics: Statistics,
@@ -97,10 +108,11 @@ impl Batcher {
         model: Arc<Classifier>,
         batching: &Batching,
         metrics: ModelMetrics,
-        instances: &TaskTracker,
+        instances: &Instances,
     ) -> io::Result<Self> {
         let admission = Admission::new(batching, metrics.waiting.clone());
         let shared = Shared {
+            batches: instances.batches.clone(),
             model,
             metrics,
             statistics: Statistics::default(),
@@ -121,7 +133,7 @@ impl Batcher {
             admission,
         };
         for _ in 0..batching.instances {
-            let (shared, counted) = (batcher.shared.clone(), instances.token());
+            let (shared, counted) = (batcher.shared.clone(), instances.running.token());
             let run = move || {
                 shared.run();
                 // The last to leave frees the network, and that before it counts as ended.
@@ -261,6 +273,7 @@ impl Shared {
     fn run_batch(&self, batch: Vec<Request>) {
         let images: usize = batch.iter().map(Queued::images).sum();
         let started = Instant::now();
+        let _underway = self.batches.begin();
         // A panic is the batch's, not the instance's.
         let scores = catch_unwind(AssertUnwindSafe(|| self.infer(&batch)));
         let computed = started.elapsed();

@@ -17,7 +17,7 @@ use outpost_engine::{
 };
 use outpost_proto::{Tensor, TensorData, inference::InferParameter, parameter};
 use outpost_runtime::{ImageLimits, Manifest, ModelFolder, TractRuntime};
-use outpost_transport::Deadline;
+use outpost_transport::{Channel, Deadline};
 
 use crate::{
     admission::{Admission, Pace, Places},
@@ -141,6 +141,18 @@ impl CascadeModel {
             statistics: Statistics::default(),
             engine,
         })
+    }
+
+    /// Calls the next service over another channel from now on.
+    pub(crate) fn call_over(&self, next: &Channel) {
+        for (_, peer) in self.engine.peers() {
+            peer.replace_channel(next.clone());
+        }
+    }
+
+    /// How long the image has been worked on that was begun first; none where there is none.
+    pub(crate) fn oldest(&self) -> Option<Duration> {
+        self.engine.oldest_turn()
     }
 
     pub(crate) fn name(&self) -> &str {

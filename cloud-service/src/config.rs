@@ -39,8 +39,8 @@ pub struct Config {
     pub http3: bool,
     /// Who may call; everybody, where it is absent.
     pub access: Option<AccessConfig>,
-    /// Seconds between two looks at the files of certificates, keys, authorities and identities; SIGHUP has
-    /// them read at once. Default 60.
+    /// Seconds between two looks at the files of certificates, keys, authorities and identities, and of the credentials for
+    /// the next service; SIGHUP has them read at once. Default 60.
     pub credentials_seconds: u64,
     /// Bounds on what a peer may ask.
     pub limits: Limits,

@@ -2,26 +2,26 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use outpost_engine::{PeerConfig, PeerError};
+use outpost_supervision::{Call, Digests, Watch, ready, reloading};
 use outpost_transport::{
-    ClientAuthentication, ClientAuthority, ClientAuthorityError, Identity, IdentityError,
+    Channel, ClientAuthentication, ClientAuthority, ClientAuthorityError, Identity, IdentityError,
     ServerTls, TlsHandle,
-};
-use sha2::{Digest, Sha256};
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::{MissedTickBehavior, interval},
 };
 
 use crate::{
     access::{Access, Identities, IdentitiesError},
     config::{AccessConfig, ClientCertificates, Config, Tls},
     metrics::Metrics,
+    repository::Repository,
 };
 
 /// What the files of a configuration hold.
 pub(crate) struct Credentials {
     pub(crate) tls: Option<ServerTls>,
     pub(crate) identities: Option<Identities>,
+    /// To the next service, with the credentials for it.
+    next: Option<Channel>,
 }
 
 /// Why the files of a configuration were refused.
@@ -37,6 +37,9 @@ pub enum CredentialsError {
     /// The identities are at fault.
     #[error(transparent)]
     Identities(#[from] IdentitiesError),
+    /// The credentials for the next service are at fault.
+    #[error("cannot use `cloud`, the next service")]
+    Next(#[from] PeerError),
     /// Certificates are named that no client is asked for.
     #[error(
         "the identities name `certificates`, and clients are not asked for them: set `tls.client_authority`"
@@ -58,7 +61,12 @@ impl Credentials {
         {
             return Err(CredentialsError::NotAsked);
         }
-        Ok(Self { tls, identities })
+        let next = config.cloud.as_ref().map(PeerConfig::channel).transpose()?;
+        Ok(Self {
+            tls,
+            identities,
+            next,
+        })
     }
 }
 
@@ -81,60 +89,54 @@ pub(crate) struct Follower {
     config: Arc<Config>,
     users: Users,
     metrics: Metrics,
-    /// Digest of the files as they were before they were read last.
-    seen: Fingerprint,
-    /// None where the system has no such signal to give.
-    hangups: Option<Signal>,
+    /// The files as they were before they were read last.
+    seen: Digests,
 }
 
 /// Who uses the credentials.
 pub(crate) struct Users {
     pub(crate) tls: Option<TlsHandle>,
     pub(crate) access: Option<Access>,
+    /// Whose cascades call the next service.
+    pub(crate) repository: Arc<Repository>,
 }
 
 impl Follower {
     /// Follows the files, which were read after `seen`.
-    pub(crate) fn new(
-        config: Arc<Config>,
-        seen: Fingerprint,
-        users: Users,
-        metrics: Metrics,
-    ) -> Self {
-        let hangups = signal(SignalKind::hangup())
-            .inspect_err(|error| {
-                tracing::warn!(%error, "SIGHUP does not have the credentials read again");
-            })
-            .ok();
+    pub(crate) fn new(config: Arc<Config>, seen: Digests, users: Users, metrics: Metrics) -> Self {
         Self {
             config,
             users,
             metrics,
             seen,
-            hangups,
         }
     }
 
     /// Looks at the files in the configured time, and at every SIGHUP.
     pub(crate) async fn follow(mut self) {
-        let mut looks = interval(Duration::from_secs(self.config.credentials_seconds));
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first is at once, and the files were just read.
-        looks.tick().await;
+        let every = Duration::from_secs(self.config.credentials_seconds);
+        let mut watch = Watch::new(every).unwrap_or_else(|error| {
+            tracing::warn!(%error, "SIGHUP does not have the credentials read again");
+            Watch::without_signal(every)
+        });
         loop {
-            tokio::select! {
-                _ = looks.tick() => {}
-                () = next(&mut self.hangups) => {}
+            let call = watch.next(&self.seen).await;
+            if call == Call::Look {
+                continue;
             }
-            let now = Fingerprint::of(&self.config);
-            if now != self.seen {
-                self.reload();
-                self.seen = now;
-            }
+            reloading();
+            let now = self.seen.again();
+            let said = match now == self.seen {
+                true => SERVING,
+                false => self.reload(),
+            };
+            self.seen = now;
+            ready(said);
         }
     }
 
-    fn reload(&self) {
+    /// Reads the files; gives what the service manager is told.
+    fn reload(&self) -> &'static str {
         match Credentials::load(&self.config) {
             Ok(credentials) => {
                 if let (Some(handle), Some(tls)) = (&self.users.tls, &credentials.tls) {
@@ -145,8 +147,12 @@ impl Follower {
                 {
                     access.replace(identities);
                 }
+                if let Some(next) = credentials.next {
+                    self.users.repository.call_over(&next);
+                }
                 self.metrics.credentials_loaded(credentials.tls.as_ref());
                 tracing::info!("credentials changed: new ones are in use");
+                SERVING
             }
             Err(error) => {
                 self.metrics.credentials_refused();
@@ -154,43 +160,24 @@ impl Follower {
                     error = format!("{:#}", anyhow::Error::from(error)),
                     "credentials changed and do not hold: the old ones stay in use"
                 );
+                "serving with old credentials: the new ones do not hold, see the log"
             }
         }
     }
 }
 
-/// A digest of all files of credentials as they are at a time. A file that cannot be read counts as empty: reading
-/// it again says why.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Fingerprint([u8; 32]);
+/// What the service manager is told while all is well.
+pub(crate) const SERVING: &str = "serving";
 
-impl Fingerprint {
-    pub(crate) fn of(config: &Config) -> Self {
-        let mut digest = Sha256::new();
-        for path in files(config) {
-            let bytes = std::fs::read(path).unwrap_or_default();
-            digest.update(Sha256::digest(bytes));
-        }
-        Self(digest.finalize().into())
-    }
-}
-
-fn files(config: &Config) -> impl Iterator<Item = &PathBuf> {
+/// The files of credentials.
+pub(crate) fn files(config: &Config) -> impl Iterator<Item = &PathBuf> {
     let tls = config.tls.iter().flat_map(|tls| {
         let own = [&tls.certificate, &tls.key];
         own.into_iter()
             .chain(&tls.client_authority)
             .chain(&tls.client_revocations)
     });
+    let next = config.cloud.iter().flat_map(PeerConfig::credentials);
     tls.chain(config.access.iter().map(|access| &access.identities))
-}
-
-async fn next(signal: &mut Option<Signal>) {
-    let received = match signal {
-        Some(signal) => signal.recv().await,
-        None => None,
-    };
-    if received.is_none() {
-        std::future::pending::<()>().await;
-    }
+        .chain(next)
 }

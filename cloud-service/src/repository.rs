@@ -8,15 +8,16 @@ use std::{
     error::Error,
     fs, io,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Duration,
 };
 
 use anyhow::Chain;
 use outpost_runtime::{ModelFolder, OpenError};
+use outpost_transport::Channel;
 use sha2::{Digest, Sha256};
-use tokio_util::task::TaskTracker;
 
 use crate::{
-    batching::Batcher,
+    batching::{Batcher, Instances},
     cascade::{CascadeError, CascadeModel},
     config::{Config, ConfigError, Mode, RuntimeKind, Versions},
     error::ServiceError,
@@ -39,7 +40,7 @@ pub struct Repository {
     /// Held by who changes what is served.
     changing: Mutex<()>,
     /// Threads that run networks.
-    instances: TaskTracker,
+    instances: Instances,
 }
 
 /// Versions by the names of their networks; none of a network that is not served.
@@ -162,7 +163,7 @@ impl Repository {
             cascades,
             failures: Mutex::default(),
             changing: Mutex::default(),
-            instances: TaskTracker::new(),
+            instances: Instances::default(),
             config,
         };
         let wanted = repository.wanted().map_err(LoadError::from)?;
@@ -186,8 +187,21 @@ impl Repository {
         let unloaded = std::mem::take(&mut *self.write());
         // Outside of the lock.
         drop(unloaded);
-        self.instances.close();
-        self.instances.wait().await;
+        self.instances.running.close();
+        self.instances.running.wait().await;
+    }
+
+    /// Has the cascades call the next service over another channel from now on.
+    pub(crate) fn call_over(&self, next: &Channel) {
+        for cascade in self.cascades.values() {
+            cascade.call_over(next);
+        }
+    }
+
+    /// How long the oldest batch or image has been worked on; none where nothing is.
+    pub(crate) fn oldest(&self) -> Option<Duration> {
+        let cascades = self.cascades.values().filter_map(|one| one.oldest());
+        cascades.chain(self.instances.batches.oldest()).max()
     }
 
     /// Names of the networks that should be served, as the folder is now.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use outpost_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
+use outpost_supervision::{Digests, ready as tell_ready, stopping, watchdog};
 use outpost_transport::{
     BindError, ClientAuthentication, Listener, ListenerConfig, ServeError, ServerTls,
 };
@@ -21,7 +22,7 @@ use crate::{
     access::Access,
     cascade::CascadeError,
     config::{Batching, Config, ConfigError, Mode},
-    credentials::{Credentials, CredentialsError, Fingerprint, Follower, Users},
+    credentials::{Credentials, CredentialsError, Follower, SERVING, Users, files},
     metrics::Metrics,
     operations::{Operations, Ready},
     repository::{LoadError, Repository},
@@ -193,7 +194,9 @@ impl Server {
     /// The [`ServerError`] with which `start` would refuse.
     pub async fn check(config: Config) -> Result<Checked, ServerError> {
         config.check()?;
-        let Credentials { tls, identities } = Credentials::load(&config)?;
+        let Credentials {
+            tls, identities, ..
+        } = Credentials::load(&config)?;
         let config = Arc::new(config);
         let repository = load_networks(&config, &Metrics::default()).await?;
         let batching = |name: String| {
@@ -214,8 +217,10 @@ impl Server {
     /// A [`ServerError`] that names the file or address at fault.
     pub async fn start(config: Config) -> Result<Self, ServerError> {
         config.check()?;
-        let seen = Fingerprint::of(&config);
-        let Credentials { tls, identities } = Credentials::load(&config)?;
+        let seen = Digests::of(files(&config));
+        let Credentials {
+            tls, identities, ..
+        } = Credentials::load(&config)?;
         let config = Arc::new(config);
         let metrics = Metrics::default();
         metrics.credentials_loaded(tls.as_ref());
@@ -263,6 +268,7 @@ impl Server {
         let users = Users {
             tls: listener.tls(),
             access,
+            repository: repository.clone(),
         };
         let credentials = Follower::new(config.clone(), seen, users, metrics);
         // From here on a connection is accepted, and answered once `serve` runs.
@@ -307,6 +313,7 @@ impl Server {
         let delay = Duration::from_secs(self.config.limits.drain_delay_seconds);
         let shutdown = async move {
             shutdown.await;
+            stopping();
             draining.set(false);
             health.set_not_serving::<InferenceServer>().await;
             // The empty name stands for the server as a whole.
@@ -320,6 +327,9 @@ impl Server {
             let every = Duration::from_secs(self.config.repository.poll_seconds);
             AbortOnDropHandle::new(tokio::spawn(follow_folder(self.repository.clone(), every)))
         });
+        let watched = self.repository.clone();
+        let _watchdog = AbortOnDropHandle::new(tokio::spawn(watchdog(move || watched.oldest())));
+        tell_ready(SERVING);
         let served = self.listener.serve(self.routes, shutdown).await;
         ready.set(false);
         // Metrics and health are there until the last call is answered.

@@ -46,8 +46,18 @@ pub enum Content {
 
 /// What may still correct an answer.
 pub(crate) struct LateAnswer {
+    /// Who gave it, though another may be in charge by now.
+    agent: Arc<Agent>,
     image: String,
     late: Late,
+}
+
+impl LateAnswer {
+    /// Waits for what may correct the answer; none where it does not come.
+    pub(crate) async fn correction(self) -> Option<Record> {
+        let outcome = self.late.correction().await?;
+        Some(self.agent.said(self.image, Ok(outcome)))
+    }
 }
 
 /// What was said about an image, and what may become of it.
@@ -63,11 +73,25 @@ pub(crate) struct Said {
 
 /// An image that the device answered by itself, and that may leave it.
 pub(crate) struct Audit {
+    /// Who answered, though another may be in charge by now.
+    agent: Arc<Agent>,
     encoded: Bytes,
     /// The node that has the last word.
     node: NodeId,
     /// Share of such answers that the cloud is expected to agree with, by the policy.
     pub(crate) expected: Option<f64>,
+}
+
+impl Audit {
+    /// Asks the cloud.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub(crate) async fn ask(self, image: String) -> Result<Record, FallbackCause> {
+        self.agent
+            .ask_node(self.node, self.encoded, image, Duration::ZERO)
+            .await
+    }
 }
 
 /// An image that the cloud was to be asked about.
@@ -98,6 +122,7 @@ pub struct Agent {
     /// Time after the deadline in which an answer may be corrected.
     late: Duration,
     limits: ImageLimits,
+    follows_link: bool,
 }
 
 /// Why the agent did not start.
@@ -128,10 +153,21 @@ impl Agent {
     /// # Errors
     /// A [`StartError`] that names the file or field at fault.
     pub fn start(config: &Config) -> Result<Self, StartError> {
+        Self::after(config, None)
+    }
+
+    /// The same, to take the place of another: of peers with the same URL what is left of their budgets, their circuits and
+    /// what is known of their links lives on.
+    pub(crate) fn after(config: &Config, before: Option<&Self>) -> Result<Self, StartError> {
         config.check()?;
         let peer = |(site, peer): (Site, &PeerConfig)| {
             let peer = Upstream::new(peer, config.circuit.into());
             let peer = peer.map_err(|source| StartError::Peer { site, source })?;
+            let mut earlier = before.iter().flat_map(|before| before.engine.peers());
+            let peer = match earlier.find(|(earlier, _)| *earlier == site) {
+                Some((_, earlier)) => peer.after(earlier),
+                None => peer,
+            };
             Ok((site, Arc::new(peer)))
         };
         let fog = config.fog.iter().map(|peer| (Site::Fog, peer));
@@ -159,12 +195,18 @@ impl Agent {
             deadline: Duration::from_millis(config.deadline_ms),
             late: Duration::from_millis(config.correct_within_ms),
             limits: config.images.into(),
+            follows_link: config.follow_link,
         })
     }
 
     /// What runs the cascade.
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// Whether the operating point is to follow the link.
+    pub(crate) fn follows_link(&self) -> bool {
+        self.follows_link
     }
 
     /// Time from taking up an image to its answer.
@@ -180,7 +222,7 @@ impl Agent {
     }
 
     /// Answers one image; says what may still become of it where the cloud was too late or could not be asked.
-    pub(crate) async fn answer(&self, image: Image) -> Said {
+    pub(crate) async fn answer(self: &Arc<Self>, image: Image) -> Said {
         let name = image.name.clone();
         let (mut outcome, encoded) = self.classify(image, self.late).await;
         let late = outcome
@@ -188,6 +230,7 @@ impl Agent {
             .ok()
             .and_then(|outcome| outcome.late.take());
         let late = late.map(|late| LateAnswer {
+            agent: self.clone(),
             image: name.clone(),
             late,
         });
@@ -224,28 +267,20 @@ impl Agent {
     }
 
     /// What the cloud may be asked about an answer, where the device gave it by itself.
-    fn audit_of(&self, outcome: &Outcome, encoded: &Bytes) -> Option<Audit> {
+    fn audit_of(self: &Arc<Self>, outcome: &Outcome, encoded: &Bytes) -> Option<Audit> {
         let deciding = self.engine.deciding();
         let is_own = outcome.reason == Reason::Confident && outcome.decided_by.site == Site::Device;
         if !is_own || outcome.is_private || deciding.mode() != Mode::Policy {
             return None;
         }
         Some(Audit {
+            agent: self.clone(),
             encoded: encoded.clone(),
             node: self.engine.last_word(outcome.node)?,
             expected: deciding
                 .chosen()
                 .and_then(|chosen| chosen.expected.agreement),
         })
-    }
-
-    /// Asks the cloud about an image that the device answered by itself.
-    ///
-    /// # Errors
-    /// Why there is no answer.
-    pub(crate) async fn audit(&self, audit: Audit, image: String) -> Result<Record, FallbackCause> {
-        self.ask_node(audit.node, audit.encoded, image, Duration::ZERO)
-            .await
     }
 
     /// Asks a node elsewhere about an image that has been here for so long.
@@ -281,12 +316,6 @@ impl Agent {
             Record::Failed { image, .. } => image,
         };
         self.ask_node(node, image, name.clone(), entry.age()).await
-    }
-
-    /// Waits for what may correct an answer; none where it does not come.
-    pub(crate) async fn correction(&self, late: LateAnswer) -> Option<Record> {
-        let outcome = late.late.correction().await?;
-        Some(self.said(late.image, Ok(outcome)))
     }
 
     /// What came of an image, and its bytes where it could be decoded.

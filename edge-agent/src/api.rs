@@ -21,7 +21,6 @@ mod state;
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    sync::Arc,
     time::Duration,
 };
 
@@ -39,9 +38,11 @@ use outpost_transport::{Identity, IdentityError};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::ApiConfig, event::Announcer, intake::Intake, metrics::Metrics};
-use authorisation::Authorisation;
+use crate::{
+    config::ApiConfig, event::Announcer, intake::Intake, metrics::Metrics, reload::Reloads,
+};
 pub use authorisation::TokenError;
+use authorisation::{Authorisation, Guard};
 
 /// How long a caller may take over the headers of a call.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,11 +64,63 @@ pub(crate) struct Context {
     /// Cancelled once the program ends.
     pub(crate) ending: CancellationToken,
     pub(crate) max_image_bytes: usize,
+    pub(crate) reloads: Reloads,
+}
+
+/// What the API shows and asks for, as its files have it.
+pub(crate) struct Credentials {
+    identity: Option<Identity>,
+    authorisation: Authorisation,
+}
+
+impl Credentials {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// [`ApiError`], which names the file at fault.
+    pub(crate) fn load(config: &ApiConfig) -> Result<Self, ApiError> {
+        let identity = match (&config.certificate, &config.key) {
+            (Some(certificate), Some(key)) => Some(Identity::load(certificate, key)?),
+            _ => None,
+        };
+        Ok(Self {
+            identity,
+            authorisation: Authorisation::load(config)?,
+        })
+    }
+}
+
+/// The credentials in use, which can be replaced.
+#[derive(Clone)]
+pub(crate) struct InUse {
+    /// None where no TLS is spoken.
+    tls: Option<RustlsConfig>,
+    guard: Guard,
+}
+
+impl InUse {
+    fn new(credentials: Credentials) -> Self {
+        let identity = credentials.identity.as_ref();
+        let tls = identity.map(|identity| RustlsConfig::from_config(identity.web_server_config()));
+        Self {
+            tls,
+            guard: Guard::new(credentials.authorisation),
+        }
+    }
+
+    /// New connections get the new certificate, and new calls are asked for the new token.
+    pub(crate) fn replace(&self, credentials: Credentials) {
+        if let (Some(tls), Some(identity)) = (&self.tls, &credentials.identity) {
+            tls.reload_from_config(identity.web_server_config());
+        }
+        self.guard.replace(credentials.authorisation);
+    }
 }
 
 /// The API, until its calls have ended.
 pub(crate) struct Api {
     address: SocketAddr,
+    in_use: InUse,
     handle: Handle<SocketAddr>,
     task: JoinHandle<io::Result<()>>,
 }
@@ -97,11 +150,7 @@ pub enum ApiError {
 impl Api {
     /// Listens and serves.
     pub(crate) fn start(config: &ApiConfig, context: Context) -> Result<Self, ApiError> {
-        let identity = match (&config.certificate, &config.key) {
-            (Some(certificate), Some(key)) => Some(Identity::load(certificate, key)?),
-            _ => None,
-        };
-        let authorisation = Authorisation::load(config)?;
+        let in_use = InUse::new(Credentials::load(config)?);
         let failed = |source| ApiError::Listen {
             address: config.address,
             source,
@@ -109,24 +158,29 @@ impl Api {
         let listener = TcpListener::bind(config.address).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let router = router(context, authorisation).into_make_service();
+        let router = router(context, in_use.guard.clone()).into_make_service();
         let handle = Handle::new();
-        let task = match identity {
+        let task = match in_use.tls.clone() {
             None => {
                 let server = axum_server::from_tcp(listener).map_err(failed)?;
                 tokio::spawn(bounded(server).handle(handle.clone()).serve(router))
             }
-            Some(identity) => {
-                let tls = RustlsConfig::from_config(identity.web_server_config());
+            Some(tls) => {
                 let server = axum_server::from_tcp_rustls(listener, tls).map_err(failed)?;
                 tokio::spawn(bounded(server).handle(handle.clone()).serve(router))
             }
         };
         Ok(Self {
             address,
+            in_use,
             handle,
             task,
         })
+    }
+
+    /// Its credentials.
+    pub(crate) fn credentials(&self) -> &InUse {
+        &self.in_use
     }
 
     /// The bound address.
@@ -161,16 +215,13 @@ fn bounded<A>(
     server
 }
 
-fn router(context: Context, authorisation: Authorisation) -> Router {
+fn router(context: Context, guard: Guard) -> Router {
     let limit = DefaultBodyLimit::max(context.max_image_bytes.saturating_add(1));
     let guarded = Router::new()
         .route("/v1/classify", post(classify::classify).layer(limit))
         .route("/v1/answers", get(answers::answers))
         .route("/v1/state", get(state::state).put(state::change))
-        .route_layer(middleware::from_fn_with_state(
-            Arc::new(authorisation),
-            authorisation::check,
-        ));
+        .route_layer(middleware::from_fn_with_state(guard, authorisation::check));
     let page = || async { ([(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(PAGE)) };
     Router::new()
         .route("/", get(page))
@@ -189,7 +240,7 @@ fn router(context: Context, authorisation: Authorisation) -> Router {
 }
 
 async fn scrape(State(context): State<Context>) -> impl IntoResponse {
-    context.metrics.peers(context.intake.agent().engine());
+    context.metrics.peers(context.intake.agent().get().engine());
     (
         [(header::CONTENT_TYPE, OPEN_METRICS)],
         context.metrics.encode(),

@@ -7,6 +7,7 @@ mod run;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use outpost_telemetry::{LogFormat, Telemetry, TracesConfig, TracesError};
 
 /// Answers easy images on the device and sends the hard ones to the cloud.
 #[derive(Parser)]
@@ -33,17 +34,28 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Classify(arguments) => {
             let config = arguments.common.config()?;
-            let telemetry = arguments.common.telemetry("warn", &config)?;
+            let telemetry = telemetry(arguments.common.log_format, "warn", &config.traces)?;
             let classified = classify::classify(arguments, &config).await;
             telemetry.end().await;
             classified
         }
         Command::Run(arguments) => {
-            let config = arguments.config()?;
-            let telemetry = arguments.common.telemetry("info", &config)?;
-            let ran = run::run(&config).await;
+            let log = arguments.common.log_format;
+            let mut source = run::source(arguments);
+            let config = source.load()?;
+            let telemetry = telemetry(log, "info", &config.traces)?;
+            let ran = run::run(config, source).await;
             telemetry.end().await;
             ran.map(|()| ExitCode::SUCCESS)
         }
     }
+}
+
+/// Begins to write log lines of the level `default` and to send traces.
+fn telemetry(
+    log: LogFormat,
+    default: &str,
+    traces: &TracesConfig,
+) -> Result<Telemetry, TracesError> {
+    Telemetry::start("edge-agent", log, default, traces)
 }

@@ -1,6 +1,7 @@
 //! The configuration file of `edge-agent`. Flags and `OUTPOST_*` variables override it.
 
 mod audit;
+mod beside;
 mod outputs;
 mod run;
 mod urls;
@@ -26,6 +27,8 @@ pub use urls::UrlConfig;
 
 /// The most that bounds of outputs may be: a million events, or milliseconds.
 const MOST: u64 = 1_000_000;
+/// A day.
+const MOST_RELOAD_SECONDS: u64 = 86_400;
 /// A hundred years.
 const MOST_HOURS: f64 = 876_600.0;
 /// The name of the input that is the HTTP API.
@@ -79,6 +82,9 @@ pub struct Config {
     pub images: ImageBounds,
     /// Where traces go.
     pub traces: TracesConfig,
+    /// Seconds between looks at this file and those that it names, in `edge-agent run`: what changed takes effect while the
+    /// program runs. Default 60.
+    pub reload_seconds: u64,
     /// The HTTP API and the page of `edge-agent run`; neither without it.
     pub api: Option<ApiConfig>,
     /// Folders that `edge-agent run` watches.
@@ -90,7 +96,7 @@ pub struct Config {
 }
 
 /// Bounds on the images taken; checked before an image is decoded.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImageBounds {
     /// Largest encoded image in bytes. Default 32 MiB.
@@ -121,6 +127,7 @@ impl Default for Config {
             privacy: Privacy::default(),
             images: ImageBounds::default(),
             traces: TracesConfig::default(),
+            reload_seconds: 60,
             api: None,
             folders: Vec::new(),
             urls: Vec::new(),
@@ -216,6 +223,14 @@ pub enum ConfigError {
     /// A time that is none.
     #[error("`queue.max_age_hours` is {0}: give hours above 0 and up to {MOST_HOURS}")]
     Age(f64),
+    /// Flags about a cloud, and none is given.
+    #[error(
+        "--ca, --token, --client-certificate, --client-key, --transport and --encoding need a cloud: give --cloud URL or a configuration file"
+    )]
+    NoCloud,
+    /// A goal, and no policy that could meet it.
+    #[error("--operating-point needs a policy: give --policy FILE.json")]
+    NoPolicy,
     /// Nothing would come in.
     #[error(
         "there is no input: give `[api]`, `[[folders]]` or `[[urls]]` in the configuration, or --api-address"
@@ -298,6 +313,16 @@ impl Config {
     pub fn check_run(&self) -> Result<(), ConfigError> {
         if self.api.is_none() && self.folders.is_empty() && self.urls.is_empty() {
             return Err(ConfigError::NoInput);
+        }
+        match self.reload_seconds {
+            0 => return Err(ConfigError::Zero("reload_seconds")),
+            seconds if seconds > MOST_RELOAD_SECONDS => {
+                return Err(ConfigError::TooLarge {
+                    name: "reload_seconds",
+                    limit: MOST_RELOAD_SECONDS,
+                });
+            }
+            _ => {}
         }
         if let Some(api) = &self.api {
             match (&api.certificate, &api.key) {

@@ -1,28 +1,29 @@
 //! The operating point follows the link.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use outpost_cascade::Follower;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::{agent::Agent, metrics::Metrics};
+use crate::{in_charge::InCharge, metrics::Metrics};
 
 /// Between looks at what an offload costs.
 const LOOKS: Duration = Duration::from_millis(500);
 /// How long another operating point must have been the better one.
 const DWELL: Duration = Duration::from_secs(2);
 
-/// Looks at the link until `ending`.
-pub(crate) async fn follow_link(agent: Arc<Agent>, metrics: Metrics, ending: CancellationToken) {
+/// Looks at the link until `ending`, while the agent in charge is to follow it.
+pub(crate) async fn follow_link(agent: InCharge, metrics: Metrics, ending: CancellationToken) {
     let mut follower = Follower::new(DWELL);
     let origin = Instant::now();
     let mut looks = interval(LOOKS);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while ending.run_until_cancelled(looks.tick()).await.is_some() {
+        let agent = agent.get();
+        if !agent.follows_link() {
+            continue;
+        }
         let changed = agent.engine().follow(&mut follower, origin.elapsed());
         if let Some(deciding) = changed {
             metrics.followed();

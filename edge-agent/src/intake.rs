@@ -11,9 +11,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use crate::{
-    agent::{Agent, Audit, Image, LateAnswer},
+    agent::{Audit, Image, LateAnswer},
     audit::{AuditStatus, Auditor},
     event::{Announcer, Event, Kind},
+    in_charge::InCharge,
     metrics::{Metrics, QueueOutcome},
     queue::{Entry, Queue},
     record::Record,
@@ -22,7 +23,7 @@ use crate::{
 /// Takes up images and announces what came of them. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Intake {
-    agent: Arc<Agent>,
+    agent: InCharge,
     announcer: Announcer,
     metrics: Metrics,
     places: Arc<Semaphore>,
@@ -66,7 +67,7 @@ pub(crate) struct Full;
 
 impl Intake {
     pub(crate) fn new(
-        agent: Arc<Agent>,
+        agent: InCharge,
         announcer: Announcer,
         metrics: Metrics,
         bounds: Bounds,
@@ -94,7 +95,7 @@ impl Intake {
     }
 
     /// Who answers.
-    pub(crate) fn agent(&self) -> &Agent {
+    pub(crate) fn agent(&self) -> &InCharge {
         &self.agent
     }
 
@@ -122,7 +123,7 @@ impl Intake {
     pub(crate) async fn take(&self, place: Place, input: Arc<str>, image: Image) -> Arc<Event> {
         let id = image.id.unwrap_or_else(Uuid::now_v7);
         let in_flight = self.metrics.taken(&input);
-        let said = self.agent.answer(image).await;
+        let said = self.agent.get().answer(image).await;
         self.metrics.said(&input, &said.record);
         drop(in_flight);
         if let (Some(queue), Record::Answered(answered)) = (&self.queue, &said.record)
@@ -199,7 +200,7 @@ impl Intake {
             Record::Failed { image, .. } => image.clone(),
         };
         let expected = audit.expected;
-        let asked = self.agent.audit(audit, image);
+        let asked = audit.ask(image);
         let cloud = self.ending.run_until_cancelled(asked).await;
         let (kind, record) = match cloud {
             Some(Ok(cloud)) if !auditor.note(&said.record, &cloud, expected) => {
@@ -218,7 +219,7 @@ impl Intake {
     /// Announces what a late call comes to: a correction, or that what was said holds. One that is kept is left to the
     /// queue where no reply comes.
     async fn correct(&self, said: &Event, late: LateAnswer, kept: Option<Kept>) {
-        let correction = self.agent.correction(late);
+        let correction = late.correction();
         let correction = self.ending.run_until_cancelled(correction).await.flatten();
         if let Some(record) = &correction {
             self.metrics.corrected(&said.record, record);

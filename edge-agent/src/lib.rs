@@ -7,7 +7,7 @@
 //! [`cli`] has two ways to use it. `classify` takes the images that [`paths`] finds and shows their records as a
 //! [`table`]. `run` is a [`Program`] that is left running: an HTTP API, watched folders and web servers bring images to the
 //! intake, which bounds how many are taken up; what comes of each is announced to outputs and listeners. Images that found
-//! no cloud may wait for it in a queue on disk.
+//! no cloud may wait for it in a queue on disk. Where the configuration or its files change, a new agent takes over.
 //!
 //! Invariants: an image that can be decoded gets exactly one answer, by its deadline or as soon as
 //! the device network has spoken, whichever is later; the answer says who gave it and why; one event about it is the
@@ -20,6 +20,7 @@ pub mod cli;
 mod config;
 mod event;
 mod follow;
+mod in_charge;
 mod inputs;
 mod intake;
 mod metrics;
@@ -29,6 +30,7 @@ mod pauses;
 mod program;
 mod queue;
 mod record;
+mod reload;
 pub mod table;
 mod web;
 
@@ -45,4 +47,5 @@ pub use outputs::{FileError, MqttError, OutputError};
 pub use program::{Program, ProgramError};
 pub use queue::QueueError;
 pub use record::{Answered, Candidate, FailureCause, Record};
+pub use reload::Source;
 pub use web::WebError;

@@ -68,6 +68,11 @@ struct OfQueue {
     outcome: QueueOutcome,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfReload {
+    result: &'static str,
+}
+
 /// What came of an image that found no cloud.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum QueueOutcome {
@@ -111,6 +116,7 @@ pub struct Metrics {
     input_failures: Family<OfInput, Counter>,
     endpoints: EndpointMetrics,
     audits: AuditMetrics,
+    reloads: Family<OfReload, Counter>,
 }
 
 /// An image that has been taken up, until it is dropped.
@@ -238,6 +244,12 @@ impl Default for Metrics {
         );
         let endpoints = EndpointMetrics::register(&mut registry);
         let audits = AuditMetrics::register(&mut registry);
+        let reloads = Family::default();
+        registry.register(
+            "reloads",
+            "How often the configuration and its files were read again, by what came of it",
+            reloads.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             taken,
@@ -262,6 +274,7 @@ impl Default for Metrics {
             input_failures,
             endpoints,
             audits,
+            reloads,
         }
     }
 }
@@ -414,6 +427,11 @@ impl Metrics {
     /// What the endpoints of the peers are now.
     pub(crate) fn peers(&self, engine: &Engine) {
         self.endpoints.take(engine.peers());
+    }
+
+    /// The configuration and its files were read again, and were applied or refused.
+    pub(crate) fn reloaded(&self, result: &'static str) {
+        self.reloads.get_or_create(&OfReload { result }).inc();
     }
 
     /// All metrics as text, in the format of OpenMetrics.

@@ -1,9 +1,13 @@
 //! The program that is left running: inputs, the agent, outputs, and an orderly end.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, thread, time::Duration};
+use std::{future::Future, net::SocketAddr, thread, time::Duration};
 
+use outpost_supervision::{ready, stopping, watchdog};
 use tokio::task::spawn_blocking;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
 use crate::{
     agent::{Agent, StartError},
@@ -12,11 +16,13 @@ use crate::{
     config::{Config, ConfigError, Delivery},
     event::Announcer,
     follow::follow_link,
+    in_charge::InCharge,
     inputs::{self, InputError},
     intake::{Bounds, Intake},
     metrics::Metrics,
     outputs::{OutputError, Outputs},
     queue::{Queue, QueueError, carry},
+    reload::{ANSWERING, Reloader, Reloads, Source},
 };
 
 /// What calls may take beyond the deadline of an image, once the program is to end.
@@ -31,7 +37,9 @@ pub struct Program {
     /// The thread of the queue.
     queue: Option<thread::JoinHandle<()>>,
     ending: CancellationToken,
-    patience: Duration,
+    agent: InCharge,
+    /// Until the very end.
+    _watchdog: AbortOnDropHandle<()>,
 }
 
 /// Why the program did not start.
@@ -56,21 +64,25 @@ pub enum ProgramError {
     /// An output cannot begin.
     #[error(transparent)]
     Output(#[from] OutputError),
+    /// A library panicked over a file.
+    #[error("a library crashed over one of the files: please report it with them")]
+    Crashed,
 }
 
 impl Program {
-    /// Loads the networks and opens inputs and outputs.
+    /// Loads the networks and opens inputs and outputs. From then on the configuration, which was loaded from `source`, and
+    /// the files that it names are followed.
     ///
     /// Must be called in a tokio runtime; loading blocks for some 100 ms.
     ///
     /// # Errors
     /// A [`ProgramError`] that names the file, address or field at fault.
-    pub fn start(config: &Config) -> Result<Self, ProgramError> {
+    pub fn start(config: &Config, source: Source) -> Result<Self, ProgramError> {
         config.check_run()?;
         let metrics = Metrics::default();
         let ending = CancellationToken::new();
         let (outputs, ways_in) = Outputs::start(&config.outputs, &metrics, &ending)?;
-        let agent = Arc::new(Agent::start(config)?);
+        let agent = InCharge::new(Agent::start(config)?);
         let announcer = Announcer::new(ways_in);
         let bounds = Bounds {
             places: config.max_in_flight,
@@ -101,25 +113,38 @@ impl Program {
             tasks.clone(),
             ending.clone(),
         );
-        if config.follow_link {
-            tasks.spawn(follow_link(agent.clone(), metrics.clone(), ending.clone()));
-        }
+        tasks.spawn(follow_link(agent.clone(), metrics.clone(), ending.clone()));
         inputs::watch(config, &intake, &metrics, &ending, &tasks)?;
+        let reloads = Reloads::default();
         let context = Context {
             intake,
             announcer,
-            metrics,
+            metrics: metrics.clone(),
             ending: ending.clone(),
             max_image_bytes: config.images.max_bytes,
+            reloads: reloads.clone(),
         };
         let start = |api| Api::start(api, context);
+        let api = config.api.as_ref().map(start).transpose()?;
+        let reloader = Reloader {
+            config: config.clone(),
+            source,
+            agent: agent.clone(),
+            api: api.as_ref().map(|api| api.credentials().clone()),
+            metrics,
+            reloads,
+        };
+        tasks.spawn(ending.clone().run_until_cancelled_owned(reloader.follow()));
+        let watched = agent.clone();
+        let watchdog = watchdog(move || watched.get().engine().oldest_turn());
         Ok(Self {
-            api: config.api.as_ref().map(start).transpose()?,
+            api,
             tasks,
             outputs,
             queue: thread,
             ending,
-            patience: Duration::from_millis(config.deadline_ms) + PATIENCE,
+            agent,
+            _watchdog: AbortOnDropHandle::new(tokio::spawn(watchdog)),
         })
     }
 
@@ -130,13 +155,15 @@ impl Program {
 
     /// Answers images until `shutdown`, then those that were taken up, and delivers what was said about them.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        ready(ANSWERING);
         shutdown.await;
+        stopping();
         tracing::info!("ending: answering what was taken up");
         self.ending.cancel();
         self.tasks.close();
         let api = async {
             if let Some(api) = self.api {
-                api.end(self.patience).await;
+                api.end(self.agent.get().deadline() + PATIENCE).await;
             }
         };
         tokio::join!(api, self.tasks.wait());

@@ -11,6 +11,7 @@ mod input;
 mod learned;
 mod link;
 mod mqtt;
+mod operations;
 mod overload;
 mod page;
 mod peers;

@@ -64,7 +64,8 @@ impl Device {
         }
     }
 
-    fn configure(folder: &TempDir, extra: &str) -> PathBuf {
+    /// Writes a configuration into a folder.
+    pub(crate) fn configure(folder: &TempDir, extra: &str) -> PathBuf {
         let models = repository().join("models");
         let cascade = models.join("cascades/cifar10-alexnet-resnet.toml");
         let policy = models.join("policies/cifar10-alexnet-resnet.json");
@@ -97,6 +98,27 @@ impl Device {
             .header(header::CONTENT_TYPE, kind)
             .send(body)
             .unwrap()
+    }
+
+    pub(crate) fn put(&self, path: &str, body: &[u8]) -> Response<Body> {
+        let request = self.agent.put(format!("{}{path}", self.url));
+        let request = request.header(header::CONTENT_TYPE, "application/json");
+        request.send(body).unwrap()
+    }
+
+    /// Believes an authority from now on, and shows it in new connections alone.
+    pub(crate) fn trust(&mut self, certificates: &CertificateFolder) {
+        self.agent = client(Some(&certificates.authority()));
+    }
+
+    /// The status of what a token gives; none where there is no connection.
+    pub(crate) fn get_with_token(&self, path: &str, token: &str) -> Option<u16> {
+        let request = self.agent.get(format!("{}{path}", self.url));
+        let request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        request
+            .call()
+            .ok()
+            .map(|response| response.status().as_u16())
     }
 
     pub(crate) fn get(&self, path: &str) -> Response<Body> {

@@ -39,7 +39,7 @@ fn configuration(networks: &[&str]) -> String {
 const TLS: &str = "[tls]\ncertificate = \"server.pem\"\nkey = \"server.key\"\n";
 
 /// Has the program issue a token, and gives the entry for the identities; the token lies in a file of the name.
-fn issue(certificates: &CertificateFolder, name: &str) -> String {
+pub(crate) fn issue(certificates: &CertificateFolder, name: &str) -> String {
     let output = Command::new(program("cloud-service"))
         .args(["new-token", "--name", name, "--out"])
         .arg(certificates.file(name))

@@ -16,6 +16,8 @@ use outpost_transport::{Channel, Transport};
 use serde_json::Value;
 use tonic::Code;
 
+use crate::{run::until, security::issue};
+
 /// AlexNet on the device, the others at the sites GOOGLENET and RESNET; from the AlexNet on to either.
 const CASCADE: &str = r#"
 name = "split"
@@ -159,6 +161,27 @@ fn a_cascade_gives_the_same_answers_on_one_machine_on_two_and_on_three() {
         assert_eq!(record["site"], expected, "{record}");
         assert!(record["reason"] != "fallback:rejected", "{record}");
     }
+}
+
+#[test]
+fn a_fog_takes_up_a_new_token_for_the_cloud() {
+    let certificates = CertificateFolder::valid();
+    let file = cascade(&certificates, "fog", "cloud");
+    let entry = issue(&certificates, "good");
+    fs::write(certificates.file("identities.toml"), entry).unwrap();
+    let access = "[access]\nidentities = \"identities.toml\"\n";
+    let cloud = service(&certificates, "cloud", access);
+    let token = certificates.file("token");
+    fs::write(&token, "not-the-right-one").unwrap();
+    let to_cloud = peer("cloud", &cloud) + "token = \"token\"\n";
+    let fog = service(&certificates, "fog", &to_cloud);
+    let ask = || classify(&file, &peer("fog", &fog), &certificates);
+    assert_eq!(sites(&ask()), ["device", "fog"]);
+    fs::copy(certificates.file("good"), &token).unwrap();
+    fog.hang_up();
+    until("an answer of the cloud", || {
+        (sites(&ask()) == ["cloud", "device", "fog"]).then_some(())
+    });
 }
 
 /// The device reaches a network in the cloud through the fog, which has no network of the cascade before it.

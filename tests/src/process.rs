@@ -91,7 +91,11 @@ impl Process {
         self.signal("-CONT");
     }
 
-    fn signal(&self, signal: &str) {
+    /// Sends it a signal, such as `-STOP`.
+    ///
+    /// # Panics
+    /// When `kill` is not installed.
+    pub fn signal(&self, signal: &str) {
         let process = self.child.id().to_string();
         let killed = Command::new("kill").args([signal, &process]).status();
         assert!(killed.unwrap().success());

@@ -2,7 +2,6 @@ use std::{path::Path, sync::mpsc};
 
 use outpost_runtime::{GraphSpec, Labels, Manifest, Network};
 use tokio::{sync::mpsc::UnboundedReceiver, task::JoinSet};
-use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::{admission::RETRY_AFTER, metrics::Metrics};
@@ -43,7 +42,7 @@ struct Fixture {
     began: UnboundedReceiver<usize>,
     /// Lets a batch end; dropped, all end at once.
     leave: mpsc::Sender<()>,
-    instances: TaskTracker,
+    instances: Instances,
 }
 
 fn start(batching: &Batching) -> Fixture {
@@ -58,7 +57,7 @@ fn start(batching: &Batching) -> Fixture {
     };
     let model = Arc::new(Classifier::new(manifest, Labels::default(), Box::new(echo)));
     let metrics = Metrics::default().of_model("echo");
-    let instances = TaskTracker::new();
+    let instances = Instances::default();
     let batcher = Batcher::start(model, batching, metrics, &instances).unwrap();
     Fixture {
         batcher: Arc::new(batcher),
@@ -271,9 +270,11 @@ async fn instances_count_until_their_last_batch_has_ended() {
     } = fixture;
     calls.detach_all();
     drop(batcher);
-    instances.close();
-    let early = tokio::time::timeout(Duration::from_millis(50), instances.wait()).await;
+    instances.running.close();
+    let early = tokio::time::timeout(Duration::from_millis(50), instances.running.wait()).await;
     assert!(early.is_err(), "a batch still runs");
+    assert!(instances.batches.oldest() > Some(Duration::from_millis(50)));
     drop(leave);
-    instances.wait().await;
+    instances.running.wait().await;
+    assert_eq!(instances.batches.oldest(), None);
 }

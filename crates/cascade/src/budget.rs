@@ -27,6 +27,18 @@ impl Budget {
         }
     }
 
+    /// Holds `most` a `period` from now on; what was used counts against it.
+    ///
+    /// # Panics
+    /// Where the period is zero.
+    pub fn resize(&mut self, most: u32, period: Duration) {
+        let used = self.most - self.left;
+        let resized = Self::new(most, period);
+        self.left = (resized.most - used).max(0.0);
+        self.most = resized.most;
+        self.per_second = resized.per_second;
+    }
+
     /// Whether so much is left at `now`.
     pub fn has(&mut self, amount: f64, now: Duration) -> bool {
         let passed = now.saturating_sub(self.at);
@@ -65,5 +77,19 @@ mod tests {
         assert!(budget.has(60.0, now + 100 * HOUR));
         // A time that is told late changes nothing.
         assert!(budget.has(60.0, now));
+    }
+
+    #[test]
+    fn one_of_another_size_is_not_a_fresh_one() {
+        let mut budget = Budget::new(60, HOUR);
+        assert!(budget.has(50.0, Duration::ZERO));
+        budget.take(50.0);
+        budget.resize(100, HOUR);
+        assert!(!budget.has(51.0, Duration::ZERO));
+        assert!(budget.has(50.0, Duration::ZERO));
+        budget.resize(20, HOUR);
+        assert!(!budget.has(1.0, Duration::ZERO));
+        assert!(budget.has(20.0, HOUR));
+        assert!(!budget.has(21.0, 100 * HOUR));
     }
 }

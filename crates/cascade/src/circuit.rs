@@ -86,6 +86,16 @@ impl Circuit {
         }
     }
 
+    /// Goes by another configuration from now on, in the state that it is in.
+    pub fn configure(&mut self, config: CircuitConfig) {
+        let is_first = self.open_for <= self.config.open_for;
+        self.open_for = match is_first {
+            true => config.open_for,
+            false => self.open_for.min(config.open_for_at_most),
+        };
+        self.config = config;
+    }
+
     /// The state as of the last event.
     pub fn state(&self) -> CircuitState {
         match self.state {
@@ -295,6 +305,23 @@ mod tests {
             now += seconds(paused);
             assert!(circuit.permit(now).is_ok());
         }
+    }
+
+    #[test]
+    fn another_configuration_leaves_an_open_circuit_open() {
+        let mut circuit = opened_at_zero();
+        circuit.configure(CircuitConfig {
+            failures_to_open: 1,
+            open_for: seconds(0.5),
+            ..CONFIG
+        });
+        assert_eq!(circuit.state(), CircuitState::Open);
+        let probe = circuit.permit(seconds(1.0)).unwrap();
+        circuit.succeeded(probe);
+        let permit = circuit.permit(seconds(1.0)).unwrap();
+        circuit.failed(permit, seconds(1.0));
+        assert_eq!(circuit.permit(seconds(1.4)), Err(Refusal::Open));
+        assert!(circuit.permit(seconds(1.5)).is_ok());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use outpost_runtime::{
     ClassifyError, Features, Labels, LocalNetworks, Manifest, ModelFolder, OpenError, Place,
     Probabilities, Progress, Runtime,
 };
+use outpost_supervision::{Piece, Underway};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::spawn_blocking,
@@ -80,6 +81,8 @@ pub struct Engine {
     peers: BTreeMap<Site, Arc<Upstream>>,
     /// One permit an image whose networks may run here at a time.
     turns: Arc<Semaphore>,
+    /// The turns that were given.
+    underway: Underway,
 }
 
 /// A node elsewhere, and who is asked for it.
@@ -92,6 +95,7 @@ struct Remote {
 #[derive(Debug)]
 pub struct Turn {
     _permit: OwnedSemaphorePermit,
+    _piece: Piece,
 }
 
 /// Where an image begins, and until when it must have its answer.
@@ -396,6 +400,7 @@ impl Engine {
             remote,
             peers: plan.peers,
             turns: Arc::new(Semaphore::new(plan.turns)),
+            underway: Underway::default(),
         })
     }
 
@@ -521,6 +526,19 @@ impl Engine {
         let permit = self.turns.clone().acquire_owned().await;
         Turn {
             _permit: permit.expect("never closed"),
+            _piece: self.underway.begin(),
+        }
+    }
+
+    /// How long the oldest turn has lasted; none where no image is worked on here.
+    pub fn oldest_turn(&self) -> Option<Duration> {
+        self.underway.oldest()
+    }
+
+    /// Takes the place of an engine whose peers the own ones came after: see [`Peer::after`].
+    pub fn take_over(&self) {
+        for peer in self.peers.values() {
+            peer.take_over();
         }
     }
 

@@ -22,10 +22,7 @@ use outpost_proto::inference::{
     grpc_inference_service_client::GrpcInferenceServiceClient,
 };
 use outpost_runtime::Codec;
-use outpost_transport::{
-    BearerToken, CallError, Channel, ClientConfig, ConfigError, Identity, IdentityError, Protocol,
-    TokenError, Trust,
-};
+use outpost_transport::{CallError, Channel, ConfigError, IdentityError, Protocol, TokenError};
 use prost::Message;
 use tokio::{
     task::spawn_blocking,
@@ -65,12 +62,12 @@ struct Peer {
     /// Its URL.
     name: Arc<str>,
     place: Place,
-    channel: Channel,
+    channel: Mutex<Channel>,
     payload: Payload,
     packing: PackingConfig,
     budgets: Arc<Mutex<Budgets>>,
-    circuit: Mutex<Circuit>,
-    link: Mutex<LinkEstimate>,
+    circuit: Arc<Mutex<Circuit>>,
+    link: Arc<Mutex<LinkEstimate>>,
     /// Origin of the times of the circuit and of the link.
     origin: Instant,
     /// What a person has been told of: causes, and what was wrong with replies.
@@ -264,27 +261,10 @@ impl Peer {
         budgets: Arc<Mutex<Budgets>>,
         (place, origin): (Place, Instant),
     ) -> Result<Self, PeerError> {
-        let mut client = ClientConfig::new(&config.url);
-        client.transport = config.transport;
-        client.server_name.clone_from(&config.server_name);
-        if let Some(path) = &config.certificate_authority {
-            let pem = std::fs::read(path).map_err(|source| PeerError::Authority {
-                path: path.clone(),
-                source,
-            })?;
-            client.trust = Trust::Authority(pem);
-        }
-        client.token = config.token.as_deref().map(BearerToken::load).transpose()?;
-        client.identity = match (&config.client_certificate, &config.client_key) {
-            (Some(certificate), Some(key)) => Some(Identity::load(certificate, key)?),
-            (None, None) => None,
-            (Some(_), None) => return Err(PeerError::Incomplete("client_key")),
-            (None, Some(_)) => return Err(PeerError::Incomplete("client_certificate")),
-        };
         Ok(Self {
             name: config.url.as_str().into(),
             place,
-            channel: Channel::new(client)?,
+            channel: Mutex::new(config.channel()?),
             payload: config.payload,
             packing: PackingConfig {
                 encoding: config.encoding,
@@ -293,11 +273,38 @@ impl Peer {
                 keep_metadata: config.keep_metadata,
             },
             budgets,
-            circuit: Mutex::new(Circuit::new(circuit)),
-            link: Mutex::default(),
+            circuit: Arc::new(Mutex::new(Circuit::new(circuit))),
+            link: Arc::default(),
             origin,
             reported: Mutex::default(),
         })
+    }
+
+    /// The same, with the circuit and what is known of the link of one that reached the same URL.
+    fn after(&self, before: &Self, budgets: Arc<Mutex<Budgets>>) -> Self {
+        Self {
+            name: self.name.clone(),
+            place: self.place,
+            channel: Mutex::new(self.channel()),
+            payload: self.payload,
+            packing: self.packing.clone(),
+            budgets,
+            circuit: before.circuit.clone(),
+            link: before.link.clone(),
+            origin: before.origin,
+            reported: Mutex::default(),
+        }
+    }
+
+    /// Makes calls over another channel from now on, as one with new credentials; those under way end over the old one.
+    fn replace_channel(&self, channel: Channel) {
+        *lock(&self.channel) = channel;
+        // What failed for the old credentials is news with the new ones.
+        lock(&self.reported).clear();
+    }
+
+    fn channel(&self) -> Channel {
+        lock(&self.channel).clone()
     }
 
     /// Whether the peer is asked at all, as of the last call.
@@ -345,7 +352,7 @@ impl Peer {
     }
 
     async fn connected(&self) -> Result<(), Failure> {
-        let connected = self.channel.connect().await;
+        let connected = self.channel().connect().await;
         connected.map_err(|error| Failure::from(Status::from(CallError::Connect(error))))?;
         Ok(())
     }
@@ -541,7 +548,7 @@ impl Peer {
         };
         let _ = sent.made.set((sent_as, encoding));
         let message_bytes = request.encoded_len();
-        let limit = self.channel.max_message_bytes();
+        let limit = self.channel().max_message_bytes();
         if message_bytes > limit {
             return Err(Failure::unsendable(format!(
                 "the request has {message_bytes} bytes, over the limit of {limit}: send a smaller image"
@@ -628,8 +635,9 @@ impl Peer {
     }
 
     fn client(&self) -> GrpcInferenceServiceClient<Channel> {
-        let limit = self.channel.max_message_bytes();
-        GrpcInferenceServiceClient::new(self.channel.clone())
+        let channel = self.channel();
+        let limit = channel.max_message_bytes();
+        GrpcInferenceServiceClient::new(channel)
             .max_decoding_message_size(limit)
             .max_encoding_message_size(limit)
     }

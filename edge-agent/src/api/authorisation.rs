@@ -7,7 +7,7 @@ use std::{
     fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use axum::{
@@ -30,6 +30,28 @@ pub(super) struct Authorisation {
     token: Option<[u8; 32]>,
     /// Further names of this machine.
     hosts: Vec<String>,
+}
+
+/// What callers must show now. Clones share it.
+#[derive(Clone)]
+pub(super) struct Guard(Arc<RwLock<Arc<Authorisation>>>);
+
+impl Guard {
+    pub(super) fn new(authorisation: Authorisation) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(authorisation))))
+    }
+
+    /// Asks for something else from the next call on.
+    pub(super) fn replace(&self, authorisation: Authorisation) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(authorisation);
+    }
+
+    fn get(&self) -> Arc<Authorisation> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
 }
 
 /// Why a token was refused.
@@ -148,11 +170,8 @@ fn is_of_another_site(request: &Request, called: Option<&Authority>) -> bool {
 }
 
 /// Lets a call through, or says why not.
-pub(super) async fn check(
-    State(authorisation): State<Arc<Authorisation>>,
-    request: Request,
-    next: Next,
-) -> Response {
+pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let authorisation = guard.get();
     match authorisation.refuses(&request) {
         Some(problem) => problem.into_response(),
         None => next.run(request).await,

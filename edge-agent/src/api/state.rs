@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Context, problem::Problem};
-use crate::{audit::AuditStatus, record::milliseconds};
+use crate::{audit::AuditStatus, record::milliseconds, reload::Reload};
 
 /// What images are decided by, and who is reached.
 #[derive(Serialize, ToSchema)]
@@ -36,6 +36,8 @@ pub(super) struct Status {
     peers: Vec<Peer>,
     /// Whether the cloud agrees with the device's answers; absent where none are audited.
     audit: Option<Audit>,
+    /// What came of it when the configuration and its files were last read again; absent where they were not since the start.
+    reload: Option<Reload>,
 }
 
 /// What the cloud says afterwards about answers that the device gave by itself.
@@ -297,7 +299,7 @@ pub(super) async fn change(
         goal,
         mode: change.mode,
     };
-    let deciding = context.intake.agent().engine().decide_by(&change);
+    let deciding = context.intake.agent().decide_by(&change);
     let deciding =
         deciding.map_err(|error| Problem::new(StatusCode::CONFLICT, error.to_string()))?;
     tracing::info!(
@@ -308,7 +310,7 @@ pub(super) async fn change(
 }
 
 fn status(context: &Context) -> Status {
-    let agent = context.intake.agent();
+    let agent = context.intake.agent().get();
     let engine = agent.engine();
     let deciding = engine.deciding();
     let cascade = engine.cascade();
@@ -332,6 +334,7 @@ fn status(context: &Context) -> Status {
             let by_the_policy = chosen.and_then(|chosen| chosen.expected.agreement);
             Audit::new(&status, status.expected.or(by_the_policy))
         }),
+        reload: context.reloads.latest(),
     }
 }
 

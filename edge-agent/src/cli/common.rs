@@ -6,16 +6,16 @@ use clap::ValueEnum;
 use outpost_cascade::Mode;
 use outpost_engine::{Encoding, OtherConfig, PeerConfig};
 use outpost_exit_policy::Goal;
-use outpost_telemetry::{LogFormat, Telemetry, TracesError};
+use outpost_telemetry::LogFormat;
 use outpost_transport::Transport;
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 
 #[derive(clap::Args)]
 pub(super) struct Common {
     /// Configuration file (see edge-agent.example.toml).
     #[arg(long, env = "OUTPOST_EDGE_CONFIG")]
-    config: Option<PathBuf>,
+    pub(super) config: Option<PathBuf>,
     /// Where hard images go: https://host:port. Given several times, the first that is there (see `choose` in the
     /// configuration); in the variable they are separated by commas.
     #[arg(long, env = "OUTPOST_CLOUD", value_name = "URL", value_delimiter = ',')]
@@ -62,7 +62,7 @@ pub(super) struct Common {
     otlp_endpoint: Option<String>,
     /// How log lines look.
     #[arg(long, env = "OUTPOST_LOG_FORMAT", value_enum, default_value_t)]
-    log_format: LogFormat,
+    pub(super) log_format: LogFormat,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -76,17 +76,11 @@ enum ModeFlag {
 }
 
 impl Common {
-    /// Begins to write log lines of the level `default` and to send traces.
-    pub(super) fn telemetry(
-        &self,
-        default: &str,
-        config: &Config,
-    ) -> Result<Telemetry, TracesError> {
-        Telemetry::start("edge-agent", self.log_format, default, &config.traces)
-    }
-
     /// The configuration, with what the flags say.
-    pub(super) fn config(&self) -> anyhow::Result<Config> {
+    ///
+    /// # Errors
+    /// A [`ConfigError`] that names the file, field or flag at fault.
+    pub(super) fn config(&self) -> Result<Config, ConfigError> {
         let mut config = match &self.config {
             Some(path) => Config::load(path)?,
             None => Config::default(),
@@ -128,10 +122,7 @@ impl Common {
             || self.transport.is_some()
             || self.encoding.is_some()
         {
-            anyhow::bail!(
-                "--ca, --token, --client-certificate, --client-key, --transport and --encoding need a cloud: \
-                 give --cloud URL or a configuration file"
-            );
+            return Err(ConfigError::NoCloud);
         }
         if let Some(models) = &self.models {
             config.models.clone_from(models);
@@ -145,7 +136,7 @@ impl Common {
         if let Some(goal) = &self.operating_point {
             config.operating_point.clone_from(goal);
             if config.policy.is_none() {
-                anyhow::bail!("--operating-point needs a policy: give --policy FILE.json");
+                return Err(ConfigError::NoPolicy);
             }
         }
         if let Some(endpoint) = &self.otlp_endpoint {

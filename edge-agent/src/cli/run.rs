@@ -6,7 +6,10 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::common::Common;
-use crate::{Program, config::Config};
+use crate::{
+    Program, Source,
+    config::{Config, ConfigError},
+};
 
 #[derive(clap::Args)]
 #[command(args_override_self = true)]
@@ -20,7 +23,7 @@ pub(super) struct Run {
 
 impl Run {
     /// The configuration, with what the flags say.
-    pub(super) fn config(&self) -> anyhow::Result<Config> {
+    fn config(&self) -> Result<Config, ConfigError> {
         let mut config = self.common.config()?;
         if let Some(address) = self.api_address {
             config.api.get_or_insert_default().address = address;
@@ -29,12 +32,18 @@ impl Run {
     }
 }
 
-/// Runs until SIGINT or SIGTERM.
+/// Where the configuration comes from, each time that it is read.
+pub(super) fn source(arguments: Run) -> Source {
+    let path = arguments.common.config.clone();
+    Source::new(path, move || arguments.config())
+}
+
+/// Runs until SIGINT or SIGTERM, by a configuration that was loaded from `source`.
 ///
 /// # Errors
 /// What kept the program from starting.
-pub(super) async fn run(config: &Config) -> anyhow::Result<()> {
-    let program = Program::start(config)?;
+pub(super) async fn run(config: Config, source: Source) -> anyhow::Result<()> {
+    let program = Program::start(&config, source)?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     if let Some(address) = program.api_addr() {
         let is_tls = config

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::event::Kind;
 
 /// A web server that is called with every event.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookOutput {
     /// `https://HOST/PATH`, or `http://`. It is never written to a log: only its server is named there.
@@ -34,7 +34,7 @@ pub struct WebhookOutput {
 }
 
 /// An MQTT broker that events are published at.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MqttOutput {
     /// The broker's name or address.

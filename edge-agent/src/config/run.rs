@@ -32,7 +32,7 @@ pub struct ApiConfig {
 }
 
 /// A folder whose images are answered as they come.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FolderConfig {
     /// The folder.
@@ -77,7 +77,7 @@ pub enum Delivery {
 }
 
 /// Images that wait on disk for a cloud.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct QueueConfig {
     /// The file. Default `queue.redb`.
@@ -89,7 +89,7 @@ pub struct QueueConfig {
 }
 
 /// Where answers go.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OutputsConfig {
     /// A JSON object a line in a file.
@@ -101,7 +101,7 @@ pub struct OutputsConfig {
 }
 
 /// A file of JSON objects, one a line.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileOutput {
     /// The file.

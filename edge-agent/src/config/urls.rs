@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 /// The address of an image that is fetched again and again, or of a stream of images (MJPEG).
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UrlConfig {
     /// `https://HOST/PATH`, or `http://`. It is never written to a log: only its server is named there.

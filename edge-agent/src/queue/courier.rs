@@ -1,6 +1,6 @@
 //! Sends images that wait, one after the other, while the cloud takes them.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use outpost_cascade::Mode;
@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Entry, Queue};
-use crate::{agent::Agent, metrics::Metrics};
+use crate::{in_charge::InCharge, metrics::Metrics};
 
 /// Pauses after an attempt in vain: the first, and the longest. An image that the cloud answers meanwhile ends a pause.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -16,7 +16,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 /// Sends images until `ending`. What is under way then stays for the next start.
 pub(crate) async fn carry(
     queue: Queue,
-    agent: Arc<Agent>,
+    agent: InCharge,
     metrics: Metrics,
     ending: CancellationToken,
 ) {
@@ -30,7 +30,7 @@ pub(crate) async fn carry(
 
 struct Courier {
     queue: Queue,
-    agent: Arc<Agent>,
+    agent: InCharge,
     metrics: Metrics,
 }
 
@@ -39,7 +39,7 @@ impl Courier {
         let (first, longest) = PAUSES;
         let mut pause = first;
         loop {
-            let is_sent = self.agent.engine().deciding().mode() != Mode::DeviceOnly;
+            let is_sent = self.agent.get().engine().deciding().mode() != Mode::DeviceOnly;
             // Asked for even where nothing is sent: what is too old ends then.
             let waiting = self.queue.next().await.filter(|_| is_sent);
             let Some((entry, image)) = waiting else {
@@ -57,7 +57,7 @@ impl Courier {
 
     /// Asks about one image; gives whether the next may be asked about at once.
     async fn send(&self, entry: Entry, image: Bytes) -> bool {
-        let asked = self.agent.ask(&entry, image).await;
+        let asked = self.agent.get().ask(&entry, image).await;
         match asked {
             Ok(record) => {
                 self.metrics.corrected(&entry.record, &record);

@@ -31,6 +31,25 @@ impl Budgets {
         }
     }
 
+    /// Goes by other bounds from now on; what was used counts against them. One that is new begins whole.
+    pub(super) fn resize(&mut self, config: &BudgetConfig) {
+        let whole = Self::new(config);
+        for (present, most, whole, period) in [
+            (
+                &mut self.offloads,
+                config.offloads_per_hour,
+                whole.offloads,
+                HOUR,
+            ),
+            (&mut self.bytes, config.bytes_per_day, whole.bytes, DAY),
+        ] {
+            match (present.as_mut(), most) {
+                (Some(budget), Some(most)) => budget.resize(most.get(), period),
+                _ => *present = whole,
+            }
+        }
+    }
+
     /// Takes an offload of so many bytes at `now`; takes nothing where it is more than what is left.
     ///
     /// # Errors

@@ -7,14 +7,14 @@ use std::{
 };
 
 use outpost_cascade::{Choose, CircuitConfig, EndpointsConfig};
-use outpost_transport::Transport;
+use outpost_transport::{BearerToken, Channel, ClientConfig, Identity, Transport, Trust};
 use serde::Deserialize;
 use tonic::codegen::http::Uri;
 
-use super::packing::Encoding;
+use super::{PeerError, packing::Encoding};
 
 /// Where a peer is, and how it is asked.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PeerConfig {
     /// `https://host:port`; `http://` speaks plain HTTP/2, for servers behind a trusted link.
@@ -74,7 +74,7 @@ pub struct PeerConfig {
 
 /// A further endpoint. What it does not say is as for the first one, but for what tells who calls: `token`,
 /// `client_certificate` and `client_key` are taken over by endpoints of the same host alone, and over TLS.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OtherConfig {
     /// `https://host:port`, or `http://` as for the first one.
@@ -146,7 +146,7 @@ pub enum Payload {
 }
 
 /// When an engine stops waiting for a peer that keeps failing.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CircuitSettings {
     /// Failures in a row that open the circuit. Default 3.
@@ -182,7 +182,7 @@ impl PeerConfig {
     }
 
     /// The endpoints, each as if it were the only one.
-    pub(super) fn endpoints(&self) -> Vec<Self> {
+    pub fn endpoints(&self) -> Vec<Self> {
         let alone = Self {
             others: Vec::new(),
             ..self.clone()
@@ -226,6 +226,63 @@ impl PeerConfig {
             health_every: Duration::from_millis(self.health_every_ms),
             back_after: Duration::from_millis(self.back_after_ms),
         }
+    }
+
+    /// The files of whom it is believed and how it knows its caller, of all endpoints.
+    pub fn credentials(&self) -> impl Iterator<Item = &PathBuf> {
+        let others = self.others.iter().flat_map(|other| {
+            [
+                &other.certificate_authority,
+                &other.token,
+                &other.client_certificate,
+                &other.client_key,
+            ]
+        });
+        let first = [
+            &self.certificate_authority,
+            &self.token,
+            &self.client_certificate,
+            &self.client_key,
+        ];
+        first.into_iter().chain(others).flatten()
+    }
+
+    /// What the transport needs to reach the first endpoint, with the credentials as they are in their files now.
+    ///
+    /// # Errors
+    /// [`PeerError`], which names the file or the field at fault.
+    pub fn client(&self) -> Result<ClientConfig, PeerError> {
+        let mut client = ClientConfig::new(&self.url);
+        client.transport = self.transport;
+        client.server_name.clone_from(&self.server_name);
+        if let Some(path) = &self.certificate_authority {
+            let pem = std::fs::read(path).map_err(|source| PeerError::Authority {
+                path: path.clone(),
+                source,
+            })?;
+            client.trust = Trust::Authority(pem);
+        }
+        client.token = self.token.as_deref().map(BearerToken::load).transpose()?;
+        client.identity = match (&self.client_certificate, &self.client_key) {
+            (Some(certificate), Some(key)) => Some(Identity::load(certificate, key)?),
+            (None, None) => None,
+            (Some(_), None) => return Err(PeerError::Incomplete("client_key")),
+            (None, Some(_)) => return Err(PeerError::Incomplete("client_certificate")),
+        };
+        Ok(client)
+    }
+
+    /// A channel to the first endpoint; see [`PeerConfig::client`].
+    pub(super) fn channel(&self) -> Result<Channel, PeerError> {
+        Ok(Channel::new(self.client()?)?)
+    }
+
+    /// A channel to each endpoint, in order, for [`Upstream::replace_channels`](super::Upstream::replace_channels).
+    ///
+    /// # Errors
+    /// [`PeerError`], which names the file or the field at fault.
+    pub fn channels(&self) -> Result<Vec<Channel>, PeerError> {
+        self.endpoints().iter().map(Self::channel).collect()
     }
 
     /// Makes relative paths relative to `folder`.

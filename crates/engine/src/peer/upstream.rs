@@ -23,11 +23,12 @@ use outpost_cascade::{
     Change, CircuitConfig, CircuitState, Endpoints, FallbackCause, Link, Presence,
 };
 use outpost_runtime::Manifest;
+use outpost_transport::Channel;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use super::{
-    Budgets, EncodersError, LateCall, Offload, Packing, Patience, Peer, PeerConfig, PeerError,
-    Place, Sent, Waiting, lock, remote::RemoteNetwork,
+    BudgetConfig, Budgets, EncodersError, LateCall, Offload, Packing, Patience, Peer, PeerConfig,
+    PeerError, Place, Sent, Waiting, lock, remote::RemoteNetwork,
 };
 use crate::picture::Picture;
 
@@ -45,6 +46,8 @@ pub struct Upstream {
     counts: Vec<Counts>,
     origin: Instant,
     health_every: Duration,
+    /// How the budgets and the circuits are bounded.
+    settings: (BudgetConfig, CircuitConfig),
     /// What asks for signs of life; ends with the endpoints.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -148,9 +151,44 @@ impl Upstream {
             counts: peers.iter().map(|_| Counts::default()).collect(),
             origin,
             health_every: choosing.health_every,
+            settings: (config.budget, circuit),
             tasks: Mutex::new(JoinSet::new()),
             peers,
         })
+    }
+
+    /// Shares what is left of the budgets, and of endpoints with the same URL the circuits and what is known of the links,
+    /// with those before; where no endpoint is the same, nothing. Its own bounds hold from [`Upstream::take_over`] on.
+    #[must_use]
+    pub fn after(mut self, before: &Self) -> Self {
+        let earlier = |peer: &Peer| before.peers.iter().find(|other| other.name == peer.name);
+        let Some(budgets) = self.peers.iter().find_map(|peer| earlier(peer)) else {
+            return self;
+        };
+        let budgets = budgets.budgets.clone();
+        let successor = |peer: &Arc<Peer>| {
+            let before = earlier(peer).unwrap_or(peer);
+            Arc::new(peer.after(before, budgets.clone()))
+        };
+        self.peers = self.peers.iter().map(successor).collect();
+        self
+    }
+
+    /// Bounds what it shares with those before it by its own configuration.
+    pub fn take_over(&self) {
+        let (budget, circuit) = self.settings;
+        for peer in &self.peers {
+            lock(&peer.circuit).configure(circuit);
+        }
+        lock(&self.used().budgets).resize(&budget);
+    }
+
+    /// Makes calls over other channels from now on, one an endpoint, as those with new credentials; calls under way end
+    /// over the old ones.
+    pub fn replace_channels(&self, channels: impl IntoIterator<Item = Channel>) {
+        for (peer, channel) in self.peers.iter().zip(channels) {
+            peer.replace_channel(channel);
+        }
     }
 
     /// How many endpoints there are.
@@ -197,14 +235,14 @@ impl Upstream {
     /// Connects while networks still load, and begins to ask who is there; a failure shows at the first offload.
     pub(crate) fn start(self: &Arc<Self>) {
         if let [only] = &self.peers[..] {
-            let channel = only.channel.clone();
+            let channel = only.channel();
             self.spawn(async move {
                 let _ = channel.connect().await;
             });
             return;
         }
         for peer in &self.peers {
-            let channel = peer.channel.clone();
+            let channel = peer.channel();
             self.spawn(async move {
                 let _ = channel.connect().await;
             });

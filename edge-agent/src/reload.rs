@@ -1,0 +1,254 @@
+//! A new configuration, policy or credential while the program runs.
+//!
+//! What follows from the configuration is built anew and swapped whole: images under way end with the agent that took
+//! them up. Where something does not hold, nothing changes, and the log, a metric and `/v1/state` say why.
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use outpost_engine::{Change, error_chain};
+use outpost_supervision::{Call, Digests, Watch, ready, reloading};
+use serde::Serialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::{runtime::Handle, task::spawn_blocking};
+use utoipa::ToSchema;
+
+use crate::{
+    agent::Agent,
+    api::{Credentials, InUse},
+    config::{Config, ConfigError},
+    in_charge::InCharge,
+    metrics::Metrics,
+    program::ProgramError,
+};
+
+/// What the service manager is told while all is well.
+pub(crate) const ANSWERING: &str = "answering";
+
+/// Where the configuration comes from: a file, and what the command line says over it.
+pub struct Source {
+    path: Option<PathBuf>,
+    load: Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>,
+    /// The files as they were before they were read last.
+    seen: Digests,
+}
+
+/// What came of a reload.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Reload {
+    /// When, RFC 3339 in UTC.
+    at: String,
+    /// `applied`, or `refused`: then what was before still holds.
+    result: &'static str,
+    /// Why it was refused, and what to do.
+    error: Option<String>,
+    /// Fields of the configuration whose new values wait for a restart.
+    restart_for: Vec<&'static str>,
+}
+
+/// What came of the latest reload. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reloads(Arc<Mutex<Option<Reload>>>);
+
+/// Follows the configuration and its files.
+pub(crate) struct Reloader {
+    /// What is in effect.
+    pub(crate) config: Config,
+    pub(crate) source: Source,
+    pub(crate) agent: InCharge,
+    /// None without an API.
+    pub(crate) api: Option<InUse>,
+    pub(crate) metrics: Metrics,
+    pub(crate) reloads: Reloads,
+}
+
+impl Source {
+    /// One whose configuration `load` reads, from the file `path` where there is one.
+    pub fn new(
+        path: Option<PathBuf>,
+        load: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            path,
+            load: Box::new(load),
+            seen: Digests::default(),
+        }
+    }
+
+    /// Reads the configuration, as it is now.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] that names the file, field or flag at fault.
+    pub fn load(&mut self) -> Result<Config, ConfigError> {
+        // Before it is read: a change in between is seen at the next look.
+        let own = Digests::of(&self.path);
+        match (self.load)() {
+            Ok(config) => {
+                self.seen = own;
+                self.seen.add(config.files());
+                Ok(config)
+            }
+            Err(error) => {
+                self.seen = self.seen.again();
+                Err(error)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Reloads {
+    /// None where there was none.
+    pub(crate) fn latest(&self) -> Option<Reload> {
+        self.lock().clone()
+    }
+
+    /// Whether the latest was refused for this cause.
+    fn was_refused_for(&self, cause: &str) -> bool {
+        let latest = self.lock();
+        let error = latest.as_ref().and_then(|reload| reload.error.as_deref());
+        error == Some(cause)
+    }
+
+    fn note(&self, result: &'static str, error: Option<String>, restart_for: Vec<&'static str>) {
+        let now = OffsetDateTime::now_utc().format(&Rfc3339);
+        *self.lock() = Some(Reload {
+            at: now.expect("a time of this age can be written so"),
+            result,
+            error,
+            restart_for,
+        });
+    }
+
+    /// The state is whole after every statement.
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Reload>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reloader {
+    /// Reads the files again at every SIGHUP and where they changed; those that were refused at every look, as what they
+    /// lack may come without a change of theirs.
+    pub(crate) async fn follow(mut self) {
+        let every = Duration::from_secs(self.config.reload_seconds);
+        let mut watch = Watch::new(every).unwrap_or_else(|error| {
+            tracing::warn!(%error, "SIGHUP does not have the configuration read again");
+            Watch::without_signal(every)
+        });
+        let mut is_refused = false;
+        loop {
+            let call = watch.next(&self.source.seen).await;
+            if call == Call::Look && !is_refused {
+                continue;
+            }
+            if call != Call::Look {
+                reloading();
+            }
+            let (reloader, outcome) = self.reload_off_the_async_threads().await;
+            self = reloader;
+            let said = match outcome {
+                Ok(restart_for) => {
+                    is_refused = false;
+                    self.applied(restart_for);
+                    ANSWERING.to_owned()
+                }
+                Err(error) => {
+                    is_refused = true;
+                    let cause = error_chain(&error);
+                    let said = format!("answering as before, since a reload was refused: {cause}");
+                    self.refused(cause, call);
+                    said
+                }
+            };
+            ready(&said);
+        }
+    }
+
+    fn applied(&self, restart_for: Vec<&'static str>) {
+        self.metrics.reloaded("applied");
+        tracing::info!("the configuration and its files were read again and are in use");
+        if !restart_for.is_empty() {
+            tracing::warn!(
+                fields = restart_for.join(", "),
+                "new values of these fields wait for a restart of the program: restart to apply them"
+            );
+        }
+        self.reloads.note("applied", None, restart_for);
+    }
+
+    /// Tells of each cause once, unless a person asked again.
+    fn refused(&self, cause: String, call: Call) {
+        if call == Call::Look && self.reloads.was_refused_for(&cause) {
+            return;
+        }
+        self.metrics.reloaded("refused");
+        tracing::error!(
+            error = cause,
+            "the configuration or one of its files does not hold: what was before stays in use"
+        );
+        self.reloads.note("refused", Some(cause), Vec::new());
+    }
+
+    /// Loading networks takes some 100 ms.
+    async fn reload_off_the_async_threads(
+        mut self,
+    ) -> (Self, Result<Vec<&'static str>, ProgramError>) {
+        let runtime = Handle::current();
+        let reload = move || {
+            // Peers connect meanwhile.
+            let _entered = runtime.enter();
+            // Nothing is changed before all is built.
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.reload()));
+            let outcome = outcome.unwrap_or(Err(ProgramError::Crashed));
+            (self, outcome)
+        };
+        spawn_blocking(reload).await.expect("panics are caught")
+    }
+
+    /// Puts the configuration and its files to use as they are now; gives the fields that wait for a restart.
+    ///
+    /// # Errors
+    /// What does not hold; then nothing has changed.
+    fn reload(&mut self) -> Result<Vec<&'static str>, ProgramError> {
+        let config = self.source.load()?;
+        config.check_run()?;
+        let (config, restart_for) = config.beside(&self.config);
+        config.check_run()?;
+        let credentials = config.api.as_ref().map(Credentials::load).transpose()?;
+        let agent = Agent::after(&config, Some(&self.agent.get()))?;
+        let keeps_goal = config.operating_point == self.config.operating_point;
+        let keeps_mode = config.mode == self.config.mode;
+        self.agent.replace(agent, |agent, deciding| {
+            let goal = deciding.chosen().map(|chosen| chosen.goal.clone());
+            let has_policy = agent.engine().policy().is_some();
+            // What a person chose holds until the configuration says otherwise.
+            let goal = goal.filter(|_| keeps_goal && has_policy);
+            let mode = keeps_mode.then(|| deciding.mode());
+            for change in [
+                Change { goal, mode: None },
+                Change { goal: None, mode },
+            ] {
+                if let Err(error) = agent.engine().decide_by(&change) {
+                    tracing::warn!(%error, "what was decided by does not fit any more: the configuration's holds");
+                }
+            }
+        });
+        if let (Some(api), Some(credentials)) = (&self.api, credentials) {
+            api.replace(credentials);
+        }
+        self.config = config;
+        Ok(restart_for)
+    }
+}
