@@ -266,7 +266,7 @@ impl Metrics {
     /// The credentials were read and are in use.
     pub(crate) fn credentials_loaded(&self, tls: Option<&ServerTls>) {
         self.count_credentials("loaded");
-        let until = tls.and_then(|tls| tls.identity.valid_until());
+        let until = tls.and_then(|tls| Some(tls.identity.facts()?.valid_until));
         if let Some(until) = until.and_then(|until| until.duration_since(UNIX_EPOCH).ok()) {
             self.certificate_expiry.set(until.as_secs() as i64);
         }

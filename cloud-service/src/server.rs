@@ -105,8 +105,8 @@ impl TlsChecked {
         Self {
             days_left: tls
                 .identity
-                .valid_until()
-                .map(|until| left(until).as_secs() / 86_400),
+                .facts()
+                .map(|facts| left(facts.valid_until).as_secs() / 86_400),
             clients: match tls.clients {
                 ClientAuthentication::None => "clients are not asked for certificates",
                 ClientAuthentication::Optional(_) => "clients may show certificates",

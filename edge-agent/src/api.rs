@@ -88,6 +88,14 @@ impl Credentials {
             authorisation: Authorisation::load(config)?,
         })
     }
+
+    /// Checks the token alone.
+    ///
+    /// # Errors
+    /// [`TokenError`], which names the file.
+    pub(crate) fn check_token(config: &ApiConfig) -> Result<(), TokenError> {
+        Authorisation::load(config).map(|_| ())
+    }
 }
 
 /// The credentials in use, which can be replaced.

@@ -2,6 +2,7 @@
 
 mod classify;
 mod common;
+mod doctor;
 mod run;
 
 use std::process::ExitCode;
@@ -21,12 +22,14 @@ pub struct Arguments {
 enum Command {
     /// Classifies images, folders of images, or a list on standard input.
     Classify(classify::Classify),
+    /// Looks whether the device can do what its configuration says, and tells what to do where it cannot.
+    Doctor(doctor::Doctor),
     /// Runs until it is told to end: answers images that come by HTTP or to folders.
     Run(run::Run),
 }
 
 /// Does what the command line says. `classify` gives exit code 0 when every image has an answer, 2 when one has not;
-/// `run` ends with SIGINT or SIGTERM.
+/// `doctor` 0 where nothing failed, else 1; `run` ends with SIGINT or SIGTERM.
 ///
 /// # Errors
 /// What kept the program from starting or from writing its answers.
@@ -38,6 +41,13 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let classified = classify::classify(arguments, &config).await;
             telemetry.end().await;
             classified
+        }
+        Command::Doctor(arguments) => {
+            let log = arguments.run.common.log_format;
+            let telemetry = telemetry(log, "error", &TracesConfig::default())?;
+            let examined = doctor::doctor(arguments).await;
+            telemetry.end().await;
+            examined
         }
         Command::Run(arguments) => {
             let log = arguments.common.log_format;

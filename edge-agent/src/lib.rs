@@ -18,6 +18,7 @@ mod api;
 mod audit;
 pub mod cli;
 mod config;
+pub mod doctor;
 mod event;
 mod follow;
 mod in_charge;

@@ -6,6 +6,7 @@ mod audits;
 mod cameras;
 mod cloud;
 mod clouds;
+mod doctor;
 mod encoding;
 mod input;
 mod learned;

@@ -140,19 +140,30 @@ pub struct Outcome {
 /// A call that was too late for the answer, and goes on.
 pub struct Late {
     call: LateCall,
-    asked: Asked,
+    asked: AskedNode,
     taken: Instant,
     local: Duration,
 }
 
+/// What a peer is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked<'a> {
+    /// The site of the peer.
+    pub peer: Site,
+    /// Name of the model there.
+    pub model: &'a str,
+    /// SHA-256 of its weights by the manifest here; `None` for the rest of a cascade.
+    pub sha256: Option<&'a str>,
+}
+
 /// A node elsewhere that is asked outside of a walk.
-struct Asked {
+struct AskedNode {
     id: NodeId,
     node: DecidedBy,
     temperature: f32,
 }
 
-impl Asked {
+impl AskedNode {
     /// What came of it.
     fn outcome(
         self,
@@ -499,6 +510,27 @@ impl Engine {
         self.peers.iter().map(|(&site, peer)| (site, &**peer))
     }
 
+    /// What the peers are asked for, each model once.
+    pub fn asked_of_peers(&self) -> Vec<Asked<'_>> {
+        let mut asked: Vec<Asked<'_>> = Vec::new();
+        for (id, _) in self.cascade.nodes() {
+            let Some(Remote { network, peer }) = self.remote.get(&id) else {
+                continue;
+            };
+            let Some(peer) = *peer else { continue };
+            let sha256 = (!network.is_cascade()).then(|| network.manifest().sha256.as_str());
+            let one = Asked {
+                peer,
+                model: network.model(),
+                sha256,
+            };
+            if !asked.contains(&one) {
+                asked.push(one);
+            }
+        }
+        asked
+    }
+
     /// The labels of what a node says.
     ///
     /// # Panics
@@ -726,9 +758,9 @@ impl Engine {
         asked.outcome(offload, taken, Duration::ZERO)
     }
 
-    fn asked(&self, id: NodeId, deciding: &Deciding) -> Asked {
+    fn asked(&self, id: NodeId, deciding: &Deciding) -> AskedNode {
         let node = self.cascade.node(id);
-        Asked {
+        AskedNode {
             id,
             node: DecidedBy {
                 site: node.site(),

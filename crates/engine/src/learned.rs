@@ -79,11 +79,7 @@ pub enum PolicyError {
 ///
 /// # Errors
 /// A [`PolicyError`] that says what does not fit.
-pub(crate) fn load(
-    path: &Path,
-    cascade: &Cascade,
-    folder: &ModelFolder,
-) -> Result<Bundle, PolicyError> {
+pub fn load(path: &Path, cascade: &Cascade, folder: &ModelFolder) -> Result<Bundle, PolicyError> {
     let mut json = Vec::new();
     File::open(path)?
         .take(MAX_BYTES + 1)

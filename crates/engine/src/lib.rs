@@ -12,16 +12,18 @@
 //! whichever is later; the answer says who gave it and why.
 
 mod engine;
+mod inquiry;
 mod learned;
 mod peer;
 mod picture;
 mod privacy;
 
 pub use engine::{
-    Change, ChangeError, Engine, ImageError, Late, Outcome, Plan, PolicyFile, Route, StartError,
-    Turn, blocking, load_cascade,
+    Asked, Change, ChangeError, Engine, ImageError, Late, Outcome, Plan, PolicyFile, Route,
+    StartError, Turn, blocking, load_cascade,
 };
-pub use learned::{Chosen, Deciding, PolicyError};
+pub use inquiry::{Answer, ServedModel, ask_about_model, ask_whether_live};
+pub use learned::{Chosen, Deciding, PolicyError, load as load_policy};
 pub use peer::{
     BudgetConfig, CircuitSettings, DecidedBy, EncodersError, Encoding, EndpointStatus, Offload,
     OtherConfig, Payload, PeerConfig, PeerError, SentAs, UnknownEncoding, Upstream, error_chain,

@@ -4,7 +4,6 @@ use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
 };
 
 use quinn::EndpointConfig;
@@ -16,7 +15,8 @@ use rustls::{
     },
     sign::{CertifiedKey, SingleCertAndKey},
 };
-use x509_parser::parse_x509_certificate;
+
+use crate::CertificateFacts;
 
 /// A certificate chain, and the key that proves it is one's own.
 #[derive(Clone)]
@@ -90,11 +90,9 @@ impl Identity {
         })
     }
 
-    /// Until when the first certificate is valid; None where it does not say so in a way that is understood.
-    pub fn valid_until(&self) -> Option<SystemTime> {
-        let (_, certificate) = parse_x509_certificate(self.certified_key.cert.first()?).ok()?;
-        let seconds = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
-        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+    /// What the first certificate says; None where it does not say so in a way that is understood.
+    pub fn facts(&self) -> Option<CertificateFacts> {
+        CertificateFacts::of_der(self.certified_key.cert.first()?)
     }
 
     /// What serves web browsers with this certificate: HTTP/2 and HTTP/1.1, over TLS 1.3 or 1.2.

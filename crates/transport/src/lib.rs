@@ -27,6 +27,7 @@
 //! - a listener that shuts down answers the calls that it has accepted;
 //! - no input of a peer makes either side panic or hold more than its limits.
 
+mod certificate;
 mod client;
 mod deadline;
 pub mod development_certificates;
@@ -43,6 +44,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
+pub use certificate::CertificateFacts;
 pub use client::{BearerToken, Channel, ClientConfig, ConfigError, TokenError, Trust};
 pub use deadline::Deadline;
 pub use error::{CallError, ConnectError, TlsError};

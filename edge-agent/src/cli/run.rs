@@ -23,7 +23,7 @@ pub(super) struct Run {
 
 impl Run {
     /// The configuration, with what the flags say.
-    fn config(&self) -> Result<Config, ConfigError> {
+    pub(super) fn config(&self) -> Result<Config, ConfigError> {
         let mut config = self.common.config()?;
         if let Some(address) = self.api_address {
             config.api.get_or_insert_default().address = address;

@@ -160,12 +160,12 @@ impl RemoteNetwork {
     }
 
     /// Whether it is the rest of a cascade.
-    pub(super) fn is_cascade(&self) -> bool {
+    pub(crate) fn is_cascade(&self) -> bool {
         self.cascade.is_some()
     }
 
     /// Name of the model at the server.
-    pub(super) fn model(&self) -> &str {
+    pub(crate) fn model(&self) -> &str {
         match &self.cascade {
             Some(rest) => &rest.cascade,
             None => &self.manifest.name,

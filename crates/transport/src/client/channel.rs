@@ -21,7 +21,7 @@ use super::{
     connect::{Connection, Connector, Failure},
 };
 use crate::{
-    Protocol,
+    CertificateFacts, Protocol,
     deadline::{DeadlineBody, Expiry, TimeAllowed},
     error::{CallError, ConnectError},
 };
@@ -86,6 +86,11 @@ impl Channel {
             Slot::Ready(connection) if connection.is_usable() => Some(connection.protocol()),
             _ => None,
         }
+    }
+
+    /// What the certificate says that the server showed last, whether it was believed or not; `None` where none was shown.
+    pub fn server_certificate(&self) -> Option<CertificateFacts> {
+        self.state.connector.target.tls.as_ref()?.shown()
     }
 
     /// The largest message to accept: give it to the generated client, which enforces it.

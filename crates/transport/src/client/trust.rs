@@ -12,7 +12,7 @@ use rustls::{
 };
 
 use super::ConfigError;
-use crate::{Identity, Protocol, error::TlsError};
+use crate::{CertificateFacts, Identity, Protocol, error::TlsError};
 
 /// The authorities whose signature on a server's certificate is believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +66,8 @@ pub(super) struct ClientTls {
     /// Sessions to resume; a QUIC session carries QUIC's settings and is of no use to TCP.
     http2_sessions: Resumption,
     http3_sessions: Resumption,
+    /// The server's own certificate, as it was shown last.
+    shown: Shown,
     /// The name that the certificate must carry.
     pub(super) server_name: ServerName<'static>,
 }
@@ -97,6 +99,7 @@ impl ClientTls {
             template,
             http2_sessions: Resumption::in_memory_sessions(8),
             http3_sessions: Resumption::in_memory_sessions(8),
+            shown: Shown::default(),
             server_name,
         })
     }
@@ -115,10 +118,21 @@ impl ClientTls {
             .set_certificate_verifier(Arc::new(RecordingVerifier {
                 inner: self.verifier.clone(),
                 verdict: verdict.clone(),
+                shown: self.shown.clone(),
             }));
         (config, verdict)
     }
+
+    /// What the certificate says that the server showed last, whether it was believed or not.
+    pub(super) fn shown(&self) -> Option<CertificateFacts> {
+        let shown = self.shown.0.lock().expect("no holder of the lock panics");
+        CertificateFacts::of_der(shown.as_ref()?)
+    }
 }
+
+/// The certificate that a server showed.
+#[derive(Clone, Debug, Default)]
+struct Shown(Arc<Mutex<Option<CertificateDer<'static>>>>);
 
 /// Why an attempt's certificate was refused, once it was.
 #[derive(Clone, Debug, Default)]
@@ -144,6 +158,7 @@ impl Verdict {
 struct RecordingVerifier {
     inner: Arc<WebPkiServerVerifier>,
     verdict: Verdict,
+    shown: Shown,
 }
 
 impl ServerCertVerifier for RecordingVerifier {
@@ -155,6 +170,8 @@ impl ServerCertVerifier for RecordingVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        *self.shown.0.lock().expect("no holder of the lock panics") =
+            Some(end_entity.clone().into_owned());
         self.verdict.record(self.inner.verify_server_cert(
             end_entity,
             intermediates,

@@ -1,13 +1,16 @@
 //! Serves HTTP/3: accepts QUIC connections and drains them at the end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use h3::{
     error::Code,
     server::{RequestResolver, RequestStream},
 };
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use rustls::pki_types::CertificateDer;
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -218,7 +221,12 @@ async fn answer(calls: Calls, resolver: Resolver) -> Result<(), CallError> {
     // A client that takes no answer has no longer than one that sends no request.
     let max_call = calls.max_call;
     let response = calls.answer(request.map(|()| Body::new(body))).await;
-    let (parts, body) = response.into_parts();
+    let (mut parts, body) = response.into_parts();
+    // As over HTTP/2, where hyper does it: clients see by it that their clock is wrong.
+    parts.headers.entry(header::DATE).or_insert_with(|| {
+        let date = httpdate::fmt_http_date(SystemTime::now());
+        HeaderValue::try_from(date).expect("a date is letters, digits and signs")
+    });
     let sent = async {
         send.send_response(Response::from_parts(parts, ()))
             .await

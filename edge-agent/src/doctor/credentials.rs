@@ -1,0 +1,217 @@
+//! Authorities, certificates, keys and tokens in files.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use outpost_engine::{PeerConfig, error_chain};
+use outpost_transport::{BearerToken, CertificateFacts, Identity};
+
+use super::{Examination, Finding, report::Subject};
+use crate::{api, config::Config};
+
+/// A certificate with less time left is warned of.
+const SOON: Duration = Duration::from_secs(14 * DAY);
+const DAY: u64 = 86_400;
+
+/// Looks at the files of credentials.
+pub(super) fn examine(config: &Config, examination: &mut Examination<'_>) {
+    let now = SystemTime::now();
+    for (site, peer) in [("fog", &config.fog), ("cloud", &config.cloud)] {
+        if let Some(peer) = peer {
+            of_peer(site, peer, now, examination);
+        }
+    }
+    let Some(api) = &config.api else { return };
+    if let (Some(certificate), Some(key)) = (&api.certificate, &api.key) {
+        identity("api.certificate", certificate, key, now, examination);
+    }
+    if api.token.is_some() {
+        let subject = Finding::new("credential", "api.token");
+        let loaded = api::Credentials::check_token(api);
+        examination.add(match loaded {
+            Ok(()) => subject.good("can be read, and is long enough"),
+            Err(error) => {
+                subject.failed(error_chain(&error), "make one with `openssl rand -hex 32`")
+            }
+        });
+    }
+}
+
+fn of_peer(site: &str, peer: &PeerConfig, now: SystemTime, examination: &mut Examination<'_>) {
+    if let Some(path) = &peer.certificate_authority {
+        let subject = Finding::new("credential", format!("{site}.certificate_authority"));
+        examination.add(authority(subject, path, now));
+    }
+    match (&peer.client_certificate, &peer.client_key) {
+        (Some(certificate), Some(key)) => {
+            let name = format!("{site}.client_certificate");
+            identity(&name, certificate, key, now, examination);
+        }
+        (None, None) => {}
+        (one, _) => {
+            let (there, missing) = match one {
+                Some(_) => ("client_certificate", "client_key"),
+                None => ("client_key", "client_certificate"),
+            };
+            examination.add(
+                Finding::new("credential", format!("{site}.{there}")).failed(
+                    format!("`{missing}` is missing"),
+                    format!("give `{site}.{missing}`, too"),
+                ),
+            );
+        }
+    }
+    if let Some(path) = &peer.token {
+        let subject = Finding::new("credential", format!("{site}.token"));
+        examination.add(match BearerToken::load(path) {
+            Ok(_) => subject.good("can be read"),
+            Err(error) => subject.failed(
+                error_chain(&error),
+                "have one issued at the service (`cloud-service new-token`), and put it there",
+            ),
+        });
+    }
+}
+
+fn authority(subject: Subject, path: &Path, now: SystemTime) -> Finding {
+    let advice = "take `ca.pem` from whoever runs the service";
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) => return subject.failed(format!("{}: {error}", path.display()), advice),
+    };
+    match CertificateFacts::of_pem(&text).as_deref() {
+        // The one that lasts longest is what is left once the others end.
+        Ok([first, others @ ..]) => {
+            let last = others.iter().fold(first, |last, other| {
+                if other.valid_until > last.valid_until {
+                    other
+                } else {
+                    last
+                }
+            });
+            validity(
+                subject,
+                last,
+                now,
+                "have whoever runs the service give you the new authority",
+            )
+        }
+        Ok([]) => subject.failed(format!("{} holds no certificate", path.display()), advice),
+        Err(error) => subject.failed(format!("{}: {error}", path.display()), advice),
+    }
+}
+
+fn identity(
+    name: &str,
+    certificate: &Path,
+    key: &Path,
+    now: SystemTime,
+    examination: &mut Examination<'_>,
+) {
+    let subject = Finding::new("credential", name);
+    let renew = "have the certificate issued again";
+    examination.add(match Identity::load(certificate, key) {
+        Ok(identity) => match identity.facts() {
+            Some(facts) => validity(subject, &facts, now, renew),
+            None => subject.warning("its days cannot be read", renew),
+        },
+        Err(error) => subject.failed(
+            error_chain(&error),
+            "give a certificate and the key that belongs to it",
+        ),
+    });
+}
+
+/// Whether a certificate is valid now, and for how long.
+pub(super) fn validity(
+    subject: Subject,
+    facts: &CertificateFacts,
+    now: SystemTime,
+    renew: &str,
+) -> Finding {
+    let names = facts.names.join(", ");
+    if let Ok(before) = facts.valid_from.duration_since(now)
+        && !before.is_zero()
+    {
+        return subject.failed(
+            format!("{names}: valid in {} only, by this machine's clock ({})", days(before), date(now)),
+            "set the clock (`timedatectl set-ntp true`); if it is right, wait or have another issued",
+        );
+    }
+    match facts.valid_until.duration_since(now) {
+        Err(past) => subject.failed(
+            format!(
+                "{names}: expired {} ago, by this machine's clock ({})",
+                days(past.duration()),
+                date(now)
+            ),
+            format!("{renew}; if the clock is wrong, set it (`timedatectl set-ntp true`)"),
+        ),
+        Ok(left) if left < SOON => subject.warning(
+            format!("{names}: {} left", days(left)),
+            format!("{renew} soon"),
+        ),
+        Ok(left) => subject.good(format!("{names}: {} left", days(left))),
+    }
+}
+
+fn days(time: Duration) -> String {
+    match time.as_secs() {
+        seconds if seconds < 2 * 3600 => format!("{} minutes", seconds / 60),
+        seconds if seconds < 2 * DAY => format!("{} hours", seconds / 3600),
+        seconds => format!("{} days", seconds / DAY),
+    }
+}
+
+/// A time as a person reads it, to the minute, in UTC.
+pub(super) fn date(time: SystemTime) -> String {
+    let time = time::OffsetDateTime::from(time);
+    format!(
+        "{} {:02}:{:02} UTC",
+        time.date(),
+        time.hour(),
+        time.minute()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Verdict;
+
+    #[test]
+    fn certificates_are_warned_of_before_they_end_and_clocks_are_suspected() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let day = Duration::from_secs(DAY);
+        for (from, until, verdict, says) in [
+            (now - day, now + 20 * day, Verdict::Good, "20 days left"),
+            (now - day, now + 13 * day, Verdict::Warning, "13 days left"),
+            (
+                now - 9 * day,
+                now - day,
+                Verdict::Failed,
+                "expired 24 hours ago",
+            ),
+            (
+                now + 400 * day,
+                now + 800 * day,
+                Verdict::Failed,
+                "400 days only",
+            ),
+        ] {
+            let facts = CertificateFacts {
+                names: vec!["cloud.example".to_owned()],
+                valid_from: from,
+                valid_until: until,
+            };
+            let finding = validity(Finding::new("credential", "x"), &facts, now, "renew it");
+            assert_eq!(finding.verdict, verdict);
+            assert!(finding.found.contains(says), "{finding:?}");
+            let is_well = verdict == Verdict::Good;
+            assert_eq!(finding.advice.is_none(), is_well);
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The cascade, its networks on the device and their speed, and the policy.
+
+use std::time::{Duration, Instant};
+
+use image::RgbImage;
+use outpost_cascade::{Cascade, Site};
+use outpost_engine::{error_chain, load_policy};
+use outpost_exit_policy::Bundle;
+use outpost_runtime::{Features, LocalNetworks, ModelFolder, Place, Progress, TractRuntime};
+use tokio::task::spawn_blocking;
+
+use super::{Examination, Finding};
+use crate::config::Config;
+
+/// Runs whose median is a network's time, after one that warms caches up.
+const RUNS: usize = 5;
+/// A device this many times slower than the one that a policy was learned for is warned of: its operating points are
+/// then chosen by times that do not hold here.
+const MUCH_SLOWER: f64 = 2.0;
+
+/// Looks at what runs here.
+pub(super) async fn examine(config: &Config, examination: &mut Examination<'_>) {
+    let subject = Finding::new("configuration", "cascade");
+    let cascade = match Cascade::load(&config.cascade) {
+        Ok(cascade) => cascade,
+        Err(error) => {
+            let found = format!("{}: {}", config.cascade.display(), error_chain(&error));
+            examination
+                .add(subject.failed(found, "correct the file, or name another as `cascade`"));
+            return;
+        }
+    };
+    examination.add(subject.good(format!(
+        "{}, {} nodes",
+        cascade.name(),
+        cascade.nodes().count()
+    )));
+    let folder = ModelFolder::new(&config.models);
+    let bundle = policy(config, &cascade, &folder, examination);
+    let mut networks: Vec<&str> = Vec::new();
+    for (_, node) in cascade.nodes() {
+        if !networks.contains(&node.network()) {
+            networks.push(node.network());
+        }
+    }
+    let mut times = Vec::new();
+    for network in networks {
+        let mut here: Vec<(String, Option<String>)> = Vec::new();
+        for (_, node) in cascade.nodes() {
+            if node.network() == network && node.site() == Site::Device {
+                here.push((node.name().to_owned(), node.exit().map(str::to_owned)));
+            }
+        }
+        if here.is_empty() {
+            elsewhere(&folder, network, examination);
+        } else {
+            times.extend(load(&folder, network, here, examination).await);
+        }
+    }
+    if let Some(bundle) = &bundle {
+        let entry = cascade.node(cascade.entry()).name();
+        speed(bundle, entry, &times, examination);
+    }
+}
+
+fn policy(
+    config: &Config,
+    cascade: &Cascade,
+    folder: &ModelFolder,
+    examination: &mut Examination<'_>,
+) -> Option<Bundle> {
+    let path = config.policy.as_ref()?;
+    let subject = Finding::new("policy", path.display().to_string());
+    match load_policy(path, cascade, folder) {
+        Ok(bundle) => {
+            match bundle.choose(&config.operating_point) {
+                Ok(choice) => {
+                    examination.add(subject.good(format!("fits the cascade; decides by {choice}")))
+                }
+                Err(error) => examination
+                    .add(subject.failed(error_chain(&error), "choose another `operating_point`")),
+            }
+            Some(bundle)
+        }
+        Err(error) => {
+            let advice = "learn one for this cascade with `lab learn`, or leave `policy` out";
+            examination.add(subject.failed(error_chain(&error), advice));
+            None
+        }
+    }
+}
+
+/// A network that is only asked for: its manifest and labels are needed here.
+fn elsewhere(folder: &ModelFolder, network: &str, examination: &mut Examination<'_>) {
+    let subject = Finding::new("model", network);
+    let known = folder
+        .manifest(network)
+        .and_then(|manifest| folder.labels(&manifest));
+    examination.add(match known {
+        Ok(_) => subject.good("manifest and labels; runs elsewhere"),
+        Err(error) => subject.failed(
+            error_chain(&error),
+            "copy the network's folder, without its weights, into `models`",
+        ),
+    });
+}
+
+/// Loads a network as it would run, and takes its time; gives the median seconds up to each of its nodes.
+async fn load(
+    folder: &ModelFolder,
+    network: &str,
+    nodes: Vec<(String, Option<String>)>,
+    examination: &mut Examination<'_>,
+) -> Vec<(String, f64)> {
+    examination.look_at(&format!("the network {network}"));
+    let subject = Finding::new("model", network);
+    let (owned, name) = (folder.clone(), network.to_owned());
+    let measured = spawn_blocking(move || {
+        let places: Vec<Place<'_>> = nodes
+            .iter()
+            .map(|(_, exit)| Place {
+                network: &name,
+                exit: exit.as_deref(),
+            })
+            .collect();
+        let opened = LocalNetworks::open(&owned, &places, Features::Omit, &TractRuntime);
+        let opened = opened.map_err(|error| error_chain(&error))?;
+        let size = opened.classifier(0).manifest().input.size;
+        let image = RgbImage::from_pixel(size, size, image::Rgb([127, 127, 127]));
+        let mut times = Vec::new();
+        for (place, (node, _)) in nodes.iter().enumerate() {
+            let time = median(&opened, place, &image).map_err(|error| error_chain(&error))?;
+            times.push((node.clone(), time.as_secs_f64()));
+        }
+        Ok::<_, String>(times)
+    });
+    let measured = measured
+        .await
+        .unwrap_or_else(|_| Err("a library crashed over the network; please report it".to_owned()));
+    match measured {
+        Ok(times) => {
+            let words: Vec<String> = times
+                .iter()
+                .map(|(node, seconds)| format!("{node} {:.1} ms", seconds * 1e3))
+                .collect();
+            examination.add(subject.good(format!(
+                "weights are those of the manifest, and run: {}",
+                words.join(", ")
+            )));
+            times
+        }
+        Err(found) => {
+            examination.add(subject.failed(
+                found,
+                format!("run `lab fetch {network}`, or make the manifest and its files fit"),
+            ));
+            Vec::new()
+        }
+    }
+}
+
+fn median(
+    networks: &LocalNetworks,
+    place: usize,
+    image: &RgbImage,
+) -> Result<Duration, outpost_runtime::ClassifyError> {
+    networks.run(place, image, &mut Progress::default())?;
+    let mut times = Vec::with_capacity(RUNS);
+    for _ in 0..RUNS {
+        let started = Instant::now();
+        networks.run(place, image, &mut Progress::default())?;
+        times.push(started.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times[RUNS / 2])
+}
+
+/// Compares the device with the one that a policy was learned for: every image goes through the first node, so that no
+/// operating point can have taken less time here than that; and the largest network where it is here.
+fn speed(bundle: &Bundle, entry: &str, times: &[(String, f64)], examination: &mut Examination<'_>) {
+    let points = bundle.operating_points().iter();
+    let least = points.map(|point| point.expected.local_seconds);
+    let least = least.min_by(f64::total_cmp).filter(|least| *least > 0.0);
+    let reference = bundle.reference();
+    let largest = (reference.node.as_str(), reference.seconds);
+    let learned = least.map(|least| (entry, least)).into_iter();
+    for (node, seconds) in learned.chain((reference.node != entry).then_some(largest)) {
+        let Some((_, here)) = times.iter().find(|(name, _)| name == node) else {
+            continue;
+        };
+        let ratio = here / seconds;
+        let found = format!(
+            "{node} takes {:.1} ms here, and {:.1} ms where the policy was learned: {ratio:.1} times as long",
+            here * 1e3,
+            seconds * 1e3
+        );
+        let subject = Finding::new("policy", format!("speed of {node}"));
+        examination.add(match ratio > MUCH_SLOWER {
+            true => subject.warning(
+                found,
+                "learn the policy again from a trace of this device (`lab trace`, `lab learn`), or choose a goal without a time, such as loss=1",
+            ),
+            false => subject.good(found),
+        });
+    }
+}
