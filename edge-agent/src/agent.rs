@@ -283,13 +283,13 @@ impl Agent {
         })
     }
 
-    /// Asks a node elsewhere about an image that has been here for so long.
+    /// Asks a node elsewhere about an image that has waited for so long.
     async fn ask_node(
         &self,
         node: NodeId,
         encoded: Bytes,
         image: String,
-        age: Duration,
+        waited: Duration,
     ) -> Result<Record, FallbackCause> {
         let limits = self.limits;
         let picture = blocking(move || Picture::decode(encoded, &limits)).await;
@@ -299,7 +299,7 @@ impl Agent {
         };
         let patience = self.deadline + self.late;
         let mut outcome = self.engine.ask(node, picture, patience).await?;
-        outcome.total = age.max(outcome.total);
+        outcome.total += waited;
         Ok(self.said(image, Ok(outcome)))
     }
 
@@ -315,7 +315,7 @@ impl Agent {
             Record::Answered(answered) => &answered.image,
             Record::Failed { image, .. } => image,
         };
-        self.ask_node(node, image, name.clone(), entry.age()).await
+        self.ask_node(node, image, name.clone(), entry.waited).await
     }
 
     /// What came of an image, and its bytes where it could be decoded.

@@ -5,17 +5,12 @@
 //! was given up, is the image's last event. That one is on disk, too, until every output has delivered it, so that the
 //! end of the program at any moment loses none.
 
+mod clock;
 mod courier;
 mod order;
 mod store;
 
-use std::{
-    io, mem,
-    path::PathBuf,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{io, mem, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -29,6 +24,7 @@ use crate::{
     record::Record,
 };
 
+use clock::QueueClock;
 pub(crate) use courier::carry;
 use order::{Bounds, Order};
 pub(crate) use store::Entry;
@@ -101,6 +97,7 @@ impl Queue {
         };
         let mut store = Store::open(&config.path).map_err(failed)?;
         let (entries, finals) = store.load().map_err(failed)?;
+        let mark = store.mark().map_err(failed)?;
         let (commands, received) = mpsc::channel(COMMANDS);
         let (announce, mut announced) = mpsc::unbounded_channel::<Event>();
         let mut keeper = Keeper {
@@ -109,7 +106,7 @@ impl Queue {
                 bytes: config.max_bytes,
                 age: Duration::from_secs_f64(config.max_age_hours * 3600.0),
             }),
-            origin: Instant::now(),
+            clock: QueueClock::after(mark.as_ref()),
             unwritten: Vec::new(),
             announce,
             metrics,
@@ -184,8 +181,8 @@ impl Queue {
 struct Keeper {
     store: Store,
     order: Order,
-    /// Of the clock by which images grow old: one that is set while the program runs changes nothing.
-    origin: Instant,
+    /// By which images grow old.
+    clock: QueueClock,
     /// Last events that a full disk did not take.
     unwritten: Vec<Event>,
     announce: mpsc::UnboundedSender<Event>,
@@ -203,7 +200,7 @@ impl Keeper {
     fn begin(&mut self, entries: &[Entry], finals: Vec<Event>) {
         let mut given_up = Vec::new();
         for entry in entries {
-            let making_way = self.insert(entry, entry.age());
+            let making_way = self.insert(entry, entry.age(self.clock.now()));
             given_up.extend(making_way);
         }
         for event in finals {
@@ -222,8 +219,13 @@ impl Keeper {
             // What has come meanwhile goes to the disk in one go.
             while let Some(one) = command {
                 match one {
-                    Command::Keep { entry, image, kept } => {
+                    Command::Keep {
+                        mut entry,
+                        image,
+                        kept,
+                    } => {
                         let id = entry.id;
+                        entry.taken_ms = self.clock.now_ms();
                         let making_way = self.insert(&entry, Duration::ZERO);
                         self.order.hold(id, true);
                         let (own, others): (Vec<Uuid>, Vec<Uuid>) =
@@ -260,7 +262,7 @@ impl Keeper {
                 }
                 command = commands.try_recv().ok();
             }
-            let expired = self.order.expire(self.origin.elapsed());
+            let expired = self.order.expire(self.clock.now());
             self.give_up(&expired, QueueOutcome::TooOld);
             self.settle(changes, waiters);
             if let Some(next) = next {
@@ -270,7 +272,7 @@ impl Keeper {
     }
 
     fn insert(&mut self, entry: &Entry, age: Duration) -> Vec<Uuid> {
-        let now = self.origin.elapsed();
+        let now = self.clock.now();
         self.order
             .insert(entry.id, entry.value, entry.bytes, age, now)
     }
@@ -301,7 +303,10 @@ impl Keeper {
         changes.extend(events.iter().cloned().map(Box::new).map(Write::Finish));
         let written = match changes.is_empty() {
             true => Ok(()),
-            false => self.store.write(&changes),
+            false => {
+                changes.push(Write::Mark(self.clock.mark()));
+                self.store.write(&changes)
+            }
         };
         match written {
             Ok(()) => {
@@ -328,7 +333,10 @@ impl Keeper {
     fn next(&mut self) -> Option<(Entry, Bytes)> {
         while let Some(id) = self.order.next() {
             match self.store.image(id) {
-                Ok(Some(image)) => return Some(image),
+                Ok(Some((mut entry, image))) => {
+                    entry.waited = entry.age(self.clock.now());
+                    return Some((entry, image));
+                }
                 // Of another version of the program.
                 Ok(None) => self.order.remove(id),
                 Err(error) => {

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::clock::Mark;
 use crate::{agent::Unsent, event::Event, record::Record};
 
 /// Encoded images, by the image's identifier.
@@ -20,6 +21,9 @@ const IMAGES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("images");
 const ENTRIES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("entries");
 /// Last events about images that have left, as JSON, until every output has delivered them.
 const FINALS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("finals");
+/// The queue's time as it was last written, a [`Mark`] as JSON under [`THE_MARK`].
+const CLOCK: TableDefinition<'_, u8, &[u8]> = TableDefinition::new("clock");
+const THE_MARK: u8 = 0;
 /// Memory for pages of the file; it is hardly read.
 const CACHE_BYTES: usize = 1 << 20;
 
@@ -38,8 +42,11 @@ pub(crate) struct Entry {
     pub(crate) value: f32,
     /// Bytes of the image.
     pub(crate) bytes: u64,
-    /// When it was taken up, in milliseconds since 1970 by this machine's clock.
+    /// When it was taken up, in milliseconds of the queue's time.
     pub(crate) taken_ms: u64,
+    /// How long it has waited, as of when the queue gave it.
+    #[serde(skip)]
+    pub(crate) waited: Duration,
 }
 
 impl Entry {
@@ -52,20 +59,16 @@ impl Entry {
             node: unsent.node.clone(),
             value: unsent.value,
             bytes: unsent.encoded.len() as u64,
-            taken_ms: since_1970().as_millis() as u64,
+            // The queue says when, once it has it.
+            taken_ms: 0,
+            waited: Duration::ZERO,
         }
     }
 
-    /// Time since the image was taken up, by this machine's clock.
-    pub(crate) fn age(&self) -> Duration {
-        since_1970().saturating_sub(Duration::from_millis(self.taken_ms))
+    /// Time since the image was taken up, as of `now` in the queue's time.
+    pub(super) fn age(&self, now: Duration) -> Duration {
+        now.saturating_sub(Duration::from_millis(self.taken_ms))
     }
-}
-
-/// Time since 1970 by this machine's clock.
-fn since_1970() -> Duration {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    now.unwrap_or_default()
 }
 
 /// A change.
@@ -76,6 +79,8 @@ pub(super) enum Write {
     Finish(Box<Event>),
     /// That was delivered.
     Delivered(Uuid),
+    /// What time it is in the queue.
+    Mark(Mark),
 }
 
 /// The file.
@@ -111,6 +116,14 @@ impl Store {
         })
     }
 
+    /// The queue's time as it was last written.
+    pub(super) fn mark(&mut self) -> Result<Option<Mark>, redb::Error> {
+        self.attempt(|database| {
+            let mark = database.begin_read()?.open_table(CLOCK)?.get(THE_MARK)?;
+            Ok(mark.and_then(|mark| read(mark.value())))
+        })
+    }
+
     /// What is known about an image that waits.
     pub(super) fn entry(&mut self, id: Uuid) -> Result<Option<Entry>, redb::Error> {
         self.attempt(|database| {
@@ -142,6 +155,7 @@ impl Store {
                 let mut images = writing.open_table(IMAGES)?;
                 let mut entries = writing.open_table(ENTRIES)?;
                 let mut finals = writing.open_table(FINALS)?;
+                let mut clock = writing.open_table(CLOCK)?;
                 for change in changes {
                     match change {
                         Write::Keep(entry, image) => {
@@ -157,6 +171,9 @@ impl Store {
                         }
                         Write::Delivered(id) => {
                             finals.remove(id.as_u128())?;
+                        }
+                        Write::Mark(mark) => {
+                            clock.insert(THE_MARK, &*json(mark))?;
                         }
                     }
                 }
@@ -195,6 +212,7 @@ fn open(path: &Path) -> Result<Database, redb::Error> {
     for table in [IMAGES, ENTRIES, FINALS] {
         writing.open_table(table)?;
     }
+    writing.open_table(CLOCK)?;
     writing.commit()?;
     Ok(database)
 }
