@@ -59,7 +59,7 @@ impl Package {
         Self { root }
     }
 
-    /// Its program. What is in the package is found where it is once installed; all else is where it is here.
+    /// Its program, in the emulator.
     fn edge_agent(&self) -> Command {
         let mut command = Command::new(QEMU);
         command
@@ -67,6 +67,15 @@ impl Package {
             .arg(self.root.path())
             .arg(self.root.path().join("usr/bin/edge-agent"));
         command
+    }
+    /// Its configuration, with the paths of what is unpacked in place of what would be installed.
+    fn configuration(&self) -> PathBuf {
+        let root = self.root.path();
+        let text = fs::read_to_string(root.join("etc/outpost/edge-agent.toml")).unwrap();
+        let models = root.join("usr/share/outpost").display().to_string();
+        let unpacked = root.join("edge-agent.toml");
+        fs::write(&unpacked, text.replace("/usr/share/outpost", &models)).unwrap();
+        unpacked
     }
 }
 
@@ -170,14 +179,9 @@ fn the_package_answers_photos_as_it_is_configured() {
         return;
     };
     let mut command = package.edge_agent();
-    // The port of the package may be taken here.
-    command.args([
-        "run",
-        "--config",
-        "/etc/outpost/edge-agent.toml",
-        "--api-address",
-        "127.0.0.1:0",
-    ]);
+    // The port may be taken here.
+    command.args(["run", "--api-address", "127.0.0.1:0", "--config"]);
+    command.arg(package.configuration());
     let mut device = Process::start(&mut command);
     let url = format!(
         "http://{}/v1/classify?deadline_ms={DEADLINE}",
