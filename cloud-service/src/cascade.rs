@@ -143,10 +143,10 @@ impl CascadeModel {
         })
     }
 
-    /// Calls the next service over another channel from now on.
-    pub(crate) fn call_over(&self, next: &Channel) {
-        for (_, peer) in self.engine.peers() {
-            peer.replace_channel(next.clone());
+    /// Calls the endpoints of the next service over other channels from now on.
+    pub(crate) fn call_over(&self, next: &[Channel]) {
+        for (_, upstream) in self.engine.peers() {
+            upstream.replace_channels(next.iter().cloned());
         }
     }
 

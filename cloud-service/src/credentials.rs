@@ -21,7 +21,7 @@ pub(crate) struct Credentials {
     pub(crate) tls: Option<ServerTls>,
     pub(crate) identities: Option<Identities>,
     /// To the next service, with the credentials for it.
-    next: Option<Channel>,
+    next: Option<Vec<Channel>>,
 }
 
 /// Why the files of a configuration were refused.
@@ -61,7 +61,11 @@ impl Credentials {
         {
             return Err(CredentialsError::NotAsked);
         }
-        let next = config.cloud.as_ref().map(PeerConfig::channel).transpose()?;
+        let next = config
+            .cloud
+            .as_ref()
+            .map(PeerConfig::channels)
+            .transpose()?;
         Ok(Self {
             tls,
             identities,

@@ -192,7 +192,7 @@ impl Repository {
     }
 
     /// Has the cascades call the next service over another channel from now on.
-    pub(crate) fn call_over(&self, next: &Channel) {
+    pub(crate) fn call_over(&self, next: &[Channel]) {
         for cascade in self.cascades.values() {
             cascade.call_over(next);
         }

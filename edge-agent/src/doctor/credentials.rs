@@ -20,8 +20,12 @@ const DAY: u64 = 86_400;
 pub(super) fn examine(config: &Config, examination: &mut Examination<'_>) {
     let now = SystemTime::now();
     for (site, peer) in [("fog", &config.fog), ("cloud", &config.cloud)] {
-        if let Some(peer) = peer {
-            of_peer(site, peer, now, examination);
+        let Some(peers) = peer else { continue };
+        let endpoints = peers.endpoints();
+        of_peer(site, &endpoints[0], now, examination);
+        for other in &endpoints[1..] {
+            let name = format!("{site}.others {}", other.url);
+            of_peer(&name, other, now, examination);
         }
     }
     let Some(api) = &config.api else { return };

@@ -12,6 +12,7 @@ use tonic::{Code, Status};
 use super::{
     Examination, Finding,
     credentials::{date, validity},
+    report::Subject,
 };
 use crate::{Agent, config::Config};
 
@@ -25,22 +26,40 @@ pub(super) async fn examine(
     examination: &mut Examination<'_>,
 ) {
     for (site, peer) in [("fog", &config.fog), ("cloud", &config.cloud)] {
-        let Some(peer) = peer else { continue };
+        let Some(peers) = peer else { continue };
         let asked: Vec<Asked<'_>> = agent
             .iter()
             .flat_map(|agent| agent.engine().asked_of_peers())
             .filter(|asked| asked.peer.to_string() == site)
             .collect();
-        Service { site, peer }.examine(&asked, examination).await;
+        let endpoints = peers.endpoints();
+        for peer in &endpoints {
+            let name = match endpoints.len() {
+                1 => site.to_owned(),
+                _ => format!("{site} {}", peer.url),
+            };
+            let service = Service { site, name, peer };
+            service.examine(&asked, examination).await;
+        }
     }
 }
 
 struct Service<'a> {
     site: &'static str,
+    /// What it is called: the site, with its URL where there are several.
+    name: String,
     peer: &'a PeerConfig,
 }
 
 impl Service<'_> {
+    fn subject(&self, what: &str) -> Subject {
+        let subject = match self.name == self.site {
+            true => what.to_owned(),
+            false => format!("{what}, {}", self.peer.url),
+        };
+        Finding::new(self.site, subject)
+    }
+
     async fn examine(&self, asked: &[Asked<'_>], examination: &mut Examination<'_>) {
         let is_plain = self.peer.url.starts_with("http://");
         let transports: &[Transport] = match self.peer.transport {
@@ -56,9 +75,9 @@ impl Service<'_> {
                 Transport::H3 => Protocol::H3,
                 _ => Protocol::H2,
             };
-            let what = format!("the {} over {}", self.site, name(protocol));
+            let what = format!("the {} over {}", self.name, name(protocol));
             examination.look_at(&what);
-            let subject = Finding::new(self.site, format!("reached over {}", name(protocol)));
+            let subject = self.subject(&format!("reached over {}", name(protocol)));
             let client = self.peer.client();
             let channel = client
                 .map_err(|error| error_chain(&error))
@@ -135,7 +154,7 @@ impl Service<'_> {
         let Some(facts) = channel.server_certificate() else {
             return false;
         };
-        let subject = Finding::new(self.site, "certificate");
+        let subject = self.subject("certificate");
         let renew = "tell whoever runs the service to renew its certificate";
         examination.add(validity(subject, &facts, SystemTime::now(), renew));
         true
@@ -143,7 +162,7 @@ impl Service<'_> {
 
     fn clock(&self, live: &Answer<()>, examination: &mut Examination<'_>) {
         let Some(there) = live.date else { return };
-        let subject = Finding::new("device", format!("clock, by the {}", self.site));
+        let subject = Finding::new("device", format!("clock, by the {}", self.name));
         let here = SystemTime::now();
         let off = match here.duration_since(there) {
             Ok(ahead) => ahead,
@@ -162,7 +181,7 @@ impl Service<'_> {
 
     /// Whether the service knows this device.
     fn access(&self, live: &Answer<()>, examination: &mut Examination<'_>) {
-        let subject = Finding::new(self.site, "access");
+        let subject = self.subject("access");
         let has_credentials = self.peer.token.is_some() || self.peer.client_certificate.is_some();
         examination.add(match &live.said {
             Ok(()) if has_credentials => subject.good("the service takes calls with these credentials"),
@@ -179,8 +198,8 @@ impl Service<'_> {
     }
 
     async fn model(&self, channel: &Channel, asked: &Asked<'_>, examination: &mut Examination<'_>) {
-        examination.look_at(&format!("the model {} at the {}", asked.model, self.site));
-        let subject = Finding::new(self.site, format!("model {}", asked.model));
+        examination.look_at(&format!("the model {} at the {}", asked.model, self.name));
+        let subject = self.subject(&format!("model {}", asked.model));
         let answer = ask_about_model(channel, asked.model).await;
         examination.add(match answer.said {
             Ok(ServedModel { sha256: Some(there), .. }) if asked.sha256.is_some_and(|here| here != there) => {

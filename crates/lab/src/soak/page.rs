@@ -13,6 +13,9 @@ use crate::{
     report::{Mark, Plot, Series, WIDE, document, figure},
 };
 
+/// Whether something that was said is of a kind.
+type IsKind = fn(&Said) -> bool;
+
 /// Bars of the course of a soak.
 const BINS: f64 = 120.0;
 
@@ -150,7 +153,7 @@ fn away(happened: &[Planned]) -> Vec<(f64, f64)> {
 }
 
 fn answers(seen: &Seen, away: &[(f64, f64)]) -> Plot {
-    let kinds: [(&str, fn(&Said) -> bool); 4] = [
+    let kinds: [(&str, IsKind); 4] = [
         ("the device, sure", |said| {
             said.kind == Kind::Answer
                 && said.site == "device"
@@ -196,7 +199,7 @@ fn answers(seen: &Seen, away: &[(f64, f64)]) -> Plot {
 }
 
 fn times(seen: &Seen, deadline_ms: u64, away: &[(f64, f64)]) -> Plot {
-    let dots = |name: &str, colour, is_of: fn(&Said) -> bool| Series {
+    let dots = |name: &str, colour, is_of: IsKind| Series {
         name: name.to_owned(),
         colour,
         mark: Mark::SmallDots,

@@ -1,7 +1,7 @@
 //! The link of a soak: relays TCP and UDP on loopback between a device and a cloud, until it is told not to.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
@@ -118,16 +118,19 @@ async fn carry_datagrams(device: Arc<UdpSocket>, cloud: SocketAddr, link: watch:
         }
         // The task of a way that is over has let go of its socket.
         ways.retain(|_, way| Arc::strong_count(way) > 1);
-        if !ways.contains_key(&from) {
-            let Ok(way) = way_to(cloud).await else {
-                continue;
-            };
-            let way = Arc::new(way);
-            tokio::spawn(carry_back(way.clone(), device.clone(), from, link.clone()));
-            ways.insert(from, way);
-        }
+        let way = match ways.entry(from) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let Ok(way) = way_to(cloud).await else {
+                    continue;
+                };
+                let way = new.insert(Arc::new(way));
+                tokio::spawn(carry_back(way.clone(), device.clone(), from, link.clone()));
+                way
+            }
+        };
         // Nobody listens there while the cloud is away.
-        let _ = ways[&from].send(&datagram[..count]).await;
+        let _ = way.send(&datagram[..count]).await;
     }
 }
 

@@ -251,24 +251,24 @@ mod tests {
     #[test]
     fn an_image_without_a_final_answer_or_with_two_is_a_fault() {
         let a = said("a", Kind::Answer, true, 1.0);
-        assert_eq!(holds(&seen(&[a.clone()]))[0], false);
+        assert!(!holds(&seen(std::slice::from_ref(&a)))[0]);
         let b = said("b", Kind::Answer, true, 1.0);
-        assert_eq!(holds(&seen(&[a.clone(), b.clone()]))[0], true);
-        assert_eq!(holds(&seen(&[a.clone(), a, b]))[0], false);
-        assert_eq!(holds(&seen(&[]))[0], false);
+        assert!(holds(&seen(&[a.clone(), b.clone()]))[0]);
+        assert!(!holds(&seen(&[a.clone(), a, b]))[0]);
+        assert!(!holds(&seen(&[]))[0]);
     }
 
     #[test]
     fn a_reply_counts_where_the_device_died_before_its_line_and_not_beside_it() {
         let a = said("a", Kind::Answer, true, 1.0);
         let b = said("b", Kind::Answer, true, 1.0);
-        let mut died = seen(&[a.clone()]);
+        let mut died = seen(std::slice::from_ref(&a));
         died.replies = vec![a, b.clone()];
-        assert_eq!(holds(&died)[0], true);
+        assert!(holds(&died)[0]);
         // What was final by its reply may not be corrected.
         let correction = said("b", Kind::Correction, true, 1.0);
         died.lines.push((Duration::ZERO, correction));
-        assert_eq!(holds(&died)[0], false);
+        assert!(!holds(&died)[0]);
     }
 
     #[test]
