@@ -174,32 +174,29 @@ fn arm_leaves_at_the_exits_at_which_this_machine_leaves() {
 }
 
 #[test]
-fn the_package_answers_photos_as_it_is_configured() {
+fn the_package_answers_a_photo_as_it_is_configured() {
     let Some(package) = Package::unpack() else {
         return;
     };
     let mut command = package.edge_agent();
     // The port may be taken here.
-    command.args(["run", "--api-address", "127.0.0.1:0", "--config"]);
+    command.args(["run", "--api-address", "127.0.0.1:0"]);
+    command.args(["--deadline", DEADLINE, "--config"]);
     command.arg(package.configuration());
     let mut device = Process::start(&mut command);
-    let url = format!(
-        "http://{}/v1/classify?deadline_ms={DEADLINE}",
-        device.address()
-    );
-    let photos = some_photos(2);
-    let here = EdgeAgent::classify().args(&photos).run();
-    assert_eq!((here.code, here.records.len()), (0, 2), "{}", here.log);
-    for (photo, here) in photos.iter().zip(&here.records) {
-        let request = ureq::post(&url).header(header::CONTENT_TYPE, "image/jpeg");
-        let request = request
-            .config()
-            .timeout_global(Some(Duration::from_secs(1200)))
-            .build();
-        let answer = request.send(fs::read(photo).unwrap()).unwrap();
-        let arm = answer.into_body().read_to_string().unwrap();
-        assert_same(&serde_json::from_str(&arm).unwrap(), here);
-    }
+    let url = format!("http://{}/v1/classify", device.address());
+    // One: its 800 million multiply-adds take the emulator a minute.
+    let photo = some_photos(1).remove(0);
+    let here = EdgeAgent::classify().args([&photo]).run();
+    assert_eq!((here.code, here.records.len()), (0, 1), "{}", here.log);
+    let request = ureq::post(&url).header(header::CONTENT_TYPE, "image/jpeg");
+    let request = request
+        .config()
+        .timeout_global(Some(Duration::from_secs(1200)))
+        .build();
+    let answer = request.send(fs::read(photo).unwrap()).unwrap();
+    let arm = answer.into_body().read_to_string().unwrap();
+    assert_same(&serde_json::from_str(&arm).unwrap(), &here.records[0]);
     device.terminate();
     let (is_well, log) = device.wait();
     assert!(is_well, "{log}");
