@@ -20,6 +20,7 @@ impl Config {
             &mut self.max_in_flight,
             &running.max_in_flight,
         );
+        waiting.keep("audit", &mut self.audit, &running.audit);
         waiting.keep("images", &mut self.images, &running.images);
         waiting.keep("traces", &mut self.traces, &running.traces);
         waiting.keep(
@@ -96,7 +97,7 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ApiConfig;
+    use crate::config::{ApiConfig, AuditConfig};
 
     #[test]
     fn what_waits_for_a_restart_is_named_and_the_rest_is_taken() {
@@ -107,6 +108,10 @@ mod tests {
         let new = Config {
             deadline_ms: 7,
             max_in_flight: 3,
+            audit: AuditConfig {
+                share: 0.5,
+                ..AuditConfig::default()
+            },
             reload_seconds: 5,
             api: Some(ApiConfig {
                 address: "127.0.0.1:9".parse().unwrap(),
@@ -120,6 +125,7 @@ mod tests {
         let (taken, waiting) = new.clone().beside(&running);
         let names = [
             "max_in_flight",
+            "audit",
             "reload_seconds",
             "api.address",
             "api.certificate",
