@@ -280,22 +280,6 @@ impl Peer {
         })
     }
 
-    /// The same, with the circuit and what is known of the link of one that reached the same URL.
-    fn after(&self, before: &Self, budgets: Arc<Mutex<Budgets>>) -> Self {
-        Self {
-            name: self.name.clone(),
-            place: self.place,
-            channel: Mutex::new(self.channel()),
-            payload: self.payload,
-            packing: self.packing.clone(),
-            budgets,
-            circuit: before.circuit.clone(),
-            link: before.link.clone(),
-            origin: before.origin,
-            reported: Mutex::default(),
-        }
-    }
-
     /// Makes calls over another channel from now on, as one with new credentials; those under way end over the old one.
     fn replace_channel(&self, channel: Channel) {
         *lock(&self.channel) = channel;

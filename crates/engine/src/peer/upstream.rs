@@ -162,15 +162,20 @@ impl Upstream {
     #[must_use]
     pub fn after(mut self, before: &Self) -> Self {
         let earlier = |peer: &Peer| before.peers.iter().find(|other| other.name == peer.name);
-        let Some(budgets) = self.peers.iter().find_map(|peer| earlier(peer)) else {
+        let Some(shared) = self.peers.iter().find_map(|peer| earlier(peer)) else {
             return self;
         };
-        let budgets = budgets.budgets.clone();
-        let successor = |peer: &Arc<Peer>| {
-            let before = earlier(peer).unwrap_or(peer);
-            Arc::new(peer.after(before, budgets.clone()))
-        };
-        self.peers = self.peers.iter().map(successor).collect();
+        for peer in &mut self.peers {
+            let earlier = earlier(peer);
+            let peer = Arc::get_mut(peer).expect("nobody shares it before it is started");
+            // Whose times the budgets go by.
+            peer.origin = shared.origin;
+            peer.budgets = shared.budgets.clone();
+            if let Some(earlier) = earlier {
+                peer.circuit = earlier.circuit.clone();
+                peer.link = earlier.link.clone();
+            }
+        }
         self
     }
 
@@ -514,5 +519,39 @@ fn most_telling(mut failed: Vec<Offload>) -> Offload {
             outcome: Err(FallbackCause::Deadline),
             ..Offload::without_peer()
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::OtherConfig;
+
+    fn upstream(urls: &[&str]) -> Upstream {
+        let config = PeerConfig {
+            others: urls[1..].iter().map(|url| OtherConfig::new(*url)).collect(),
+            ..PeerConfig::new(urls[0])
+        };
+        Upstream::new(&config, CircuitConfig::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn those_after_share_the_budgets_and_their_clock_and_what_is_known_of_the_same_urls() {
+        let (first, second) = ("http://127.0.0.1:1", "http://127.0.0.1:2");
+        let before = upstream(&[first]);
+        let after = upstream(&[second, first]).after(&before);
+        let [new, known] = &after.peers[..] else {
+            panic!("two endpoints");
+        };
+        let earlier = &before.peers[0];
+        for peer in [new, known] {
+            assert!(Arc::ptr_eq(&peer.budgets, &earlier.budgets));
+            assert_eq!(peer.origin, earlier.origin);
+        }
+        assert!(Arc::ptr_eq(&known.circuit, &earlier.circuit));
+        assert!(Arc::ptr_eq(&known.link, &earlier.link));
+        assert!(!Arc::ptr_eq(&new.circuit, &earlier.circuit));
+        let others = upstream(&[second]).after(&before);
+        assert!(!Arc::ptr_eq(&others.peers[0].budgets, &earlier.budgets));
     }
 }
