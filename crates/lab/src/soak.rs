@@ -12,7 +12,7 @@ mod tally;
 
 use std::{
     fs,
-    io::{self, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
@@ -425,12 +425,17 @@ impl Stage {
     /// Reads lines that are whole and new.
     fn read_lines(&self, started: Instant, seen: &mut Seen) -> Result<(), SoakError> {
         let path = self.folder.path().join("answers.jsonl");
-        let text = match fs::read(&path) {
-            Ok(text) => text,
+        let mut new = Vec::new();
+        let mut read = || -> io::Result<usize> {
+            let mut answers = fs::File::open(&path)?;
+            answers.seek(SeekFrom::Start(seen.read_bytes))?;
+            answers.read_to_end(&mut new)
+        };
+        match read() {
+            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(file(&path)(error)),
-        };
-        let new = &text[seen.read_bytes.min(text.len())..];
+        }
         let whole = new
             .iter()
             .rposition(|&byte| byte == b'\n')
@@ -438,7 +443,7 @@ impl Stage {
         for line in String::from_utf8_lossy(&new[..whole]).lines() {
             seen.lines.push((started.elapsed(), said(line)?));
         }
-        seen.read_bytes += whole;
+        seen.read_bytes += whole as u64;
         Ok(())
     }
 

@@ -57,7 +57,7 @@ pub(super) struct Seen {
     /// The lines of the output, with the time at which they were seen.
     pub(super) lines: Vec<(Duration, Said)>,
     /// Bytes of the output that have been read.
-    pub(super) read_bytes: usize,
+    pub(super) read_bytes: u64,
     /// Calls that were told to come back.
     pub(super) refused: usize,
     /// Calls without a reply, as the device died or was not there.
@@ -76,18 +76,6 @@ pub(super) struct Verdict {
     pub(super) holds: bool,
 }
 
-/// How the images of a kind were answered.
-#[derive(Debug, Default)]
-pub(super) struct Times {
-    values: Vec<f64>,
-}
-
-impl Times {
-    pub(super) fn percentile(&mut self, percent: u32) -> Option<f64> {
-        nearest_rank(&mut self.values, percent)
-    }
-}
-
 impl Seen {
     /// The first thing that was said about each image.
     pub(super) fn first(&self) -> impl Iterator<Item = &(Duration, Said)> {
@@ -96,10 +84,8 @@ impl Seen {
     }
 
     /// Milliseconds from taking up an image to its first answer.
-    pub(super) fn times(&self) -> Times {
-        Times {
-            values: self.first().map(|(_, said)| said.total_ms).collect(),
-        }
+    fn times(&self) -> Vec<f64> {
+        self.first().map(|(_, said)| said.total_ms).collect()
     }
 
     /// Whether each accepted image has a final answer.
@@ -172,17 +158,19 @@ impl Seen {
     fn in_time(&self, deadline_ms: u64) -> Verdict {
         let bound = deadline_ms as f64 + LATE_MS;
         let mut times = self.times();
+        let mut percentile = |percent| nearest_rank(&mut times, percent);
+        let (median, p99, most) = (percentile(50), percentile(99), percentile(100));
         let late = self.first().filter(|line| line.1.total_ms > bound).count();
         let show = |value: Option<f64>| value.map_or("–".to_owned(), |ms| format!("{ms:.0} ms"));
         Verdict {
             promise: format!("answered within {deadline_ms} + {LATE_MS:.0} ms"),
             found: format!(
                 "median {}, p99 {}, most {}; {late} later",
-                show(times.percentile(50)),
-                show(times.percentile(99)),
-                show(times.percentile(100)),
+                show(median),
+                show(p99),
+                show(most),
             ),
-            holds: late == 0 && times.percentile(100).is_some(),
+            holds: late == 0 && most.is_some(),
         }
     }
 }
