@@ -9,6 +9,7 @@
 //! - [`bundle`] reads policy bundles.
 //! - [`replay`] takes images through the engine with a learned policy and measures.
 //! - [`encoders`] measures what encoders make of images before they are sent.
+//! - [`link`] runs the real programs at the two ends of an emulated path, for every combination of a plan.
 //! - [`load`] calls a server and tells throughput and latencies.
 //! - [`soak`] leaves a device running beside a cloud that dies, and counts what was promised.
 //! - [`summarise`] turns the edge-agent's answers into accuracy, time and bytes.
@@ -32,7 +33,9 @@ pub mod evaluate;
 pub mod fetch;
 pub mod frontier;
 pub mod learn;
+pub mod link;
 pub mod load;
+pub mod programs;
 pub mod replay;
 pub mod report;
 pub mod soak;

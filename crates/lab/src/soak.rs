@@ -6,7 +6,6 @@
 
 mod page;
 mod plan;
-mod programs;
 mod relay;
 mod tally;
 
@@ -35,11 +34,10 @@ use ureq::Agent;
 use crate::{
     host,
     learn::{LearnPolicyError, load_cascade},
+    programs::{Program, ProgramError, beside, free_address},
     table::{row, table},
 };
 use plan::{Happening, Link, Planned, plan};
-pub use programs::ProgramError;
-use programs::{Program, beside, free_address};
 use relay::Relay;
 use tally::{Kind, Said, Seen};
 

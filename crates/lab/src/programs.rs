@@ -1,4 +1,4 @@
-//! The programs of a soak: started, killed and looked at from outside.
+//! The programs that are started as a user would: killed and looked at from outside.
 
 use std::{
     fs, io,
@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// How a program is started, each time the same, and where it then listens.
 #[derive(Debug)]
-pub(super) struct Program {
+pub(crate) struct Program {
     name: &'static str,
     path: PathBuf,
     arguments: Vec<String>,
@@ -61,7 +61,7 @@ pub enum ProgramError {
 }
 
 /// The program `name` beside this one.
-pub(super) fn beside(name: &str) -> PathBuf {
+pub(crate) fn beside(name: &str) -> PathBuf {
     let here = std::env::current_exe().unwrap_or_default();
     here.with_file_name(name)
 }
@@ -73,7 +73,7 @@ const PORTS: RangeInclusive<u16> = 20_000..=32_000;
 ///
 /// # Errors
 /// Where the system gives none.
-pub(super) fn free_address() -> io::Result<SocketAddr> {
+pub(crate) fn free_address() -> io::Result<SocketAddr> {
     let mut last = None;
     for _ in 0..64 {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(PORTS)));
@@ -86,7 +86,7 @@ pub(super) fn free_address() -> io::Result<SocketAddr> {
 }
 
 impl Program {
-    pub(super) fn new(
+    pub(crate) fn new(
         name: &'static str,
         path: PathBuf,
         arguments: Vec<String>,
@@ -107,7 +107,7 @@ impl Program {
     ///
     /// # Errors
     /// Where it cannot be started, or ends.
-    pub(super) fn start(&mut self) -> Result<(), ProgramError> {
+    pub(crate) fn start(&mut self) -> Result<(), ProgramError> {
         let start = |source| ProgramError::Start {
             path: self.path.clone(),
             source,
@@ -141,7 +141,7 @@ impl Program {
     ///
     /// # Errors
     /// Where it had ended by itself before.
-    pub(super) fn kill(&mut self) -> Result<(), ProgramError> {
+    pub(crate) fn kill(&mut self) -> Result<(), ProgramError> {
         if self.has_ended()? {
             return Err(self.lost("has ended by itself"));
         }
@@ -156,7 +156,7 @@ impl Program {
     ///
     /// # Errors
     /// Where it does not end, or not well.
-    pub(super) fn end(&mut self) -> Result<(), ProgramError> {
+    pub(crate) fn end(&mut self) -> Result<(), ProgramError> {
         let Some(child) = &self.child else {
             return Ok(());
         };
@@ -178,7 +178,7 @@ impl Program {
     }
 
     /// Its identifier, while it runs.
-    pub(super) fn id(&self) -> Option<u32> {
+    pub(crate) fn id(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
