@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use outpost_lab::{
-    bench, encoders, evaluate, fetch, learn, load, replay, report, soak, summarise, trace,
+    bench, encoders, evaluate, fetch, learn, link, load, replay, report, soak, summarise, trace,
 };
 
 /// Fetch and measure networks; trace, learn and judge exit policies; summarise answers.
@@ -36,6 +36,11 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Measure what encoders make of images before they are sent: bytes, accuracy, time.
     Encoders(encoders::EncodersArgs),
+    /// Run the real programs at the two ends of an emulated path, for every combination of a plan. Needs root.
+    Link(link::LinkArgs),
+    /// What `lab link` starts at an end of the path.
+    #[command(hide = true)]
+    LinkEnd(link::EndArgs),
     /// Call a server of the Open Inference Protocol; tell throughput, latencies and refusals.
     Load(load::LoadArgs),
     /// Leave the device program running beside a cloud that dies, over a link that comes and goes; count what was promised.
@@ -65,6 +70,8 @@ fn run(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Report(args) => report::run(args, out)?,
         Command::Replay(args) => replay::run(args, out)?,
         Command::Encoders(args) => encoders::run(args, out)?,
+        Command::Link(args) => link::run(args, out)?,
+        Command::LinkEnd(args) => link::run_end(args, out)?,
         Command::Load(args) => load::run(args, out)?,
         Command::Soak(args) => soak::run(args, out)?,
         Command::Summarise(args) => summarise::run(args, out)?,

@@ -26,6 +26,8 @@ pub(crate) struct Program {
     address: SocketAddr,
     log: PathBuf,
     child: Option<Child>,
+    /// Words before its own, that start it elsewhere on this machine; empty for here.
+    within: Vec<String>,
 }
 
 /// Why a program does not run.
@@ -100,7 +102,14 @@ impl Program {
             address,
             log: folder.join(format!("{name}.log")),
             child: None,
+            within: Vec::new(),
         }
+    }
+
+    /// The same program in another network namespace, by words before its own.
+    pub(crate) fn within(mut self, within: Vec<String>) -> Self {
+        self.within = within;
+        self
     }
 
     /// Starts it and waits until it listens.
@@ -117,15 +126,17 @@ impl Program {
             .append(true)
             .open(&self.log);
         let log = log.map_err(start)?;
-        let mut command = Command::new(&self.path);
+        let program = self.path.display().to_string();
+        let mut words = self.within.iter().chain([&program]).chain(&self.arguments);
+        let mut command = Command::new(words.next().expect("the program is among them"));
         command
-            .args(&self.arguments)
+            .args(words)
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(start)?)
             .stderr(log);
         self.child = Some(command.spawn().map_err(start)?);
         let started = Instant::now();
-        while TcpStream::connect(self.address).is_err() {
+        while !self.listens() {
             if self.has_ended()? {
                 return Err(self.lost("has ended"));
             }
@@ -182,6 +193,13 @@ impl Program {
         self.child.as_ref().map(Child::id)
     }
 
+    fn listens(&self) -> bool {
+        match &self.child {
+            Some(child) if !self.within.is_empty() => listens_in(child.id(), self.address.port()),
+            _ => TcpStream::connect(self.address).is_ok(),
+        }
+    }
+
     fn has_ended(&mut self) -> Result<bool, ProgramError> {
         let Some(child) = &mut self.child else {
             return Ok(true);
@@ -208,11 +226,52 @@ impl Program {
     }
 }
 
+/// Whether somebody listens on a TCP port in the network namespace of a process.
+fn listens_in(process: u32, port: u16) -> bool {
+    ["tcp", "tcp6"].into_iter().any(|family| {
+        let listed = fs::read_to_string(format!("/proc/{process}/net/{family}"));
+        listed.is_ok_and(|listed| is_listed(&listed, port))
+    })
+}
+
+/// Whether a port is among those listened on, by `/proc/net/tcp`.
+fn is_listed(listed: &str, port: u16) -> bool {
+    /// The state of sockets that listen.
+    const LISTEN: &str = "0A";
+    listed.lines().any(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (local, _, state) = (words.next(), words.next(), words.next());
+        let found = local.and_then(|local| local.rsplit_once(':'));
+        let found = found.and_then(|(_, port)| u16::from_str_radix(port, 16).ok());
+        state == Some(LISTEN) && found == Some(port)
+    })
+}
+
 impl Drop for Program {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_that_are_listened_on_are_found() {
+        let listed = "  sl  local_address rem_address   st tx_queue rx_queue\n   \
+                      0: 0100007F:20FB 00000000:0000 0A 00000000:00000000\n   \
+                      1: 0100007F:1F90 0100007F:C350 01 00000000:00000000\n";
+        assert!(is_listed(listed, 8443));
+        assert!(!is_listed(listed, 8080), "a connection is no listener");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert_eq!(
+            listens_in(std::process::id(), port),
+            cfg!(target_os = "linux")
+        );
     }
 }
