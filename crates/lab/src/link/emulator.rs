@@ -139,6 +139,14 @@ impl Emulator {
             Self::Netem(netem) => netem.open(condition, folder)?,
             Self::Rattan(rattan) => rattan.open(condition, folder)?,
         };
+        // What the kernel says of itself over IPv6 is no part of an experiment.
+        for end in [&device, &cloud] {
+            let quiet = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6";
+            end.run(
+                "sh",
+                &["-c", &format!("test ! -e /proc/sys/net/ipv6 || {quiet}")],
+            )?;
+        }
         Ok(EmulatedPath {
             middle,
             device,

@@ -36,7 +36,7 @@ pub struct Plan {
     /// Callers of a closed run; of others, most images under way.
     #[serde(default = "one")]
     pub concurrency: Vec<u32>,
-    /// Measured images of a run; the same for all policies, drawn without repetition as far as there are as many.
+    /// Measured images of a run; the same for all policies on a profile, drawn without repetition as far as there are as many.
     pub images: u32,
     /// Images before those, that are not measured.
     #[serde(default)]
@@ -245,7 +245,7 @@ pub struct Run {
     pub concurrency: u32,
     /// Which repeat, from 0.
     pub repeat: u32,
-    /// What the order and the times of images are drawn from; the same for all runs of a repeat that are compared.
+    /// What the order and the times of images are drawn from; the same for all runs on a profile in a repeat.
     pub seed: u32,
     /// Seconds after which it ends.
     pub seconds: f64,
@@ -379,9 +379,15 @@ impl Plan {
         let mut runs = Vec::new();
         for repeat in 0..self.repeats {
             let mut blocks = Vec::new();
-            for profile in &self.profiles {
+            for (of_profiles, profile) in self.profiles.iter().enumerate() {
+                // Other images for every profile: compared are runs on one, and together they see more.
+                let seed = self
+                    .seed
+                    .wrapping_mul(1_000_003)
+                    .wrapping_add(1009 * repeat + of_profiles as u32);
                 for cascade in &self.cascades {
-                    let mut block = self.block(profile, &profiles[profile], cascade, repeat);
+                    let of = (&**profile, &profiles[profile]);
+                    let mut block = self.block(of, cascade, repeat, seed);
                     rng.shuffle(&mut block);
                     blocks.push(block);
                 }
@@ -392,7 +398,13 @@ impl Plan {
         runs
     }
 
-    fn block(&self, name: &str, profile: &Profile, cascade: &CascadePlan, repeat: u32) -> Vec<Run> {
+    fn block(
+        &self,
+        (name, profile): (&str, &Profile),
+        cascade: &CascadePlan,
+        repeat: u32,
+        seed: u32,
+    ) -> Vec<Run> {
         let is_left_out = cascade
             .profiles
             .as_ref()
@@ -434,7 +446,7 @@ impl Plan {
                                 arrivals,
                                 concurrency,
                                 repeat,
-                                seed: self.seed.wrapping_mul(1009).wrapping_add(repeat),
+                                seed,
                                 seconds,
                             };
                             run.id = identifier(&run);
@@ -522,7 +534,7 @@ mod tests {
             18.0 * (5.0 + AROUND) + 18.0 * (40.0 + AROUND)
         );
         let seeds: BTreeSet<_> = runs.iter().map(|run| (run.repeat, run.seed)).collect();
-        assert_eq!(seeds.len(), 2);
+        assert_eq!(seeds.len(), 4);
     }
 
     #[test]

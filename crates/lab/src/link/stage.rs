@@ -41,7 +41,7 @@ const ROUND_TRIP_SHARE: f64 = 0.05;
 const ROUND_TRIP_MS: f64 = 1.0;
 const RATE_SHARE: f64 = 0.10;
 /// How often a path is looked at before a run on it is void.
-const LOOKS: usize = 3;
+const LOOKS: usize = 4;
 /// Until a feed ends that should have, beyond its deadline.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -142,7 +142,7 @@ impl<'a> Stage<'a> {
         Ok(self.cloud.end()?)
     }
 
-    /// Looks at the path until it is as its profile says, three times at the most.
+    /// Looks at the path until it is as its profile says, four times at the most.
     pub(super) fn check(&self) -> Result<Found, LinkError> {
         let condition = self.path.condition();
         let mut found = self.look(condition)?;
