@@ -8,6 +8,7 @@ mod cloud;
 mod clouds;
 mod doctor;
 mod encoding;
+mod experiment;
 mod input;
 mod learned;
 mod link;
