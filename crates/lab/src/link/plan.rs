@@ -98,6 +98,8 @@ pub struct CascadePlan {
     pub deadline_ms: u64,
     /// Profiles that it is run on, of those of the plan; all by default.
     pub profiles: Option<Vec<String>>,
+    /// How its images travel, in place of what the plan says.
+    pub transports: Option<Vec<Protocol>>,
 }
 
 fn original() -> Vec<String> {
@@ -420,9 +422,10 @@ impl Plan {
             ),
             false => (&self.arrivals[..], self.seconds),
         };
+        let transports = cascade.transports.as_ref().unwrap_or(&self.transports);
         let mut block = Vec::new();
         for policy in &cascade.policies {
-            for (of_transports, &transport) in self.transports.iter().enumerate() {
+            for (of_transports, &transport) in transports.iter().enumerate() {
                 for (of_payloads, payload) in cascade.payloads.iter().enumerate() {
                     // Nothing is sent, so that it makes no difference how.
                     if *policy == Policy::DeviceOnly && (of_transports > 0 || of_payloads > 0) {

@@ -246,9 +246,10 @@ impl Store {
         read_json(&self.path("origin.json"))
     }
 
-    /// Whether a run is there, whole.
+    /// Whether a run is there, whole and not void.
     pub fn has(&self, run: &str) -> bool {
-        self.run_file(run, "json").exists()
+        let record: Option<Record> = read_json(&self.run_file(run, "json")).ok();
+        record.is_some_and(|record| record.path.holds)
     }
 
     /// Keeps a run. Its record is written last: where it stands, all is there.
