@@ -320,26 +320,41 @@ impl Experiment {
         for block in self.runs.chunk_by(share) {
             let missing: Vec<&Run> = block.iter().filter(|run| !store.has(&run.id)).collect();
             bar.inc((block.len() - missing.len()) as u64);
-            let Some(first) = missing.first() else {
-                continue;
-            };
-            let cascade = self
-                .plan
-                .cascade(&first.cascade)
-                .expect("the run is of the plan");
-            let profile = &self.profiles[&first.profile];
-            let mut stage = Stage::set(emulator, profile, cascade, &self.origin.folder, programs)?;
-            for run in missing {
-                bar.set_message(format!("{}, {}, {}", run.profile, run.cascade, run.policy));
-                let found = stage.check()?;
-                let (record, rows) = stage.run(run, found, self.plan.images, self.plan.warm_up)?;
-                store.keep(&record, &rows)?;
-                bar.inc(1);
+            let mut folder = tempfile::tempdir().map_err(file(&std::env::temp_dir()))?;
+            let made = self.block(&missing, (store, emulator, programs), folder.path(), &bar);
+            if made.is_err() {
+                // Its message names files there.
+                folder.disable_cleanup(true);
             }
-            stage.end()?;
+            made?;
         }
         bar.finish_and_clear();
         let records = store.records()?;
         Ok(records.iter().filter(|record| !record.path.holds).count())
+    }
+    /// Makes runs that share a path and a cloud.
+    fn block(
+        &self,
+        runs: &[&Run],
+        (store, emulator, programs): (&Store, &Emulator, &Programs),
+        folder: &Path,
+        bar: &ProgressBar,
+    ) -> Result<(), LinkError> {
+        let Some(first) = runs.first() else {
+            return Ok(());
+        };
+        let cascade = self.plan.cascade(&first.cascade);
+        let cascade = cascade.expect("the run is of the plan");
+        let profile = &self.profiles[&first.profile];
+        let base = &self.origin.folder;
+        let mut stage = Stage::set(emulator, profile, cascade, base, programs, folder)?;
+        for run in runs {
+            bar.set_message(format!("{}, {}, {}", run.profile, run.cascade, run.policy));
+            let found = stage.check()?;
+            let (record, rows) = stage.run(run, found, self.plan.images, self.plan.warm_up)?;
+            store.keep(&record, &rows)?;
+            bar.inc(1);
+        }
+        stage.end()
     }
 }

@@ -17,7 +17,6 @@ use outpost_cascade::{Cascade, Site};
 use outpost_transport::development_certificates::{
     Certificates, ExistingFiles, Subjects, Validity,
 };
-use tempfile::TempDir;
 
 use super::{
     LinkError,
@@ -68,7 +67,7 @@ pub(super) struct Stage<'a> {
     images: Images,
     base: PathBuf,
     programs: &'a Programs,
-    folder: TempDir,
+    folder: PathBuf,
 }
 
 /// What answers probes at the cloud's end.
@@ -85,26 +84,27 @@ impl Drop for Echo {
 }
 
 impl<'a> Stage<'a> {
-    /// Makes the path and starts the cloud. Paths of the plan are relative to `base`.
+    /// Makes the path and starts the cloud. Paths of the plan are relative to `base`; what the programs need and say is in
+    /// `folder`.
     pub(super) fn set(
         emulator: &Emulator,
         profile: &'a Profile,
         cascade: &'a CascadePlan,
         base: &Path,
         programs: &'a Programs,
+        folder: &Path,
     ) -> Result<Self, LinkError> {
-        let folder = tempfile::tempdir().map_err(file(&std::env::temp_dir()))?;
         let cascade_file = base.join(&cascade.file);
         let cascade_file = fs::canonicalize(&cascade_file).map_err(file(&cascade_file))?;
         let networks = networks_of_the_cloud(&load_cascade(&cascade_file)?)?;
         let images = Images::load(&base.join(&cascade.images), &base.join(&cascade.labels))?;
-        let path = emulator.open(profile.condition, folder.path())?;
+        let path = emulator.open(profile.condition, folder)?;
         let port = free_address().map_err(file(Path::new("loopback")))?.port();
         let cloud_address = SocketAddr::from((path.cloud_address(), port));
         let host = path.cloud_address().to_string();
         let certificates = Certificates::issue(&Subjects::host(&host), Validity::days(2))?;
-        certificates.write(folder.path(), ExistingFiles::Keep)?;
-        let config = folder.path().join("cloud-service.toml");
+        certificates.write(folder, ExistingFiles::Keep)?;
+        let config = folder.join("cloud-service.toml");
         let text = format!(
             "address = \"0.0.0.0:{port}\"\nmodels = {:?}\nnetworks = {networks:?}\n\
              [tls]\ncertificate = \"server.pem\"\nkey = \"server.key\"\n",
@@ -117,7 +117,7 @@ impl<'a> Stage<'a> {
             programs.cloud_service.clone(),
             arguments.to_vec(),
             cloud_address,
-            folder.path(),
+            folder,
         )
         .within(path.at_cloud());
         cloud.start()?;
@@ -133,7 +133,7 @@ impl<'a> Stage<'a> {
             images,
             base: base.to_owned(),
             programs,
-            folder,
+            folder: folder.to_owned(),
         })
     }
 
@@ -268,7 +268,7 @@ impl<'a> Stage<'a> {
         let mut words = self.path.at_device();
         words.push(self.programs.lab.display().to_string());
         words.extend(["link-end", "feed"].map(str::to_owned));
-        let log = self.folder.path().join("feed.log");
+        let log = self.folder.join("feed.log");
         let mut child = Command::new(&words[0])
             .args(&words[1..])
             .stdin(Stdio::piped())

@@ -44,7 +44,7 @@ struct Event {
 
 impl Device {
     pub(super) fn start(stage: &Stage<'_>, run: &Run) -> Result<Self, LinkError> {
-        let folder = stage.folder.path();
+        let folder = &*stage.folder;
         let port = free_address().map_err(file(folder))?.port();
         let api = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let answers = folder.join("answers.jsonl");
@@ -128,7 +128,7 @@ fn configuration(stage: &Stage<'_>, run: &Run, api: SocketAddr) -> Result<String
         };
         let text = fs::read_to_string(&cascade).map_err(file(&cascade))?;
         let name = cascade.file_name().unwrap_or_default().to_owned();
-        cascade = stage.folder.path().join(name);
+        cascade = stage.folder.join(name);
         fs::write(&cascade, with_threshold(&text, threshold)?).map_err(file(&cascade))?;
     }
     Ok(format!(
