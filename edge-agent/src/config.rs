@@ -2,6 +2,7 @@
 
 mod audit;
 mod beside;
+mod cameras;
 mod outputs;
 mod run;
 mod urls;
@@ -21,6 +22,7 @@ use outpost_telemetry::TracesConfig;
 use serde::Deserialize;
 
 pub use audit::AuditConfig;
+pub use cameras::{CameraConfig, CameraFormat};
 pub use outputs::{MqttOutput, WebhookOutput};
 pub use run::{ApiConfig, Delivery, FileOutput, FolderConfig, OutputsConfig, QueueConfig, Then};
 pub use urls::UrlConfig;
@@ -91,6 +93,8 @@ pub struct Config {
     pub folders: Vec<FolderConfig>,
     /// Images and streams of images that `edge-agent run` fetches.
     pub urls: Vec<UrlConfig>,
+    /// Cameras on this machine that `edge-agent run` takes images from.
+    pub cameras: Vec<CameraConfig>,
     /// Where the answers of `edge-agent run` go.
     pub outputs: OutputsConfig,
 }
@@ -131,6 +135,7 @@ impl Default for Config {
             api: None,
             folders: Vec::new(),
             urls: Vec::new(),
+            cameras: Vec::new(),
             outputs: OutputsConfig::default(),
         }
     }
@@ -233,9 +238,14 @@ pub enum ConfigError {
     NoPolicy,
     /// Nothing would come in.
     #[error(
-        "there is no input: give `[api]`, `[[folders]]` or `[[urls]]` in the configuration, or --api-address"
+        "there is no input: give `[api]`, `[[folders]]`, `[[urls]]` or `[[cameras]]` in the configuration, or --api-address"
     )]
     NoInput,
+    /// This build cannot open cameras.
+    #[error(
+        "`[[cameras]]` needs Linux and a build with the feature `v4l2`, which is on by default: build without `--no-default-features`, or take the camera's images by `[[urls]]`"
+    )]
+    NoCameras,
 }
 
 impl Config {
@@ -268,6 +278,9 @@ impl Config {
         config.queue.resolve(folder);
         for url in &mut config.urls {
             url.resolve(folder);
+        }
+        for camera in &mut config.cameras {
+            camera.resolve(folder);
         }
         config.outputs.resolve(folder);
         Ok(config)
@@ -306,12 +319,20 @@ impl Config {
         Ok(())
     }
 
+    /// Whether images come from anywhere by themselves.
+    pub(crate) fn has_inputs(&self) -> bool {
+        self.api.is_some()
+            || !self.folders.is_empty()
+            || !self.urls.is_empty()
+            || !self.cameras.is_empty()
+    }
+
     /// Checks what `edge-agent run` alone needs.
     ///
     /// # Errors
     /// A [`ConfigError`] that names the field.
     pub fn check_run(&self) -> Result<(), ConfigError> {
-        if self.api.is_none() && self.folders.is_empty() && self.urls.is_empty() {
+        if !self.has_inputs() {
             return Err(ConfigError::NoInput);
         }
         match self.reload_seconds {
@@ -363,6 +384,12 @@ impl Config {
             if url.timeout_ms == 0 {
                 return Err(ConfigError::Zero("urls.timeout_ms"));
             }
+        }
+        for camera in &self.cameras {
+            if !names.insert(&camera.name) {
+                return Err(ConfigError::SameName(camera.name.clone()));
+            }
+            camera.check()?;
         }
         if let Some(file) = &self.outputs.file
             && file.max_bytes == 0

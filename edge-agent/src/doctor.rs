@@ -1,8 +1,9 @@
 //! `edge-agent doctor`: whether a device can do what its configuration says, and what to do where it cannot.
 //!
-//! Everything is looked at as `run` would, without taking an image up: what is here ([`models`], [`places`]), credentials
-//! ([`credentials`]) and the services ([`services`]). One fault does not keep the others from being found.
+//! Everything is looked at as `run` would, without taking an image up: what is here ([`models`], [`places`], [`cameras`]),
+//! credentials ([`credentials`]) and the services ([`services`]). One fault does not keep the others from being found.
 
+mod cameras;
 mod credentials;
 mod models;
 mod places;
@@ -42,7 +43,7 @@ pub async fn examine(config: &Config, progress: &(dyn Fn(&str) + Sync)) -> Vec<F
         findings: Vec::new(),
         progress,
     };
-    let checked = match has_inputs(config) {
+    let checked = match config.has_inputs() {
         true => config.check().and_then(|()| config.check_run()),
         false => config.check(),
     };
@@ -56,6 +57,7 @@ pub async fn examine(config: &Config, progress: &(dyn Fn(&str) + Sync)) -> Vec<F
     models::examine(config, &mut examination).await;
     credentials::examine(config, &mut examination);
     places::examine(config, &mut examination);
+    cameras::examine(config, &mut examination).await;
     examination.look_at("the device as a whole");
     let device = Finding::new("device", "start");
     // Off the async threads, as a program that runs does it.
@@ -92,8 +94,4 @@ pub async fn examine(config: &Config, progress: &(dyn Fn(&str) + Sync)) -> Vec<F
 pub fn unreadable(error: &ConfigError) -> Finding {
     let advice = "correct the file or the flags: edge-agent.example.toml shows every field";
     Finding::new("configuration", "fields").failed(error_chain(error), advice)
-}
-
-fn has_inputs(config: &Config) -> bool {
-    config.api.is_some() || !config.folders.is_empty() || !config.urls.is_empty()
 }

@@ -1,13 +1,17 @@
 //! Where images come from, beside the API.
 
+mod camera;
 mod folder;
 mod newest;
 mod parts;
 mod url;
 
+use std::io;
+
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{config::Config, intake::Intake, metrics::Metrics, web::WebError};
+use crate::{camera::open, config::Config, intake::Intake, metrics::Metrics, web::WebError};
+use camera::Camera;
 pub use folder::FolderError;
 
 /// Why an input cannot begin.
@@ -20,9 +24,12 @@ pub enum InputError {
     /// A web server cannot be called.
     #[error(transparent)]
     Url(#[from] WebError),
+    /// The system gives no thread to a camera.
+    #[error("there is no thread for a camera: the system has too many")]
+    Thread(#[source] io::Error),
 }
 
-/// Starts to take what comes to folders and from web servers, until `ending`.
+/// Starts to take what comes to folders, from web servers and from cameras, until `ending`.
 ///
 /// # Errors
 /// [`InputError`], which names the folder or field.
@@ -41,6 +48,14 @@ pub(crate) fn watch(
         let (newest, frames) = newest::newest(&url.name, metrics.clone());
         let camera = url::Camera::new(url, config.images.max_bytes, newest, metrics.clone())?;
         tasks.spawn(ending.clone().run_until_cancelled_owned(camera.watch()));
+        tasks.spawn(frames.answer(intake.clone(), ending.clone()));
+    }
+    for camera in &config.cameras {
+        let (newest, frames) = newest::newest(&camera.name, metrics.clone());
+        let owned = camera.clone();
+        let open = move || open(&owned);
+        let camera = Camera::new(camera, config.images.max_bytes, newest, metrics.clone());
+        tasks.spawn(camera.start(open, ending.clone())?);
         tasks.spawn(frames.answer(intake.clone(), ending.clone()));
     }
     Ok(())

@@ -5,8 +5,8 @@
 //! is said about each.
 //!
 //! [`cli`] has two ways to use it. `classify` takes the images that [`paths`] finds and shows their records as a
-//! [`table`]. `run` is a [`Program`] that is left running: an HTTP API, watched folders and web servers bring images to the
-//! intake, which bounds how many are taken up; what comes of each is announced to outputs and listeners. Images that found
+//! [`table`]. `run` is a [`Program`] that is left running: an HTTP API, watched folders, web servers and cameras bring images to
+//! the intake, which bounds how many are taken up; what comes of each is announced to outputs and listeners. Images that found
 //! no cloud may wait for it in a queue on disk. Where the configuration or its files change, a new agent takes over.
 //!
 //! Invariants: an image that can be decoded gets exactly one answer, by its deadline or as soon as
@@ -16,6 +16,7 @@
 mod agent;
 mod api;
 mod audit;
+mod camera;
 pub mod cli;
 mod config;
 pub mod doctor;
@@ -38,8 +39,9 @@ mod web;
 pub use agent::{Agent, Content, Image, StartError};
 pub use api::{ApiError, TokenError};
 pub use config::{
-    ApiConfig, AuditConfig, Config, ConfigError, Delivery, FileOutput, FolderConfig, ImageBounds,
-    MqttOutput, OutputsConfig, QueueConfig, Then, UrlConfig, WebhookOutput,
+    ApiConfig, AuditConfig, CameraConfig, CameraFormat, Config, ConfigError, Delivery, FileOutput,
+    FolderConfig, ImageBounds, MqttOutput, OutputsConfig, QueueConfig, Then, UrlConfig,
+    WebhookOutput,
 };
 pub use event::{Event, Kind};
 pub use inputs::{FolderError, InputError};

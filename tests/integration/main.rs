@@ -28,4 +28,5 @@ mod soak;
 mod split;
 mod stages;
 mod traces;
+mod v4l2;
 mod webhook;

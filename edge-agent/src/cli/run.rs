@@ -59,6 +59,9 @@ pub(super) async fn run(config: Config, source: Source) -> anyhow::Result<()> {
     for url in &config.urls {
         println!("answering what {} gives", url.name);
     }
+    for camera in &config.cameras {
+        println!("answering what {} gives", camera.name);
+    }
     program
         .run(async move {
             tokio::select! {

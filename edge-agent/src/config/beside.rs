@@ -30,6 +30,7 @@ impl Config {
         );
         waiting.keep("folders", &mut self.folders, &running.folders);
         waiting.keep("urls", &mut self.urls, &running.urls);
+        waiting.keep("cameras", &mut self.cameras, &running.cameras);
         waiting.keep("outputs", &mut self.outputs, &running.outputs);
         match (&mut self.api, &running.api) {
             (Some(api), Some(running)) => {

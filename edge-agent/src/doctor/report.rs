@@ -6,7 +6,7 @@ use serde::Serialize;
 /// What was found about one thing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What kind of thing: `configuration`, `model`, `policy`, `credential`, `device`, `fog`, `cloud` or `place`.
+    /// What kind of thing: `configuration`, `model`, `policy`, `credential`, `device`, `fog`, `cloud`, `place` or `camera`.
     pub area: &'static str,
     /// Which one.
     pub subject: String,

@@ -5,12 +5,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
+use outpost_engine::blocking;
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::{Content, Image},
+    camera::Frame,
     intake::Intake,
     metrics::Metrics,
 };
@@ -21,16 +22,21 @@ pub(super) fn newest(name: &str, metrics: Metrics) -> (Newest, Frames) {
     let name = Arc::from(name);
     let newest = Newest {
         name: Arc::clone(&name),
-        metrics,
+        metrics: metrics.clone(),
         waiting: waiting.clone(),
     };
-    (newest, Frames { name, waiting })
+    let frames = Frames {
+        name,
+        metrics,
+        waiting,
+    };
+    (newest, frames)
 }
 
 /// The image that waits, where there is one.
 #[derive(Debug, Default)]
 struct Waiting {
-    image: Mutex<Option<Bytes>>,
+    image: Mutex<Option<Frame>>,
     came: Notify,
 }
 
@@ -46,12 +52,13 @@ pub(super) struct Newest {
 #[derive(Debug)]
 pub(super) struct Frames {
     name: Arc<str>,
+    metrics: Metrics,
     waiting: Arc<Waiting>,
 }
 
 impl Newest {
-    /// An encoded image has come; one that still waited is dropped.
-    pub(super) fn put(&self, image: Bytes) {
+    /// An image has come; one that still waited is dropped.
+    pub(super) fn put(&self, image: Frame) {
         if self.waiting.image().replace(image).is_some() {
             self.metrics.dropped(&self.name);
         }
@@ -73,16 +80,23 @@ impl Frames {
                     continue;
                 };
                 number += 1;
-                let image = Image {
-                    name: format!("{}-{number}", self.name),
-                    content: Content::Encoded(image),
-                    deadline: None,
-                    id: None,
-                };
+                let called = format!("{}-{number}", self.name);
                 let (intake, name) = (intake.clone(), self.name.clone());
+                let metrics = self.metrics.clone();
                 // As many as there are places at most.
                 while answering.try_join_next().is_some() {}
-                answering.spawn(async move { intake.take(place, name, image).await });
+                answering.spawn(async move {
+                    let Some(content) = content(image, &name, &metrics).await else {
+                        return;
+                    };
+                    let image = Image {
+                        name: called,
+                        content,
+                        deadline: None,
+                        id: None,
+                    };
+                    intake.take(place, name, image).await;
+                });
             }
         };
         let _: Option<()> = ending.run_until_cancelled(take_up).await;
@@ -94,34 +108,50 @@ impl Frames {
     }
 }
 
+/// An image as it is answered, sent and kept: encoded. None where that fails.
+async fn content(frame: Frame, input: &str, metrics: &Metrics) -> Option<Content> {
+    let frame = match frame {
+        Frame::Encoded(image) => return Some(Content::Encoded(image)),
+        Frame::Yuyv(frame) => frame,
+    };
+    let error = match blocking(move || frame.to_jpeg()).await {
+        Ok(Ok(image)) => return Some(Content::Encoded(image)),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    metrics.input_failed(input);
+    tracing::error!(input, error, "a frame cannot be made an image");
+    None
+}
+
 impl Waiting {
-    fn image(&self) -> std::sync::MutexGuard<'_, Option<Bytes>> {
+    fn image(&self) -> std::sync::MutexGuard<'_, Option<Frame>> {
         self.image.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+
+    fn encoded(image: &'static str) -> Frame {
+        Frame::Encoded(Bytes::from_static(image.as_bytes()))
+    }
 
     #[tokio::test]
     async fn the_newest_image_wins_and_those_before_it_are_counted() {
         let metrics = Metrics::default();
         let (newest, frames) = newest("door", metrics.clone());
         for image in ["1", "2", "3"] {
-            newest.put(Bytes::from_static(image.as_bytes()));
+            newest.put(encoded(image));
         }
         frames.waiting.came.notified().await;
-        assert_eq!(
-            frames.waiting.image().take(),
-            Some(Bytes::from_static(b"3"))
-        );
-        newest.put(Bytes::from_static(b"4"));
+        assert_eq!(frames.waiting.image().take(), Some(encoded("3")));
+        newest.put(encoded("4"));
         frames.waiting.came.notified().await;
-        assert_eq!(
-            frames.waiting.image().take(),
-            Some(Bytes::from_static(b"4"))
-        );
+        assert_eq!(frames.waiting.image().take(), Some(encoded("4")));
         let dropped = "outpost_edge_dropped_images_total{input=\"door\"} 2\n";
         assert!(metrics.encode().contains(dropped), "{}", metrics.encode());
     }

@@ -14,6 +14,7 @@ use super::{
     parts::{Parts, PartsError, is_image},
 };
 use crate::{
+    camera::Frame,
     config::UrlConfig,
     metrics::Metrics,
     pauses::pauses,
@@ -142,7 +143,7 @@ impl Camera {
             .await
             .map_err(|_| Failure::Slow)??;
         self.came();
-        self.newest.put(image.into());
+        self.newest.put(Frame::Encoded(image.into()));
         Ok(())
     }
 
@@ -165,7 +166,7 @@ impl Camera {
             self.came();
             let now = Instant::now();
             if now >= next {
-                self.newest.put(image);
+                self.newest.put(Frame::Encoded(image));
                 next = (next + every).max(now);
             }
         }
