@@ -23,6 +23,9 @@ pub(crate) use yuyv::Yuyv;
 /// Whether this build can open cameras.
 pub(crate) const IS_BUILT: bool = cfg!(all(feature = "v4l2", target_os = "linux"));
 
+/// What is shown the bytes of a frame, or told why they are none.
+pub(crate) type Show<'a> = dyn FnMut(Result<&[u8], FrameError>) + 'a;
+
 /// A camera that is open, and gives one frame after the other.
 pub(crate) trait Capture {
     /// What its frames are, as it chose.
@@ -38,11 +41,7 @@ pub(crate) trait Capture {
     ///
     /// # Errors
     /// A [`CameraError`], after which it gives no more.
-    fn next(
-        &mut self,
-        within: Duration,
-        show: &mut dyn FnMut(Result<&[u8], FrameError>),
-    ) -> Result<bool, CameraError>;
+    fn next(&mut self, within: Duration, show: &mut Show<'_>) -> Result<bool, CameraError>;
 }
 
 /// What the frames of a camera are.

@@ -16,7 +16,7 @@ use linuxvideo::{
     stream::ReadStream,
 };
 
-use super::{CameraError, Capture, Format, FrameError, Offered, Pixels, Wanted};
+use super::{CameraError, Capture, Format, FrameError, Offered, Pixels, Show, Wanted};
 use crate::config::{CameraConfig, CameraFormat};
 
 /// `ENODEV`: the device is there no more.
@@ -139,11 +139,7 @@ impl Capture for Device {
         Ok(())
     }
 
-    fn next(
-        &mut self,
-        within: Duration,
-        show: &mut dyn FnMut(Result<&[u8], FrameError>),
-    ) -> Result<bool, CameraError> {
+    fn next(&mut self, within: Duration, show: &mut Show<'_>) -> Result<bool, CameraError> {
         let deadline = Instant::now() + within;
         while !self.has_frame()? {
             if Instant::now() >= deadline {
