@@ -13,6 +13,7 @@ use outpost_engine::{
     Engine, ImageError, Late, Offload, Outcome, PeerConfig, PeerError, Picture, Plan, PolicyFile,
     Route, Upstream, blocking, load_cascade,
 };
+use outpost_exit_policy::Goal;
 use outpost_runtime::{ImageLimits, ModelFolder, TractRuntime};
 use uuid::Uuid;
 
@@ -123,6 +124,8 @@ pub struct Agent {
     late: Duration,
     limits: ImageLimits,
     follows_link: bool,
+    /// What the operating point is to meet, as the configuration says it.
+    goal: Goal,
 }
 
 /// Why the agent did not start.
@@ -196,6 +199,7 @@ impl Agent {
             late: Duration::from_millis(config.correct_within_ms),
             limits: config.images.into(),
             follows_link: config.follow_link,
+            goal: goal.clone(),
         })
     }
 
@@ -207,6 +211,11 @@ impl Agent {
     /// Whether the operating point is to follow the link.
     pub(crate) fn follows_link(&self) -> bool {
         self.follows_link
+    }
+
+    /// What the operating point is to meet, as the configuration says it.
+    pub(crate) fn goal(&self) -> &Goal {
+        &self.goal
     }
 
     /// Time from taking up an image to its answer.

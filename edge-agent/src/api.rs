@@ -39,7 +39,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::ApiConfig, event::Announcer, intake::Intake, metrics::Metrics, reload::Reloads,
+    config::ApiConfig, event::Announcer, intake::Intake, metrics::Metrics, power::Power,
+    reloads::Reloads,
 };
 pub use authorisation::TokenError;
 use authorisation::{Authorisation, Guard};
@@ -65,6 +66,7 @@ pub(crate) struct Context {
     pub(crate) ending: CancellationToken,
     pub(crate) max_image_bytes: usize,
     pub(crate) reloads: Reloads,
+    pub(crate) power: Power,
 }
 
 /// What the API shows and asks for, as its files have it.

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::{
     config::AuditConfig,
     metrics::{AuditResult, Metrics},
+    power::Power,
     record::Record,
 };
 
@@ -18,6 +19,7 @@ use crate::{
 pub(crate) struct Auditor {
     config: AuditConfig,
     metrics: Metrics,
+    power: Power,
     account: Arc<Mutex<Account>>,
 }
 
@@ -44,7 +46,7 @@ pub(crate) struct AuditStatus {
 
 impl Auditor {
     /// None where no answer is to be drawn.
-    pub(crate) fn new(config: &AuditConfig, metrics: &Metrics) -> Option<Self> {
+    pub(crate) fn new(config: &AuditConfig, metrics: &Metrics, power: &Power) -> Option<Self> {
         if config.share <= 0.0 {
             return None;
         }
@@ -53,6 +55,7 @@ impl Auditor {
         Some(Self {
             config: *config,
             metrics: metrics.clone(),
+            power: power.clone(),
             account: Arc::new(Mutex::new(Account {
                 rng: Rng::with_seed(seed),
                 agreement: Agreement::default(),
@@ -62,9 +65,9 @@ impl Auditor {
         })
     }
 
-    /// Whether the next answer is drawn, by lot alone.
+    /// Whether the next answer is drawn, by lot alone; none is while what the device runs from is spared.
     pub(crate) fn draws(&self) -> bool {
-        self.account().rng.f64() < self.config.share
+        self.power.allows_audits() && self.account().rng.f64() < self.config.share
     }
 
     /// Takes into account what the cloud said about an answer; gives whether the two agree. `by_the_policy` is what was

@@ -4,6 +4,7 @@ mod audit;
 mod beside;
 mod cameras;
 mod outputs;
+mod power;
 mod run;
 mod urls;
 
@@ -24,6 +25,7 @@ use serde::Deserialize;
 pub use audit::AuditConfig;
 pub use cameras::{CameraConfig, CameraFormat};
 pub use outputs::{MqttOutput, WebhookOutput};
+pub use power::{OffloadCost, PowerClass, PowerConfig, Spared};
 pub use run::{ApiConfig, Delivery, FileOutput, FolderConfig, OutputsConfig, QueueConfig, Then};
 pub use urls::UrlConfig;
 
@@ -78,6 +80,8 @@ pub struct Config {
     pub circuit: CircuitSettings,
     /// Which answers of the device are compared with the cloud's afterwards.
     pub audit: AuditConfig,
+    /// What the device runs from, and how it spares that.
+    pub power: PowerConfig,
     /// Of what classes no image leaves the device.
     pub privacy: Privacy,
     /// Bounds on the images taken.
@@ -128,6 +132,7 @@ impl Default for Config {
             fog: None,
             circuit: CircuitSettings::default(),
             audit: AuditConfig::default(),
+            power: PowerConfig::default(),
             privacy: Privacy::default(),
             images: ImageBounds::default(),
             traces: TracesConfig::default(),
@@ -225,6 +230,14 @@ pub enum ConfigError {
         "`audit.share` is above 0 and there is no `[cloud]` or `[fog]` to ask: configure one, or leave it out"
     )]
     NobodyToAudit,
+    /// Energy is bounded that is not known.
+    #[error(
+        "`power.{0}.joules_per_hour` needs `[power.offload]`: give what an offload takes of this device's battery"
+    )]
+    NoOffloadCost(&'static str),
+    /// An operating point of no policy.
+    #[error("`power.{0}.operating_point` needs a `policy`: give one, or leave it out")]
+    NoPolicyToSpare(&'static str),
     /// A time that is none.
     #[error("`queue.max_age_hours` is {0}: give hours above 0 and up to {MOST_HOURS}")]
     Age(f64),
@@ -279,6 +292,7 @@ impl Config {
         for url in &mut config.urls {
             url.resolve(folder);
         }
+        config.power.resolve(folder);
         for camera in &mut config.cameras {
             camera.resolve(folder);
         }
@@ -356,6 +370,7 @@ impl Config {
         }
         let has_cloud = self.cloud.is_some() || self.fog.is_some();
         self.audit.check(has_cloud)?;
+        self.power.check(self.policy.is_some())?;
         let mut names = HashSet::from([API]);
         for folder in &self.folders {
             if !names.insert(&folder.name) {

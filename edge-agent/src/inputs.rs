@@ -10,7 +10,9 @@ use std::io;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{camera::open, config::Config, intake::Intake, metrics::Metrics, web::WebError};
+use crate::{
+    camera::open, config::Config, intake::Intake, metrics::Metrics, power::Power, web::WebError,
+};
 use camera::Camera;
 pub use folder::FolderError;
 
@@ -37,6 +39,7 @@ pub(crate) fn watch(
     config: &Config,
     intake: &Intake,
     metrics: &Metrics,
+    power: &Power,
     ending: &CancellationToken,
     tasks: &TaskTracker,
 ) -> Result<(), InputError> {
@@ -46,7 +49,8 @@ pub(crate) fn watch(
     }
     for url in &config.urls {
         let (newest, frames) = newest::newest(&url.name, metrics.clone());
-        let camera = url::Camera::new(url, config.images.max_bytes, newest, metrics.clone())?;
+        let max_bytes = config.images.max_bytes;
+        let camera = url::Camera::new(url, max_bytes, newest, metrics.clone(), power.clone())?;
         tasks.spawn(ending.clone().run_until_cancelled_owned(camera.watch()));
         tasks.spawn(frames.answer(intake.clone(), ending.clone()));
     }
@@ -54,7 +58,8 @@ pub(crate) fn watch(
         let (newest, frames) = newest::newest(&camera.name, metrics.clone());
         let owned = camera.clone();
         let open = move || open(&owned);
-        let camera = Camera::new(camera, config.images.max_bytes, newest, metrics.clone());
+        let max_bytes = config.images.max_bytes;
+        let camera = Camera::new(camera, max_bytes, newest, metrics.clone(), power.clone());
         tasks.spawn(camera.start(open, ending.clone())?);
         tasks.spawn(frames.answer(intake.clone(), ending.clone()));
     }

@@ -29,10 +29,12 @@ mod metrics;
 mod outputs;
 pub mod paths;
 mod pauses;
+mod power;
 mod program;
 mod queue;
 mod record;
 mod reload;
+mod reloads;
 pub mod table;
 mod web;
 
@@ -40,8 +42,8 @@ pub use agent::{Agent, Content, Image, StartError};
 pub use api::{ApiError, TokenError};
 pub use config::{
     ApiConfig, AuditConfig, CameraConfig, CameraFormat, Config, ConfigError, Delivery, FileOutput,
-    FolderConfig, ImageBounds, MqttOutput, OutputsConfig, QueueConfig, Then, UrlConfig,
-    WebhookOutput,
+    FolderConfig, ImageBounds, MqttOutput, OffloadCost, OutputsConfig, PowerClass, PowerConfig,
+    QueueConfig, Spared, Then, UrlConfig, WebhookOutput,
 };
 pub use event::{Event, Kind};
 pub use inputs::{FolderError, InputError};

@@ -4,6 +4,7 @@
 
 mod audits;
 mod endpoints;
+mod power;
 
 use std::{fmt, sync::Arc};
 
@@ -21,10 +22,14 @@ use prometheus_client::{
 
 use outpost_engine::Engine;
 
-use crate::record::{Answered, Record};
+use crate::{
+    power::{Power, Present},
+    record::{Answered, Record},
+};
 use audits::AuditMetrics;
 pub(crate) use audits::AuditResult;
 use endpoints::EndpointMetrics;
+use power::PowerMetrics;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfInput {
@@ -116,6 +121,7 @@ pub struct Metrics {
     input_failures: Family<OfInput, Counter>,
     endpoints: EndpointMetrics,
     audits: AuditMetrics,
+    power: PowerMetrics,
     reloads: Family<OfReload, Counter>,
 }
 
@@ -244,6 +250,7 @@ impl Default for Metrics {
         );
         let endpoints = EndpointMetrics::register(&mut registry);
         let audits = AuditMetrics::register(&mut registry);
+        let power = PowerMetrics::register(&mut registry);
         let reloads = Family::default();
         registry.register(
             "reloads",
@@ -274,6 +281,7 @@ impl Default for Metrics {
             input_failures,
             endpoints,
             audits,
+            power,
             reloads,
         }
     }
@@ -427,6 +435,12 @@ impl Metrics {
     /// What the endpoints of the peers are now.
     pub(crate) fn peers(&self, engine: &Engine) {
         self.endpoints.take(engine.peers());
+        self.power.take(Power::energy(engine));
+    }
+
+    /// What the device runs from now.
+    pub(crate) fn runs_from(&self, present: Present, has_changed: bool) {
+        self.power.say(present, has_changed);
     }
 
     /// The configuration and its files were read again, and were applied or refused.

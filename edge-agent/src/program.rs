@@ -21,8 +21,10 @@ use crate::{
     intake::{Bounds, Intake},
     metrics::Metrics,
     outputs::{OutputError, Outputs},
+    power::{Class, Power},
     queue::{Queue, QueueError, carry},
-    reload::{ANSWERING, Reloader, Reloads, Source},
+    reload::{ANSWERING, Reloader, Source},
+    reloads::Reloads,
 };
 
 /// What calls may take beyond the deadline of an image, once the program is to end.
@@ -64,9 +66,6 @@ pub enum ProgramError {
     /// An output cannot begin.
     #[error(transparent)]
     Output(#[from] OutputError),
-    /// A library panicked over a file.
-    #[error("a library crashed over one of the files: please report it with them")]
-    Crashed,
 }
 
 impl Program {
@@ -83,6 +82,8 @@ impl Program {
         let ending = CancellationToken::new();
         let (outputs, ways_in) = Outputs::start(&config.outputs, &metrics, &ending)?;
         let agent = InCharge::new(Agent::start(config)?);
+        let power = Power::new(&config.power, &metrics);
+        power.enter(&agent, Class::Mains);
         let announcer = Announcer::new(ways_in);
         let bounds = Bounds {
             places: config.max_in_flight,
@@ -109,12 +110,13 @@ impl Program {
             announcer.clone(),
             metrics.clone(),
             bounds,
-            (queue, Auditor::new(&config.audit, &metrics)),
+            (queue, Auditor::new(&config.audit, &metrics, &power)),
             tasks.clone(),
             ending.clone(),
         );
         tasks.spawn(follow_link(agent.clone(), metrics.clone(), ending.clone()));
-        inputs::watch(config, &intake, &metrics, &ending, &tasks)?;
+        tasks.spawn(power.clone().follow(agent.clone(), ending.clone()));
+        inputs::watch(config, &intake, &metrics, &power, &ending, &tasks)?;
         let reloads = Reloads::default();
         let context = Context {
             intake,
@@ -123,6 +125,7 @@ impl Program {
             ending: ending.clone(),
             max_image_bytes: config.images.max_bytes,
             reloads: reloads.clone(),
+            power: power.clone(),
         };
         let start = |api| Api::start(api, context);
         let api = config.api.as_ref().map(start).transpose()?;
@@ -133,6 +136,7 @@ impl Program {
             api: api.as_ref().map(|api| api.credentials().clone()),
             metrics,
             reloads,
+            power,
         };
         tasks.spawn(ending.clone().run_until_cancelled_owned(reloader.follow()));
         let watched = agent.clone();

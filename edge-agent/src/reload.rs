@@ -3,29 +3,30 @@
 //! What follows from the configuration is built anew and swapped whole: images under way end with the agent that took
 //! them up. Where something does not hold, nothing changes, and the log, a metric and `/v1/state` say why.
 
+mod changes;
+
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use outpost_engine::{Change, error_chain};
 use outpost_supervision::{Call, Digests, Watch, ready, reloading};
-use serde::Serialize;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{runtime::Handle, task::spawn_blocking};
-use utoipa::ToSchema;
 
 use crate::{
-    agent::Agent,
-    api::{Credentials, InUse},
+    agent::{Agent, StartError},
+    api::{ApiError, Credentials, InUse},
     config::{Config, ConfigError},
     in_charge::InCharge,
     metrics::Metrics,
-    program::ProgramError,
+    power::Power,
+    reloads::{Reload, Reloads},
 };
+
+use changes::Snapshot;
 
 /// What the service manager is told while all is well.
 pub(crate) const ANSWERING: &str = "answering";
@@ -36,24 +37,11 @@ pub struct Source {
     load: Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>,
     /// The files as they were before they were read last.
     seen: Digests,
+    /// What was read last and held together.
+    latest: Snapshot,
+    /// What is in effect; none before the first.
+    in_effect: Option<Snapshot>,
 }
-
-/// What came of a reload.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct Reload {
-    /// When, RFC 3339 in UTC.
-    at: String,
-    /// `applied`, or `refused`: then what was before still holds.
-    result: &'static str,
-    /// Why it was refused, and what to do.
-    error: Option<String>,
-    /// Fields of the configuration whose new values wait for a restart.
-    restart_for: Vec<&'static str>,
-}
-
-/// What came of the latest reload. Clones share it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Reloads(Arc<Mutex<Option<Reload>>>);
 
 /// Follows the configuration and its files.
 pub(crate) struct Reloader {
@@ -65,6 +53,24 @@ pub(crate) struct Reloader {
     pub(crate) api: Option<InUse>,
     pub(crate) metrics: Metrics,
     pub(crate) reloads: Reloads,
+    pub(crate) power: Power,
+}
+
+/// Why a configuration and its files are not put to use.
+#[derive(Debug, thiserror::Error)]
+enum ReloadError {
+    /// The configuration does not hold together.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The cascade, its networks or its peers are at fault.
+    #[error(transparent)]
+    Agent(#[from] StartError),
+    /// What the API shows and asks for is at fault.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// A library panicked over a file.
+    #[error("a library crashed over one of the files: please report it with them")]
+    Crashed,
 }
 
 impl Source {
@@ -77,6 +83,8 @@ impl Source {
             path,
             load: Box::new(load),
             seen: Digests::default(),
+            latest: Snapshot::default(),
+            in_effect: None,
         }
     }
 
@@ -91,6 +99,8 @@ impl Source {
             Ok(config) => {
                 self.seen = own;
                 self.seen.add(config.files());
+                self.latest = Snapshot::new(self.path.as_deref(), self.seen.clone());
+                self.in_effect.get_or_insert_with(|| self.latest.clone());
                 Ok(config)
             }
             Err(error) => {
@@ -101,40 +111,20 @@ impl Source {
     }
 }
 
+impl Source {
+    /// What was read last is in effect; gives what changed by that.
+    fn takes_effect(&mut self) -> Vec<String> {
+        let before = self.in_effect.replace(self.latest.clone());
+        let before = before.unwrap_or_default();
+        self.latest.changed_since(&before, self.path.as_deref())
+    }
+}
+
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Source")
             .field("path", &self.path)
             .finish_non_exhaustive()
-    }
-}
-
-impl Reloads {
-    /// None where there was none.
-    pub(crate) fn latest(&self) -> Option<Reload> {
-        self.lock().clone()
-    }
-
-    /// Whether the latest was refused for this cause.
-    fn was_refused_for(&self, cause: &str) -> bool {
-        let latest = self.lock();
-        let error = latest.as_ref().and_then(|reload| reload.error.as_deref());
-        error == Some(cause)
-    }
-
-    fn note(&self, result: &'static str, error: Option<String>, restart_for: Vec<&'static str>) {
-        let now = OffsetDateTime::now_utc().format(&Rfc3339);
-        *self.lock() = Some(Reload {
-            at: now.expect("a time of this age can be written so"),
-            result,
-            error,
-            restart_for,
-        });
-    }
-
-    /// The state is whole after every statement.
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Reload>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -176,16 +166,31 @@ impl Reloader {
         }
     }
 
-    fn applied(&self, restart_for: Vec<&'static str>) {
+    fn applied(&mut self, restart_for: Vec<&'static str>) {
         self.metrics.reloaded("applied");
-        tracing::info!("the configuration and its files were read again and are in use");
+        let mut changed = self.source.takes_effect();
+        let waits = |field: &str| {
+            restart_for.iter().any(|waiting| {
+                let within = field.strip_prefix(waiting);
+                within.is_some_and(|within| within.is_empty() || within.starts_with('.'))
+            })
+        };
+        changed.retain(|field| !waits(field));
+        tracing::info!(
+            changed = changed.join(", "),
+            "the configuration and its files were read again and are in use"
+        );
         if !restart_for.is_empty() {
             tracing::warn!(
                 fields = restart_for.join(", "),
                 "new values of these fields wait for a restart of the program: restart to apply them"
             );
         }
-        self.reloads.note("applied", None, restart_for);
+        self.reloads.note(Reload {
+            changed,
+            restart_for,
+            ..Reload::new("applied")
+        });
     }
 
     /// Tells of each cause once, unless a person asked again.
@@ -198,20 +203,23 @@ impl Reloader {
             error = cause,
             "the configuration or one of its files does not hold: what was before stays in use"
         );
-        self.reloads.note("refused", Some(cause), Vec::new());
+        self.reloads.note(Reload {
+            error: Some(cause),
+            ..Reload::new("refused")
+        });
     }
 
     /// Loading networks takes some 100 ms.
     async fn reload_off_the_async_threads(
         mut self,
-    ) -> (Self, Result<Vec<&'static str>, ProgramError>) {
+    ) -> (Self, Result<Vec<&'static str>, ReloadError>) {
         let runtime = Handle::current();
         let reload = move || {
             // Peers connect meanwhile.
             let _entered = runtime.enter();
             // Nothing is changed before all is built.
             let outcome = catch_unwind(AssertUnwindSafe(|| self.reload()));
-            let outcome = outcome.unwrap_or(Err(ProgramError::Crashed));
+            let outcome = outcome.unwrap_or(Err(ReloadError::Crashed));
             (self, outcome)
         };
         spawn_blocking(reload).await.expect("panics are caught")
@@ -221,7 +229,7 @@ impl Reloader {
     ///
     /// # Errors
     /// What does not hold; then nothing has changed.
-    fn reload(&mut self) -> Result<Vec<&'static str>, ProgramError> {
+    fn reload(&mut self) -> Result<Vec<&'static str>, ReloadError> {
         let config = self.source.load()?;
         config.check_run()?;
         let (config, restart_for) = config.beside(&self.config);
@@ -231,10 +239,13 @@ impl Reloader {
         let keeps_goal = config.operating_point == self.config.operating_point;
         let keeps_mode = config.mode == self.config.mode;
         self.agent.replace(agent, |agent, deciding| {
+            self.power.spare(agent.engine());
             let goal = deciding.chosen().map(|chosen| chosen.goal.clone());
             let has_policy = agent.engine().policy().is_some();
             // What a person chose holds until the configuration says otherwise.
-            let goal = goal.filter(|_| keeps_goal && has_policy);
+            let goal = goal.filter(|_| keeps_goal);
+            let goal = goal.or_else(|| self.power.goal().cloned());
+            let goal = goal.filter(|_| has_policy);
             let mode = keeps_mode.then(|| deciding.mode());
             for change in [
                 Change { goal, mode: None },

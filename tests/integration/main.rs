@@ -17,6 +17,7 @@ mod operations;
 mod overload;
 mod page;
 mod peers;
+mod power;
 mod privacy;
 mod queue;
 mod reload;

@@ -25,7 +25,8 @@ fn the_devices_page_answers_pictures_and_the_camera_and_moves_the_operating_poin
     fs::write(certificates.file("api.token"), &token).unwrap();
     let config = certificates.file("edge-agent.toml");
     let text = format!(
-        "models = {models:?}\ncascade = {cascade:?}\npolicy = {policy:?}\ndeadline_ms = 20000\n\
+        "models = {models:?}\ncascade = {cascade:?}\npolicy = {policy:?}\ndeadline_ms = 20000\nreload_seconds = 1\n\
+         [power]\nclass = \"battery\"\n\
          [cloud]\nurl = {cloud:?}\ncertificate_authority = \"ca.pem\"\n\
          [api]\naddress = \"127.0.0.1:0\"\ncertificate = \"server.pem\"\nkey = \"server.key\"\ntoken = \"api.token\"\n",
         cascade = models.join("cascades/cifar10-alexnet-resnet.toml"),
@@ -50,6 +51,7 @@ fn the_devices_page_answers_pictures_and_the_camera_and_moves_the_operating_poin
         .args([&url, &token])
         .arg(repository().join("models/samples/cifar10/test-airplane-0059.jpg"))
         .arg(&screenshots)
+        .arg(&config)
         .env("CHROMIUM", chromium)
         .output()
         .unwrap();

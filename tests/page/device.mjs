@@ -1,12 +1,13 @@
 // The device's page in a browser, as tests/integration/page.rs starts it:
 //
-//     node device.mjs URL TOKEN PICTURE SCREENSHOTS
+//     node device.mjs URL TOKEN PICTURE SCREENSHOTS CONFIGURATION
 //
 // CHROMIUM names the browser. Ends with an error where the page does not do what it should.
 import assert from "node:assert/strict";
+import fs from "node:fs";
 import { chromium } from "playwright-core";
 
-const [url, token, picture, screenshots] = process.argv.slice(2);
+const [url, token, picture, screenshots, configuration] = process.argv.slice(2);
 const SCREENS = [["wide", 1440, 900], ["narrow", 390, 844]];
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM,
@@ -50,6 +51,7 @@ const page = await open(`${url}/#token=${token}`);
 await says(page, "#live", "live");
 assert.equal(new URL(page.url()).hash, "", "the token stays in the address");
 await says(page, "#peers", "cloud reached");
+await says(page, "#peers .pill", "battery");
 
 // A picture: the device alone, then the cloud alone, and the reasons.
 await page.locator("#modes input[value=device-only]").check();
@@ -100,6 +102,20 @@ await page.waitForFunction(before => last !== before, heard);
 await page.click("#camera");
 await says(page, "#camera", "Use the camera");
 assert.equal(await page.evaluate(() => stream), null);
+
+// A configuration that is refused, and one that is in use.
+{
+  const written = fs.readFileSync(configuration, "utf8");
+  assert.equal(await page.locator("#reload").isVisible(), false);
+  fs.writeFileSync(configuration, written.replace("deadline_ms = 20000", "deadline_ms = 0"));
+  await says(page, "#reload .error", "`deadline_ms` is 0");
+  await says(page, "#reload", "stays in use");
+  fs.writeFileSync(configuration, written.replace("deadline_ms = 20000", "deadline_ms = 20001\nmax_in_flight = 9"));
+  await says(page, "#reload", "deadline_ms changed");
+  await says(page, "#reload", "Waits for a restart: max_in_flight");
+  assert.match(await page.locator("#reload").innerText(), new RegExp(`Read again .*${new Date().getFullYear()}`));
+  assert.equal(await page.locator("#reload .error").count(), 0);
+}
 
 // The charts and the list have what came.
 await page.waitForFunction(() => document.querySelectorAll("#charts .chart").length === 4);

@@ -47,6 +47,12 @@ impl Budget {
         amount <= self.left
     }
 
+    /// What is left at `now`.
+    pub fn left(&mut self, now: Duration) -> f64 {
+        self.has(0.0, now);
+        self.left
+    }
+
     /// Takes so much of what is left.
     pub fn take(&mut self, amount: f64) {
         self.left -= amount;
@@ -75,6 +81,7 @@ mod tests {
         assert!((653.0..=660.0).contains(&taken), "{taken}");
         assert!(!budget.has(61.0, now + 100 * HOUR));
         assert!(budget.has(60.0, now + 100 * HOUR));
+        assert_eq!(budget.left(now + 100 * HOUR), 60.0);
         // A time that is told late changes nothing.
         assert!(budget.has(60.0, now));
     }

@@ -5,7 +5,7 @@
 //!   what came of them and when, and does what the walk says next.
 //! - [`Circuit`] stops a driver from waiting for a peer that keeps failing.
 //! - [`Endpoints`] says which of several peers that serve the same is asked.
-//! - [`Budget`] says how much may still be sent.
+//! - [`Budget`] says how much may still be sent, [`OffloadEnergy`] what that takes of a battery.
 //! - [`LinkEstimate`] says what an offload costs now, [`Follower`] when that is a reason to decide otherwise.
 //! - [`EncoderChoice`] says with which encoder an image is there first, by an [`EncoderProfile`].
 //!
@@ -17,6 +17,7 @@ mod budget;
 mod circuit;
 mod encoders;
 mod endpoints;
+mod energy;
 mod file;
 mod follower;
 mod graph;
@@ -27,6 +28,7 @@ pub use budget::Budget;
 pub use circuit::{Circuit, CircuitConfig, CircuitState, Permit, Refusal};
 pub use encoders::{EncoderChoice, EncoderProfile, Measured, Original, ProfileError};
 pub use endpoints::{Change, Choose, Endpoints, EndpointsConfig, Presence};
+pub use energy::OffloadEnergy;
 pub use file::CascadeError;
 pub use follower::Follower;
 pub use graph::{Cascade, Mode, Node, NodeId, Site};

@@ -25,8 +25,9 @@ pub use engine::{
 pub use inquiry::{Answer, ServedModel, ask_about_model, ask_whether_live};
 pub use learned::{Chosen, Deciding, PolicyError, load as load_policy};
 pub use peer::{
-    BudgetConfig, CircuitSettings, DecidedBy, EncodersError, Encoding, EndpointStatus, Offload,
-    OtherConfig, Payload, PeerConfig, PeerError, SentAs, UnknownEncoding, Upstream, error_chain,
+    BudgetConfig, CircuitSettings, DecidedBy, EncodersError, Encoding, EndpointStatus, EnergyUse,
+    Offload, OtherConfig, Payload, PeerConfig, PeerError, SentAs, Thrift, UnknownEncoding,
+    Upstream, error_chain,
 };
 pub use picture::{Picture, PictureError};
 pub use privacy::{Privacy, PrivacyError};

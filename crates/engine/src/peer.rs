@@ -44,6 +44,7 @@ mod remote;
 mod upstream;
 
 use budgets::Budgets;
+pub use budgets::{EnergyUse, Thrift};
 pub use config::{BudgetConfig, CircuitSettings, OtherConfig, Payload, PeerConfig};
 pub use failure::error_chain;
 pub(crate) use packing::Packing;

@@ -41,6 +41,17 @@ impl Digests {
         }
     }
 
+    /// Files of both that are not now as they were `before`.
+    pub fn changed_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a Path> {
+        let is_other = |(path, digest): &(&PathBuf, &[u8; 32])| {
+            before.0.get(*path).is_some_and(|before| before != *digest)
+        };
+        self.0
+            .iter()
+            .filter(is_other)
+            .map(|(path, _)| path.as_path())
+    }
+
     /// Of the same files as they are now.
     pub fn again(&self) -> Self {
         Self::of(self.0.keys())

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Context, problem::Problem};
-use crate::{audit::AuditStatus, record::milliseconds, reload::Reload};
+use crate::{audit::AuditStatus, power::Class, record::milliseconds, reloads::Reload};
 
 /// What images are decided by, and who is reached.
 #[derive(Serialize, ToSchema)]
@@ -34,10 +34,26 @@ pub(super) struct Status {
     waiting: Option<u64>,
     /// Those who are asked for what is elsewhere.
     peers: Vec<Peer>,
+    /// What the device runs from, and how it spares that; absent where it spares nothing whatever it runs from.
+    power: Option<Power>,
     /// Whether the cloud agrees with the device's answers; absent where none are audited.
     audit: Option<Audit>,
     /// What came of it when the configuration and its files were last read again; absent where they were not since the start.
     reload: Option<Reload>,
+}
+
+/// What the device runs from.
+#[derive(Serialize, ToSchema)]
+struct Power {
+    /// `mains`, `battery`, or `saver`: a battery that is to be saved.
+    #[schema(value_type = String)]
+    class: Class,
+    /// Percent of the battery's charge; absent where the system is not asked, or does not tell.
+    charge: Option<u8>,
+    /// Joules that offloads took since the start; absent where it is not configured what one takes.
+    joules_spent: Option<f64>,
+    /// Joules that they may still take, of those of an hour; absent without a bound.
+    joules_left: Option<f64>,
 }
 
 /// What the cloud says afterwards about answers that the device gave by itself.
@@ -329,6 +345,16 @@ fn status(context: &Context) -> Status {
         policy: policy(engine, &deciding),
         waiting: context.intake.waiting(),
         peers: engine.peers().map(peer).collect(),
+        power: context.power.matters().then(|| {
+            let present = context.power.present();
+            let energy = crate::power::Power::energy(engine);
+            Power {
+                class: present.class,
+                charge: present.charge,
+                joules_spent: energy.map(|energy| energy.spent),
+                joules_left: energy.and_then(|energy| energy.left),
+            }
+        }),
         audit: context.intake.audits().map(|status| {
             let chosen = deciding.chosen();
             let by_the_policy = chosen.and_then(|chosen| chosen.expected.agreement);

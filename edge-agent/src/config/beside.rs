@@ -21,6 +21,7 @@ impl Config {
             &running.max_in_flight,
         );
         waiting.keep("audit", &mut self.audit, &running.audit);
+        waiting.keep("power", &mut self.power, &running.power);
         waiting.keep("images", &mut self.images, &running.images);
         waiting.keep("traces", &mut self.traces, &running.traces);
         waiting.keep(

@@ -5,8 +5,13 @@ use std::{fs, io, net::TcpListener, path::Path};
 use rustix::fs::statvfs;
 use uuid::Uuid;
 
+use outpost_engine::error_chain;
+
 use super::{Examination, Finding, report::Subject};
-use crate::config::{Config, Delivery, Then};
+use crate::{
+    config::{Config, Delivery, PowerClass, Then},
+    power::{Class, Supplies},
+};
 
 /// Less room on a disk that is written to is warned of: a day of answers of a busy camera fits.
 const LITTLE_ROOM: u64 = 64 << 20;
@@ -47,6 +52,25 @@ pub(super) fn examine(config: &Config, examination: &mut Examination<'_>) {
             file.max_bytes,
             "make its folder and give this user the right to write there, or name another `outputs.file.path`; lower `max_bytes` where room is short",
         ));
+    }
+    if config.power.class == PowerClass::Auto {
+        let path = &config.power.supplies;
+        let subject = Finding::new("place", format!("power supplies {}", path.display()));
+        let advice = "give `power.class` \"mains\", \"battery\" or \"saver\"";
+        examination.add(match Supplies::read(path) {
+            Ok(supplies) if supplies.is_empty() => subject.warning(
+                "the system tells of none: it is taken to run from the mains",
+                advice,
+            ),
+            Ok(supplies) => {
+                let class = supplies.class(Class::Mains, config.power.saver_below);
+                let charge = supplies.charge();
+                let charge = charge.map(|percent| format!(", {percent} % charged"));
+                let charge = charge.unwrap_or_default();
+                subject.good(format!("the class is {}{charge}", class.as_str()))
+            }
+            Err(error) => subject.failed(error_chain(&error), advice),
+        });
     }
     if let Some(api) = &config.api {
         let subject = Finding::new("place", format!("address {}", api.address));

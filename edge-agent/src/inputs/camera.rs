@@ -20,6 +20,7 @@ use crate::{
     config::CameraConfig,
     metrics::Metrics,
     pauses::pauses,
+    power::Power,
 };
 
 /// The longest wait for a frame at a time: how long the program's end may go unnoticed.
@@ -35,6 +36,7 @@ pub(super) struct Camera {
     max_bytes: usize,
     newest: Newest,
     metrics: Metrics,
+    power: Power,
     /// The pauses between attempts while nothing comes.
     outage: Option<ExponentialBackoff>,
 }
@@ -45,6 +47,7 @@ impl Camera {
         max_bytes: usize,
         newest: Newest,
         metrics: Metrics,
+        power: Power,
     ) -> Self {
         Self {
             name: config.name.clone(),
@@ -53,6 +56,7 @@ impl Camera {
             max_bytes,
             newest,
             metrics,
+            power,
             outage: None,
         }
     }
@@ -117,7 +121,7 @@ impl Camera {
             self.came();
             self.newest.put(frame);
             let now = Instant::now();
-            next = (next + self.every).max(now);
+            next = (next + self.every * self.power.slowdown()).max(now);
             if next > now {
                 pause(next - now, runtime, ending);
                 capture.forget()?;

@@ -18,6 +18,7 @@ use crate::{
     config::UrlConfig,
     metrics::Metrics,
     pauses::pauses,
+    power::Power,
     web::{Access, Server, WebError, failure},
 };
 
@@ -35,6 +36,7 @@ pub(super) struct Camera {
     max_bytes: usize,
     newest: Newest,
     metrics: Metrics,
+    power: Power,
     /// The pauses between calls while nothing comes.
     outage: Option<ExponentialBackoff>,
 }
@@ -66,6 +68,7 @@ impl Camera {
         max_bytes: usize,
         newest: Newest,
         metrics: Metrics,
+        power: Power,
     ) -> Result<Self, WebError> {
         let timeout = Duration::from_millis(config.timeout_ms);
         let server = Server::new(Access {
@@ -87,6 +90,7 @@ impl Camera {
             max_bytes,
             newest,
             metrics,
+            power,
             outage: None,
         })
     }
@@ -94,7 +98,7 @@ impl Camera {
     /// Fetches images; never ends.
     pub(super) async fn watch(mut self) {
         loop {
-            let next = Instant::now() + self.every.unwrap_or(EVERY);
+            let next = Instant::now() + self.every.unwrap_or(EVERY) * self.power.slowdown();
             match self.visit().await {
                 Ok(()) => sleep_until(next).await,
                 Err(failure) => {
@@ -167,7 +171,7 @@ impl Camera {
             let now = Instant::now();
             if now >= next {
                 self.newest.put(Frame::Encoded(image));
-                next = (next + every).max(now);
+                next = (next + every * self.power.slowdown()).max(now);
             }
         }
     }

@@ -9,7 +9,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc, Mutex, MutexGuard, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -27,8 +27,8 @@ use outpost_transport::Channel;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use super::{
-    BudgetConfig, Budgets, EncodersError, LateCall, Offload, Packing, Patience, Peer, PeerConfig,
-    PeerError, Place, Sent, Waiting, lock, remote::RemoteNetwork,
+    BudgetConfig, Budgets, EncodersError, EnergyUse, LateCall, Offload, Packing, Patience, Peer,
+    PeerConfig, PeerError, Place, Sent, Thrift, Waiting, lock, remote::RemoteNetwork,
 };
 use crate::picture::Picture;
 
@@ -46,6 +46,8 @@ pub struct Upstream {
     counts: Vec<Counts>,
     origin: Instant,
     health_every: Duration,
+    /// How many times as long it is at present.
+    slowdown: AtomicU32,
     /// How the budgets and the circuits are bounded.
     settings: (BudgetConfig, CircuitConfig),
     /// What asks for signs of life; ends with the endpoints.
@@ -151,6 +153,7 @@ impl Upstream {
             counts: peers.iter().map(|_| Counts::default()).collect(),
             origin,
             health_every: choosing.health_every,
+            slowdown: AtomicU32::new(1),
             settings: (config.budget, circuit),
             tasks: Mutex::new(JoinSet::new()),
             peers,
@@ -186,6 +189,19 @@ impl Upstream {
             lock(&peer.circuit).configure(circuit);
         }
         lock(&self.used().budgets).resize(&budget);
+    }
+
+    /// Spares what the device runs from in another way from now on.
+    pub fn spare(&self, thrift: &Thrift) {
+        lock(&self.used().budgets).spare(thrift);
+        self.slowdown
+            .store(thrift.slowdown.get(), Ordering::Relaxed);
+    }
+
+    /// The energy that offloads took; none where it is not known what one takes.
+    pub fn energy(&self) -> Option<EnergyUse> {
+        let used = self.used();
+        lock(&used.budgets).energy(used.origin.elapsed())
     }
 
     /// Makes calls over other channels from now on, one an endpoint, as those with new credentials; calls under way end
@@ -252,7 +268,7 @@ impl Upstream {
                 let _ = channel.connect().await;
             });
         }
-        self.spawn(look(Arc::downgrade(self), self.health_every));
+        self.spawn(look(Arc::downgrade(self)));
     }
 
     /// Asks about an image, until the deadline at the latest; gives the call, too, where it goes on after that.
@@ -467,15 +483,17 @@ impl Upstream {
 }
 
 /// Asks those who are not in use whether they are there, while there is an upstream.
-async fn look(upstream: Weak<Upstream>, every: Duration) {
+async fn look(upstream: Weak<Upstream>) {
     loop {
         let Some(upstream) = upstream.upgrade() else {
             return;
         };
         let due = upstream.state().endpoints.due(upstream.origin.elapsed());
         join_all(due.into_iter().map(|one| upstream.ask(one, HEALTH_WITHIN))).await;
+        let slowdown = upstream.slowdown.load(Ordering::Relaxed);
+        let pause = upstream.health_every.saturating_mul(slowdown);
         drop(upstream);
-        sleep(every).await;
+        sleep(pause).await;
     }
 }
 

@@ -6,8 +6,8 @@ use tokio::runtime::Runtime;
 
 use super::*;
 use crate::{
-    camera::{Format, Pixels},
-    config::CameraFormat,
+    camera::{Format, Pixels, Show},
+    config::{CameraFormat, PowerConfig},
     inputs::newest::newest,
 };
 
@@ -50,11 +50,7 @@ impl Capture for Fake {
         Ok(())
     }
 
-    fn next(
-        &mut self,
-        within: Duration,
-        show: &mut dyn FnMut(Result<&[u8], FrameError>),
-    ) -> Result<bool, CameraError> {
+    fn next(&mut self, within: Duration, show: &mut Show<'_>) -> Result<bool, CameraError> {
         match self.steps.pop_front().unwrap_or(Step::Gone) {
             Step::Gives(bytes) | Step::Gave(bytes) => show(Ok(&bytes)),
             Step::Damaged => show(Err(FrameError::Damaged)),
@@ -83,6 +79,11 @@ fn config(every_ms: u64, timeout_ms: u64) -> CameraConfig {
     }
 }
 
+fn camera(config: &CameraConfig, newest: Newest, metrics: &Metrics) -> Camera {
+    let power = Power::new(&PowerConfig::default(), metrics);
+    Camera::new(config, 1 << 20, newest, metrics.clone(), power)
+}
+
 /// One visit to a camera: how it ended, and the metrics.
 fn visit(
     (every_ms, timeout_ms): (u64, u64),
@@ -92,7 +93,7 @@ fn visit(
     let metrics = Metrics::default();
     let (newest, _frames) = newest("door", metrics.clone());
     let config = config(every_ms, timeout_ms);
-    let mut camera = Camera::new(&config, 1 << 20, newest, metrics.clone());
+    let mut camera = camera(&config, newest, &metrics);
     let mut open = || -> Result<Box<dyn Capture>, CameraError> {
         let steps = steps.clone().into();
         Ok(Box::new(Fake { pixels, steps }))
@@ -173,7 +174,7 @@ fn a_camera_that_gives_nothing_whole_is_left_and_says_why() {
 async fn a_camera_is_opened_again_until_the_program_ends() {
     let metrics = Metrics::default();
     let (newest, _frames) = newest("door", metrics.clone());
-    let camera = Camera::new(&config(0, 60_000), 1 << 20, newest, metrics.clone());
+    let camera = camera(&config(0, 60_000), newest, &metrics);
     let (opened, openings) = mpsc::channel();
     let mut visits = VecDeque::from([
         // Not there, then there, then with a driver that is at fault, then silent until the end.
