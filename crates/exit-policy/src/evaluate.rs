@@ -147,7 +147,10 @@ impl<'a> Problem<'a> {
     }
 
     /// The same; tells `note` every node that is reached with the seconds of the step to it.
-    fn walk_noting(
+    ///
+    /// # Panics
+    /// As [`Problem::walk`].
+    pub fn walk_noting(
         &self,
         policies: &[Function],
         example: usize,

@@ -12,6 +12,7 @@
 //! - [`link`] runs the real programs at the two ends of an emulated path, for every combination of a plan.
 //! - [`load`] calls a server and tells throughput and latencies.
 //! - [`soak`] leaves a device running beside a cloud that dies, and counts what was promised.
+//! - [`fleet`] simulates many devices before a fleet of servers, and checks that against real runs.
 //! - [`summarise`] turns the edge-agent's answers into accuracy, time and bytes.
 //!
 //! ```no_run
@@ -31,6 +32,7 @@ pub mod bundle;
 pub mod encoders;
 pub mod evaluate;
 pub mod fetch;
+pub mod fleet;
 pub mod frontier;
 pub mod learn;
 pub mod link;

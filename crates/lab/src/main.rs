@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use outpost_lab::{
-    bench, encoders, evaluate, fetch, learn, link, load, replay, report, soak, summarise, trace,
+    bench, encoders, evaluate, fetch, fleet, learn, link, load, replay, report, soak, summarise, trace,
 };
 
 /// Fetch and measure networks; trace, learn and judge exit policies; summarise answers.
@@ -45,6 +45,8 @@ enum Command {
     Load(load::LoadArgs),
     /// Leave the device program running beside a cloud that dies, over a link that comes and goes; count what was promised.
     Soak(soak::SoakArgs),
+    /// Simulate many devices before a fleet of servers; check the simulator against real runs.
+    Fleet(fleet::FleetArgs),
     /// Turn the edge-agent's answers into accuracy, time and bytes.
     Summarise(summarise::SummariseArgs),
 }
@@ -74,6 +76,7 @@ fn run(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::LinkEnd(args) => link::run_end(args, out)?,
         Command::Load(args) => load::run(args, out)?,
         Command::Soak(args) => soak::run(args, out)?,
+        Command::Fleet(args) => fleet::run(args, out)?,
         Command::Summarise(args) => summarise::run(args, out)?,
     }
     Ok(())

@@ -17,7 +17,7 @@ use crate::{
     table::percent,
 };
 use plot::PALETTE;
-pub(crate) use plot::{Mark, Plot, Series};
+pub(crate) use plot::{Mark, Plot, Scale, Series};
 
 /// How pages look.
 const CSS: &str = include_str!("report/page.css");

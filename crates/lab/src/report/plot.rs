@@ -41,6 +41,16 @@ pub(crate) struct Series {
     pub(crate) points: Vec<(f64, f64)>,
 }
 
+/// How values lie on the axes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Scale {
+    /// Evenly.
+    #[default]
+    Linear,
+    /// By their logarithm, on both axes; values must be above 0.
+    Logarithmic,
+}
+
 /// A plot of two axes.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Plot {
@@ -51,6 +61,8 @@ pub(crate) struct Plot {
     pub(crate) band: Vec<(f64, f64, f64)>,
     /// Ranges of x, drawn behind all else.
     pub(crate) spans: Vec<(f64, f64)>,
+    /// How values lie on the axes.
+    pub(crate) scale: Scale,
     /// Width and height in pixels.
     pub(crate) size: (u32, u32),
 }
@@ -64,6 +76,7 @@ impl Plot {
             series: vec![],
             band: vec![],
             spans: vec![],
+            scale: Scale::Linear,
             size,
         }
     }
@@ -73,7 +86,10 @@ impl Plot {
         let mut svg = String::new();
         let drawn = {
             let root = SVGBackend::with_string(&mut svg, self.size).into_drawing_area();
-            self.draw(&root)
+            match self.scale {
+                Scale::Linear => self.draw(&root, &short),
+                Scale::Logarithmic => self.logarithms().draw(&root, &|value| power(value)),
+            }
         };
         match drawn {
             Ok(()) => themed(&svg),
@@ -110,7 +126,26 @@ impl Plot {
         (x, range(&mut points().map(|p| p.1), 0.06))
     }
 
-    fn draw(&self, root: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), String> {
+    /// The plot with the logarithms of all its values.
+    fn logarithms(&self) -> Self {
+        let mut plot = self.clone();
+        for (x, y) in plot.series.iter_mut().flat_map(|series| &mut series.points) {
+            (*x, *y) = (x.log10(), y.log10());
+        }
+        for (x, low, high) in &mut plot.band {
+            (*x, *low, *high) = (x.log10(), low.log10(), high.log10());
+        }
+        for (from, to) in &mut plot.spans {
+            (*from, *to) = (from.log10(), to.log10());
+        }
+        plot
+    }
+
+    fn draw(
+        &self,
+        root: &DrawingArea<SVGBackend<'_>, Shift>,
+        label: &dyn Fn(f64) -> String,
+    ) -> Result<(), String> {
         let ((x0, x1), (y0, y1)) = self.ranges();
         let failed = |error: &dyn std::fmt::Display| error.to_string();
         let mut chart = ChartBuilder::on(root)
@@ -131,8 +166,8 @@ impl Plot {
             .y_desc(self.y)
             .x_labels(8)
             .y_labels(7)
-            .x_label_formatter(&|value| short(*value))
-            .y_label_formatter(&|value| short(*value))
+            .x_label_formatter(&|value| label(*value))
+            .y_label_formatter(&|value| label(*value))
             .draw()
             .map_err(|e| failed(&e))?;
         let spans = self.spans.iter();
@@ -186,6 +221,24 @@ fn short(value: f64) -> String {
     }
 }
 
+/// The number of which a value is the logarithm, where it is a power of ten; nothing in between.
+fn power(logarithm: f64) -> String {
+    if (logarithm - logarithm.round()).abs() > 1e-9 {
+        return String::new();
+    }
+    let exponent = logarithm.round() as i32;
+    match exponent {
+        6.. => format!("{}M", 10_f64.powi(exponent - 6)),
+        3.. => format!("{}k", 10_f64.powi(exponent - 3)),
+        0.. => format!("{}", 10_f64.powi(exponent)),
+        _ => format!(
+            "{:.*}",
+            exponent.unsigned_abs() as usize,
+            10_f64.powi(exponent)
+        ),
+    }
+}
+
 /// Puts the page's ink in place of what stands for it, and lets the page set the size.
 fn themed(svg: &str) -> String {
     svg.replace("#010203", "var(--ink)")
@@ -231,6 +284,26 @@ mod tests {
     fn plots_of_one_point_or_none_are_drawn() {
         assert!(plot(vec![(1.0, 1.0)]).contains("<svg"));
         assert!(plot(vec![]).contains("<svg"));
+    }
+
+    #[test]
+    fn logarithmic_axes_have_powers_of_ten() {
+        assert_eq!(
+            [0.0, 1.0, 4.0, 6.0, -2.0, 0.5].map(power),
+            ["1", "10", "10k", "1M", "0.01", ""]
+        );
+        let series = Series {
+            name: "servers".to_owned(),
+            colour: 0,
+            mark: Mark::Line,
+            points: vec![(10.0, 1.0), (1e6, 20.0)],
+        };
+        let plot = Plot {
+            series: vec![series],
+            scale: Scale::Logarithmic,
+            ..Plot::new((400, 300))
+        };
+        assert!(plot.svg().contains("100k"), "{}", plot.svg());
     }
 
     #[test]

@@ -1,0 +1,628 @@
+//! `lab fleet validate`: the real `cloud-service` on loopback with 1, 2, 4, … devices, beside the simulator with the very
+//! same images at the same times.
+//!
+//! The service is real, and so are its clients, one connection a device; images are sent as a policy decides on a trace. What is
+//! not real is the devices' own networks: 64 devices do not fit in one machine, so that their time is waited for. First the
+//! service is measured without load: times of batches by size, of decoding, of the rest of a call. These are all that the
+//! simulator is told.
+
+mod real;
+mod record;
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use outpost_cascade::{Cascade, Site};
+use outpost_exit_policy::Goal;
+use outpost_transport::development_certificates::GenerateError;
+
+use super::{
+    FleetError,
+    arrivals::{Arrival, Arrivals},
+    batching::Rules,
+    links::{Bytes, DeviceLink},
+    plan::{
+        ArrivalKind, ArrivalPlan, BytesPlan, DevicePlan, LinkPlan, Plan, PricePlan, Processor,
+        Quantity, ServerPlan, SimulationPlan, TargetPlan, TracePlan,
+    },
+    service::ServiceTimes,
+    simulation::{How, Scenario, Server, Window, simulate},
+    statistics::{mean, percentile},
+    workload::{Kind, Policy, Workload},
+};
+use crate::{
+    host,
+    learn::load_cascade,
+    soak::ProgramError,
+    table::{percent, row, table},
+};
+use real::{Real, Sent, Served, Unloaded};
+pub use record::{Compared, Point, Record, not_validated};
+
+/// Share of the images of a run that fill it and do not count.
+const WARM_UP: f64 = 0.05;
+/// Simulations of each run, with other draws of the times of batches; their mean is what is compared.
+const REPLICATIONS: u64 = 10;
+/// How near the simulator must come.
+const TOLERANCE: f64 = 0.10;
+/// A device is busy for no more of its time: 64 devices at random times would else be a few.
+const MOST_BUSY_DEVICE: f64 = 0.5;
+/// Fewest images of a run that tell a p99.
+const LEAST_SENT: usize = 200;
+
+/// What `lab fleet validate` is asked.
+#[derive(Debug, clap::Args)]
+pub struct ValidateArgs {
+    /// A trace of `lab trace`.
+    #[arg(long, value_name = "FILE.parquet")]
+    pub trace: PathBuf,
+    /// The folder of its images.
+    #[arg(long, value_name = "DIR")]
+    pub images: PathBuf,
+    /// The cascade.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "models/cascades/lite0-lite2.toml"
+    )]
+    pub cascade: PathBuf,
+    /// A policy bundle learned for it.
+    #[arg(
+        long,
+        value_name = "FILE.json",
+        default_value = "models/policies/lite0-lite2.json"
+    )]
+    pub policy: PathBuf,
+    /// The operating point that decides what is sent.
+    #[arg(long, value_name = "GOAL", default_value = "loss=1")]
+    pub operating_point: Goal,
+    /// Numbers of devices, one after the other.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32, 64])]
+    pub devices: Vec<u32>,
+    /// Share of its time that the service is to be busy, where the devices can send so much.
+    #[arg(long, default_value_t = 0.6)]
+    pub load: f64,
+    /// Seconds of each number of devices.
+    #[arg(long, default_value_t = 120.0)]
+    pub seconds: f64,
+    /// Batches of each size to measure first.
+    #[arg(long, default_value_t = 40)]
+    pub batches: usize,
+    /// The service's `batching.max_batch`.
+    #[arg(long, default_value_t = 4)]
+    pub max_batch: usize,
+    /// The service's `batching.max_delay_ms`.
+    #[arg(long, default_value_t = 0.0, value_name = "MS")]
+    pub max_delay: f64,
+    /// The service's `batching.instances`.
+    #[arg(long, default_value_t = 1)]
+    pub instances: u32,
+    /// Milliseconds from taking up an image to its answer.
+    #[arg(long, default_value_t = 2000.0, value_name = "MS")]
+    pub deadline: f64,
+    /// How many times slower a device is than the machine of the trace.
+    #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
+    pub device_scale: f64,
+    /// Draws when images come, and which.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// The model folder.
+    #[arg(long, default_value = "models", env = "OUTPOST_MODELS")]
+    pub models: PathBuf,
+    /// The cloud program; by default the one beside this program.
+    #[arg(long, value_name = "PROGRAM")]
+    pub cloud_service: Option<PathBuf>,
+    /// Where what was found goes, for `lab fleet simulate --validation`.
+    #[arg(long, value_name = "FILE.json", default_value = "validation.json")]
+    pub out: PathBuf,
+    /// Also write the measured times of batches, for the plan of a fleet.
+    #[arg(long, value_name = "FILE.csv")]
+    pub service_times: Option<PathBuf>,
+}
+
+/// Why nothing was validated.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ValidateError {
+    /// A number that makes no run.
+    #[error("{0}")]
+    Argument(&'static str),
+    /// The trace, the policy or the cascade is at fault.
+    #[error(transparent)]
+    Fleet(Box<FleetError>),
+    /// A file cannot be read or written.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Too few images are sent.
+    #[error(
+        "{devices} devices send {sent} images in {seconds} s, too few for a p99: give more --seconds, or another --operating-point"
+    )]
+    TooFew {
+        /// Number of devices.
+        devices: u32,
+        /// Images sent.
+        sent: usize,
+        /// How long.
+        seconds: f64,
+    },
+    /// No certificates.
+    #[error("cannot make certificates")]
+    Certificates(#[from] GenerateError),
+    /// The service does not run as it should.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The service cannot be called.
+    #[error("cannot call the service")]
+    Call(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// What was found before is not to be read.
+    #[error("{} is nothing that `lab fleet validate` has left: make it again", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The table cannot be printed.
+    #[error("cannot print")]
+    Print(#[from] io::Error),
+}
+
+impl From<FleetError> for ValidateError {
+    fn from(error: FleetError) -> Self {
+        Self::Fleet(Box::new(error))
+    }
+}
+
+fn file(path: &Path) -> impl Fn(io::Error) -> ValidateError {
+    let path = path.to_owned();
+    move |source| ValidateError::File {
+        path: path.clone(),
+        source,
+    }
+}
+
+/// An image of a run: when it comes, and what becomes of it on the device.
+#[derive(Debug, Clone, Copy)]
+struct Scheduled {
+    arrival: Arrival,
+    /// When the device sends it; none where it answers itself.
+    sends_at: Option<f64>,
+}
+
+/// Runs `lab fleet validate`.
+///
+/// # Errors
+/// A [`ValidateError`] that names what is at fault.
+pub fn run(args: &ValidateArgs, out: &mut dyn Write) -> Result<(), ValidateError> {
+    check(args)?;
+    let cascade = load_cascade(&args.cascade).map_err(FleetError::from)?;
+    let workload = Workload::load(&plan(args))?;
+    let policies = &workload.policies;
+    let policy = policies.iter().find(|policy| policy.kind == Kind::Learned);
+    let policy = policy.expect("the plan has an operating point");
+    let images = images(args, &workload)?;
+    let rules = Rules {
+        max_batch: args.max_batch,
+        max_delay: args.max_delay / 1e3,
+        preferred: Vec::new(),
+        max_queue: real::MAX_QUEUE,
+        instances: args.instances,
+    };
+    let mut real = Real::start(args, &network_of(&cascade), images)?;
+    let bar = ProgressBar::new(1 + args.devices.len() as u64).with_message("the service alone");
+    let style = "{wide_bar:.cyan/dim} {elapsed}, {pos} of {len}  {msg}";
+    bar.set_style(ProgressStyle::with_template(style).expect("the template is well-formed"));
+    bar.enable_steady_tick(Duration::from_millis(500));
+    let unloaded = real.unloaded(args.max_batch, args.batches)?;
+    bar.inc(1);
+    let service = ServiceTimes::of(unloaded.batches.iter().copied());
+    if let Some(path) = &args.service_times {
+        write_times(path, &unloaded)?;
+    }
+    let mut points = Vec::new();
+    for &devices in &args.devices {
+        bar.set_message(format!("{devices} devices"));
+        let per_second = rate(args, policy, &service, &unloaded, devices);
+        let schedule = schedule(args, policy, devices, per_second);
+        let sent = schedule.iter().filter(|one| one.sends_at.is_some()).count();
+        if sent < LEAST_SENT {
+            return Err(ValidateError::TooFew {
+                devices,
+                sent,
+                seconds: args.seconds,
+            });
+        }
+        let served = real.serve(devices, &schedule)?;
+        let simulated = simulated(
+            args, policy, &schedule, devices, &rules, &service, &unloaded,
+        );
+        points.push(point(devices, per_second, &schedule, &served, &simulated));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    real.end()?;
+    let record = Record {
+        schema: record::SCHEMA,
+        program_version: env!("CARGO_PKG_VERSION").to_owned(),
+        machine: host::cpu_model().unwrap_or_default(),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        processor: Processor::Cpu.as_str().to_owned(),
+        link: record::LOOPBACK.to_owned(),
+        arrivals: ArrivalKind::Poisson.as_str().to_owned(),
+        network: workload.network.clone(),
+        images_sha256: workload.images.clone(),
+        policy_sha256: workload.bundle.clone(),
+        operating_point: policy.operating_point.clone(),
+        load: args.load,
+        seconds: args.seconds,
+        max_batch: args.max_batch,
+        max_delay_ms: args.max_delay,
+        instances: args.instances,
+        deadline_ms: args.deadline,
+        device_scale: args.device_scale,
+        seed: args.seed,
+        tolerance: TOLERANCE,
+        batch_ms: (1..=args.max_batch)
+            .map(|images| 1e3 * service.mean_seconds(images))
+            .collect(),
+        decode_ms: 1e3 * unloaded.decode_seconds,
+        call_ms: 1e3 * unloaded.call_seconds,
+        points,
+    };
+    record.write(&args.out)?;
+    print(&record, out)?;
+    writeln!(out, "{}", args.out.display())?;
+    Ok(())
+}
+
+fn check(args: &ValidateArgs) -> Result<(), ValidateError> {
+    let fails = |what| Err(ValidateError::Argument(what));
+    if args.devices.is_empty()
+        || args
+            .devices
+            .iter()
+            .any(|devices| !(1..=256).contains(devices))
+    {
+        // A connection each; the service takes 256 of one address.
+        return fails("--devices must be from 1 to 256");
+    }
+    if !(args.load > 0.0 && args.load < 1.0) {
+        return fails("--load must be above 0 and below 1");
+    }
+    if !(args.seconds > 0.0 && args.seconds <= 86_400.0) {
+        return fails("--seconds must be above 0 and at most 86400");
+    }
+    if !(1..=64).contains(&args.max_batch) || args.batches == 0 {
+        return fails("--max-batch must be from 1 to 64, and --batches above 0");
+    }
+    if !(args.deadline > 0.0 && args.deadline.is_finite()) {
+        return fails("--deadline must be above 0");
+    }
+    if !(args.device_scale > 0.0 && args.device_scale.is_finite()) {
+        return fails("--device-scale must be above 0");
+    }
+    if !(0.0..=10_000.0).contains(&args.max_delay) || !(1..=64).contains(&args.instances) {
+        return fails("--max-delay must be from 0 to 10000, and --instances from 1 to 64");
+    }
+    Ok(())
+}
+
+/// The plan whose workload the devices have; what it says of servers is not looked at.
+fn plan(args: &ValidateArgs) -> Plan {
+    Plan {
+        devices: args.devices.clone(),
+        seed: args.seed,
+        arrivals: arrivals(1.0),
+        trace: TracePlan {
+            file: args.trace.clone(),
+            cascade: args.cascade.clone(),
+            policy: args.policy.clone(),
+            operating_points: vec![args.operating_point.clone()],
+        },
+        device: DevicePlan {
+            time_scale: args.device_scale,
+            deadline_ms: args.deadline,
+            correct_within_ms: 0.0,
+        },
+        link: vec![LinkPlan {
+            name: record::LOOPBACK.to_owned(),
+            weight: 1.0,
+            round_trip_ms: Quantity::Same(0.0),
+            uplink_mbps: Quantity::Same(f64::INFINITY),
+            downlink_mbps: Quantity::Same(f64::INFINITY),
+            loss: 0.0,
+        }],
+        server: ServerPlan {
+            name: String::new(),
+            processor: Processor::Cpu,
+            count: Some(1),
+            service_times: PathBuf::new(),
+            decoders: real::DECODERS,
+            decode_ms: 0.0,
+            call_ms: 0.0,
+            max_batch: args.max_batch,
+            max_delay_ms: args.max_delay,
+            preferred: Vec::new(),
+            max_queue: real::MAX_QUEUE,
+            instances: args.instances,
+        },
+        bytes: bytes(),
+        prices: PricePlan {
+            currency: String::new(),
+            server_hour: 0.0,
+            ingress_gb: 0.0,
+        },
+        target: TargetPlan {
+            within_ms: args.deadline,
+            share: 0.99,
+        },
+        simulation: SimulationPlan::default(),
+    }
+}
+
+fn bytes() -> BytesPlan {
+    BytesPlan {
+        image: None,
+        request: 0,
+        reply: 0,
+        packet: 1400,
+        packet_overhead: 0,
+    }
+}
+
+fn arrivals(per_second: f64) -> ArrivalPlan {
+    ArrivalPlan {
+        kind: ArrivalKind::Poisson,
+        per_device_hour: 3600.0 * per_second,
+        peak_over_mean: 1.0,
+        burst_images: None,
+        burst_apart_ms: None,
+    }
+}
+
+fn network_of(cascade: &Cascade) -> String {
+    let cloud = cascade.nodes().find(|(_, node)| node.site() == Site::Cloud);
+    cloud.map_or(String::new(), |(_, node)| node.network().to_owned())
+}
+
+/// The files of the trace, in its order.
+fn images(args: &ValidateArgs, workload: &Workload) -> Result<Vec<Vec<u8>>, ValidateError> {
+    let mut read: HashMap<&str, Vec<u8>> = HashMap::new();
+    let files = workload.files.iter();
+    files
+        .map(|name| {
+            if let Some(known) = read.get(name.as_str()) {
+                return Ok(known.clone());
+            }
+            let path = args.images.join(name);
+            let bytes = fs::read(&path).map_err(file(&path))?;
+            read.insert(name, bytes.clone());
+            Ok(bytes)
+        })
+        .collect()
+}
+
+/// Images a second of a device: as many as keep the service busy as wanted, and the device no busier than half of its time.
+fn rate(
+    args: &ValidateArgs,
+    policy: &Policy,
+    service: &ServiceTimes,
+    unloaded: &Unloaded,
+    devices: u32,
+) -> f64 {
+    let networks = f64::from(args.instances) / service.mean_seconds(1);
+    let decoders = f64::from(real::DECODERS) / unloaded.decode_seconds;
+    let wanted = args.load * networks.min(decoders) / policy.offload_rate.max(1e-9);
+    (wanted / f64::from(devices)).min(MOST_BUSY_DEVICE / policy.device_seconds)
+}
+
+/// The images of a run: the same for the real service and the simulated one.
+fn schedule(args: &ValidateArgs, policy: &Policy, devices: u32, per_second: f64) -> Vec<Scheduled> {
+    let images = policy.ways.ways.len() as u32;
+    let arrivals = Arrivals::new(&arrivals(per_second), devices, images, args.seed);
+    let mut free_at = vec![0.0_f64; devices as usize];
+    arrivals
+        .take_while(|arrival| arrival.at.0 < args.seconds)
+        .map(|arrival| {
+            let way = policy.ways.of(&arrival);
+            let free_at = &mut free_at[arrival.device as usize];
+            *free_at = free_at.max(arrival.at.0) + way.local_seconds;
+            Scheduled {
+                arrival,
+                sends_at: way.is_sent.then_some(*free_at),
+            }
+        })
+        .collect()
+}
+
+/// Images at the beginning of a run that do not count.
+fn warm_up(schedule: &[Scheduled]) -> usize {
+    (WARM_UP * schedule.len() as f64) as usize
+}
+
+/// What came of the images that were to be sent, in their order: simulated several times.
+fn simulated(
+    args: &ValidateArgs,
+    policy: &Policy,
+    schedule: &[Scheduled],
+    devices: u32,
+    rules: &Rules,
+    service: &ServiceTimes,
+    unloaded: &Unloaded,
+) -> Vec<Served> {
+    let link = DeviceLink {
+        round_trip: 0.0,
+        uplink: f32::INFINITY,
+        downlink: f32::INFINITY,
+        loss: 0.0,
+    };
+    let links = vec![link; devices as usize];
+    let warm_up = warm_up(schedule);
+    (0..REPLICATIONS)
+        .map(|replication| {
+            let scenario = Scenario {
+                ways: &policy.ways,
+                links: &links,
+                bytes: &Bytes::new(bytes()),
+                servers: 1,
+                server: Server {
+                    rules,
+                    service,
+                    decoders: real::DECODERS,
+                    decode_seconds: unloaded.decode_seconds,
+                    call_seconds: unloaded.call_seconds,
+                },
+                deadline: args.deadline / 1e3,
+                late: 0.0,
+                seed: args.seed + 1 + replication,
+            };
+            let window = Window {
+                warm_up: warm_up as u64,
+                images: (schedule.len() - warm_up) as u64,
+            };
+            let arrivals = schedule.iter().map(|one| one.arrival);
+            let measured = simulate(&scenario, arrivals, window);
+            let seen = measured.seen().zip(&schedule[warm_up..]);
+            let sent = seen.filter(|(seen, _)| seen.was_to_be_sent);
+            let sent = sent.map(|(seen, one)| Sent {
+                taken: one.arrival.at.0,
+                seconds: seen.latency.into(),
+                is_answered: seen.how == How::Cloud,
+            });
+            Served(sent.collect())
+        })
+        .collect()
+}
+
+/// The figures of a run beside those of its simulations.
+fn point(
+    devices: u32,
+    per_second: f64,
+    schedule: &[Scheduled],
+    served: &Served,
+    simulated: &[Served],
+) -> Point {
+    let counted = &schedule[warm_up(schedule)..];
+    let begins = counted.first().map_or(0.0, |one| one.arrival.at.0);
+    let served = Served(
+        served
+            .0
+            .iter()
+            .copied()
+            .filter(|s| s.taken >= begins)
+            .collect(),
+    );
+    let seconds = counted.last().map_or(0.0, |one| one.arrival.at.0) - begins;
+    let all = counted.len() as f64;
+    let figures: [(&str, &dyn Fn(&Served) -> f64); 6] = [
+        ("cloud's answers a second", &|s| {
+            s.answered().count() as f64 / seconds
+        }),
+        ("share answered by the cloud", &|s| {
+            s.answered().count() as f64 / all
+        }),
+        ("mean ms", &|s| 1e3 * s.mean()),
+        ("p50 ms", &|s| 1e3 * s.percentile(50)),
+        ("p95 ms", &|s| 1e3 * s.percentile(95)),
+        ("p99 ms", &|s| 1e3 * s.percentile(99)),
+    ];
+    let compared = figures.iter().map(|(name, of)| {
+        let real = of(&served);
+        let simulated = mean(simulated.iter().map(of)).unwrap_or(f64::NAN);
+        Compared {
+            figure: (*name).to_owned(),
+            real,
+            simulated,
+            is_within: (simulated / real - 1.0).abs() <= TOLERANCE,
+        }
+    });
+    Point {
+        devices,
+        images_per_second_of_device: per_second,
+        images: counted.len(),
+        sent: served.0.len(),
+        compared: compared.collect(),
+    }
+}
+
+impl Served {
+    fn answered(&self) -> impl Iterator<Item = &Sent> {
+        self.0.iter().filter(|sent| sent.is_answered)
+    }
+
+    /// Mean seconds of the images that were to be sent.
+    fn mean(&self) -> f64 {
+        mean(self.0.iter().map(|sent| sent.seconds)).unwrap_or(f64::NAN)
+    }
+
+    fn percentile(&self, percent: usize) -> f64 {
+        percentile(self.0.iter().map(|sent| sent.seconds), percent).unwrap_or(f64::NAN)
+    }
+}
+
+fn write_times(path: &Path, unloaded: &Unloaded) -> Result<(), ValidateError> {
+    let mut text = format!(
+        "# {}, measured by `lab fleet validate`: decoding {:.2} ms, the rest of a call {:.2} ms.\nbatch,ms\n",
+        host::cpu_model().unwrap_or_default(),
+        1e3 * unloaded.decode_seconds,
+        1e3 * unloaded.call_seconds,
+    );
+    for (images, seconds) in &unloaded.batches {
+        text += &format!("{images},{:.3}\n", 1e3 * seconds);
+    }
+    fs::write(path, text).map_err(file(path))
+}
+
+fn print(record: &Record, out: &mut dyn Write) -> io::Result<()> {
+    let batches: Vec<String> = record
+        .batch_ms
+        .iter()
+        .map(|ms| format!("{ms:.1}"))
+        .collect();
+    writeln!(
+        out,
+        "{}: batches of 1 to {} in {} ms, decoding {:.1} ms, the rest of a call {:.1} ms",
+        record.network,
+        record.max_batch,
+        batches.join(", "),
+        record.decode_ms,
+        record.call_ms
+    )?;
+    let mut rows = table(&[
+        "devices",
+        "sent",
+        "figure",
+        "real",
+        "simulated",
+        "apart",
+        "within 10 %",
+    ]);
+    for point in &record.points {
+        for (place, compared) in point.compared.iter().enumerate() {
+            let first = |text: String| if place == 0 { text } else { String::new() };
+            rows.add_row(row(
+                first(point.devices.to_string()),
+                [
+                    first(point.sent.to_string()),
+                    compared.figure.clone(),
+                    format!("{:.3}", compared.real),
+                    format!("{:.3}", compared.simulated),
+                    percent(compared.apart()),
+                    if compared.is_within { "yes" } else { "NO" }.to_owned(),
+                ],
+            ));
+        }
+    }
+    writeln!(out, "{rows}")
+}

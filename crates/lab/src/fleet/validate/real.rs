@@ -1,0 +1,292 @@
+//! The real service of a validation, and its callers.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use outpost_proto::{
+    ContentsKind, Tensor, TensorData,
+    inference::{ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient},
+    tensor,
+};
+use outpost_runtime::ModelFolder;
+use outpost_transport::{
+    Channel, ClientConfig, Trust,
+    development_certificates::{Certificates, ExistingFiles, Subjects, Validity},
+};
+use tempfile::TempDir;
+use tokio::{runtime::Runtime, task::JoinSet, time::sleep_until};
+use tonic::{Request, metadata::MetadataMap};
+
+use super::{Scheduled, ValidateArgs, ValidateError, file};
+use crate::programs::{Program, beside, free_address};
+
+/// The service's `limits.decoders`: one core decodes and one computes.
+pub(super) const DECODERS: u32 = 1;
+/// The service's `batching.max_queue`, its default.
+pub(super) const MAX_QUEUE: usize = 256;
+/// Calls before those that are measured.
+const WARM_UP_CALLS: usize = 5;
+/// From the first call of a run to the origin of its times: until all is ready.
+const AHEAD: Duration = Duration::from_millis(200);
+
+/// The service, and what it is asked.
+pub(super) struct Real {
+    runtime: Runtime,
+    cloud: Program,
+    config: ClientConfig,
+    network: String,
+    tensor: String,
+    images: Vec<Vec<u8>>,
+    deadline: Duration,
+    _folder: TempDir,
+}
+
+/// What the service takes without load.
+pub(super) struct Unloaded {
+    /// Images of a batch, and its seconds.
+    pub(super) batches: Vec<(usize, f64)>,
+    /// Seconds to decode an image, a mean.
+    pub(super) decode_seconds: f64,
+    /// Seconds of a call that are neither decoding nor the network, a mean.
+    pub(super) call_seconds: f64,
+}
+
+/// An image that was to be sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sent {
+    /// When it came, in seconds since the origin.
+    pub(super) taken: f64,
+    /// Seconds from then to its answer.
+    pub(super) seconds: f64,
+    /// Whether the cloud answered in time.
+    pub(super) is_answered: bool,
+}
+
+/// The images of a run that were to be sent.
+#[derive(Debug, Clone)]
+pub(super) struct Served(pub(super) Vec<Sent>);
+
+/// Where the time of a call went, in seconds, as the service told.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Times {
+    decode: f64,
+    infer: f64,
+}
+
+impl Real {
+    /// Starts the service.
+    pub(super) fn start(
+        args: &ValidateArgs,
+        network: &str,
+        images: Vec<Vec<u8>>,
+    ) -> Result<Self, ValidateError> {
+        let folder = tempfile::tempdir().map_err(file(&std::env::temp_dir()))?;
+        let certificates = Certificates::issue(&Subjects::host("127.0.0.1"), Validity::days(30))?;
+        certificates.write(folder.path(), ExistingFiles::Keep)?;
+        let address = free_address().map_err(file(folder.path()))?;
+        let models = fs::canonicalize(&args.models).map_err(file(&args.models))?;
+        let path = folder.path().join("cloud-service.toml");
+        let config = format!(
+            "address = \"{address}\"\nmodels = {models:?}\nnetworks = [{network:?}]\n\
+             [tls]\ncertificate = \"server.pem\"\nkey = \"server.key\"\n\
+             [batching]\nmax_batch = {}\nmax_delay_ms = {:?}\nmax_queue = {MAX_QUEUE}\ninstances = {}\n\
+             [limits]\ndecoders = {DECODERS}\n",
+            args.max_batch, args.max_delay, args.instances
+        );
+        fs::write(&path, config).map_err(file(&path))?;
+        let program = args.cloud_service.clone();
+        let mut cloud = Program::new(
+            "cloud-service",
+            program.unwrap_or_else(|| beside("cloud-service")),
+            vec![
+                "serve".to_owned(),
+                "--config".to_owned(),
+                path.display().to_string(),
+            ],
+            address,
+            folder.path(),
+        );
+        cloud.start()?;
+        let authority = folder.path().join("ca.pem");
+        let authority = fs::read(&authority).map_err(file(&authority))?;
+        let manifest = ModelFolder::new(&args.models).manifest(network);
+        let manifest = manifest.map_err(|error| ValidateError::Call(error.into()))?;
+        Ok(Self {
+            runtime: Runtime::new().map_err(file(folder.path()))?,
+            cloud,
+            config: ClientConfig {
+                trust: Trust::Authority(authority),
+                ..ClientConfig::new(format!("https://{address}"))
+            },
+            network: network.to_owned(),
+            tensor: manifest.input.tensor,
+            images,
+            deadline: Duration::from_secs_f64(args.deadline / 1e3),
+            _folder: folder,
+        })
+    }
+
+    /// Ends the service.
+    pub(super) fn end(&mut self) -> Result<(), ValidateError> {
+        Ok(self.cloud.end()?)
+    }
+
+    async fn channel(&self) -> Result<Channel, ValidateError> {
+        let channel =
+            Channel::new(self.config.clone()).map_err(|error| ValidateError::Call(error.into()))?;
+        let connected = channel.connect().await;
+        connected.map_err(|error| ValidateError::Call(error.into()))?;
+        Ok(channel)
+    }
+
+    fn request(&self, images: &[usize]) -> Result<ModelInferRequest, ValidateError> {
+        let data = images
+            .iter()
+            .map(|&image| self.images[image].clone().into());
+        let data = TensorData::Bytes(data.collect());
+        let input = Tensor::new(&self.tensor, vec![images.len()], data)
+            .map_err(|error| ValidateError::Call(error.into()))?;
+        let request = tensor::infer_request(&self.network, "", [input], ContentsKind::Typed);
+        Ok(request)
+    }
+
+    /// Measures the service without load: batches of 1 to `max_batch` images, in turn.
+    pub(super) fn unloaded(
+        &self,
+        max_batch: usize,
+        of_each: usize,
+    ) -> Result<Unloaded, ValidateError> {
+        self.runtime.block_on(async {
+            let channel = self.channel().await?;
+            let mut next = 0;
+            let mut unloaded = Unloaded {
+                batches: Vec::new(),
+                decode_seconds: 0.0,
+                call_seconds: 0.0,
+            };
+            let mut decoded = 0.0;
+            for round in 0..of_each + WARM_UP_CALLS {
+                for images in 1..=max_batch {
+                    let chosen: Vec<usize> = (0..images)
+                        .map(|image| (next + image) % self.images.len())
+                        .collect();
+                    next += images;
+                    let request = self.request(&chosen)?;
+                    let started = Instant::now();
+                    let called = call(channel.clone(), request, Duration::from_secs(60)).await;
+                    let took = started.elapsed().as_secs_f64();
+                    let times = called.map_err(|status| ValidateError::Call(status.into()))?;
+                    if round < WARM_UP_CALLS {
+                        continue;
+                    }
+                    unloaded.batches.push((images, times.infer));
+                    unloaded.decode_seconds += times.decode;
+                    decoded += images as f64;
+                    if images == 1 {
+                        unloaded.call_seconds += took - times.decode - times.infer;
+                    }
+                }
+            }
+            unloaded.decode_seconds /= decoded;
+            unloaded.call_seconds /= of_each as f64;
+            Ok(unloaded)
+        })
+    }
+
+    /// Lets so many devices send what a schedule says, when it says it.
+    pub(super) fn serve(
+        &self,
+        devices: u32,
+        schedule: &[Scheduled],
+    ) -> Result<Served, ValidateError> {
+        self.runtime.block_on(async {
+            let mut channels = Vec::new();
+            for _ in 0..devices {
+                channels.push(self.channel().await?);
+            }
+            let mut sends: Vec<(f64, &Scheduled)> = schedule
+                .iter()
+                .filter_map(|one| Some((one.sends_at?, one)))
+                .collect();
+            sends.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let origin = tokio::time::Instant::now() + AHEAD;
+            let mut running = JoinSet::new();
+            let mut sent = Vec::new();
+            for (at, one) in sends {
+                let request = self.request(&[one.arrival.image as usize])?;
+                let (taken, deadline) = (one.arrival.at.0, self.deadline);
+                let left = deadline.saturating_sub(Duration::from_secs_f64(at - taken));
+                sleep_until(origin + Duration::from_secs_f64(at)).await;
+                let channel = channels[one.arrival.device as usize].clone();
+                running.spawn(async move {
+                    let called = tokio::time::timeout(left, call(channel, request, left)).await;
+                    let seconds = origin.elapsed().as_secs_f64() - taken;
+                    Sent {
+                        taken,
+                        seconds: seconds.min(deadline.as_secs_f64()),
+                        is_answered: matches!(called, Ok(Ok(_))),
+                    }
+                });
+                while let Some(one) = running.try_join_next() {
+                    sent.push(one.expect("calls do not panic"));
+                }
+            }
+            sent.extend(running.join_all().await);
+            sent.sort_by(|a, b| a.taken.total_cmp(&b.taken));
+            Ok(Served(sent))
+        })
+    }
+}
+
+async fn call(
+    channel: Channel,
+    request: ModelInferRequest,
+    left: Duration,
+) -> Result<Times, tonic::Status> {
+    let limit = channel.max_message_bytes();
+    let mut client = GrpcInferenceServiceClient::new(channel)
+        .max_decoding_message_size(limit)
+        .max_encoding_message_size(limit);
+    let mut request = Request::new(request);
+    request.set_timeout(left);
+    let response = client.model_infer(request).await?;
+    times(response.metadata())
+        .ok_or_else(|| tonic::Status::internal("the service does not tell its times"))
+}
+
+/// What the service says of its times.
+fn times(metadata: &MetadataMap) -> Option<Times> {
+    let header = metadata.get("server-timing")?.to_str().ok()?;
+    let of = |name: &str| {
+        let entry = header.split(',').find_map(|entry| {
+            let value = entry.trim().strip_prefix(name)?;
+            value.strip_prefix(";dur=")
+        });
+        let milliseconds: f64 = entry?.parse().ok()?;
+        Some(milliseconds / 1e3)
+    };
+    Some(Times {
+        decode: of("decode")?,
+        infer: of("infer")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_services_own_times_are_read() {
+        let mut metadata = MetadataMap::new();
+        assert_eq!(times(&metadata), None);
+        let header = "queue;dur=0.1, decode;dur=2.000, infer;dur=25.500, total;dur=28";
+        metadata.insert("server-timing", header.parse().unwrap());
+        let expected = Times {
+            decode: 0.002,
+            infer: 0.0255,
+        };
+        assert_eq!(times(&metadata), Some(expected));
+    }
+}
