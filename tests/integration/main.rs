@@ -9,6 +9,7 @@ mod clouds;
 mod doctor;
 mod encoding;
 mod experiment;
+mod fleet;
 mod input;
 mod learned;
 mod link;

@@ -291,13 +291,13 @@ pub(crate) fn servers(row: &Row, is_given: bool) -> String {
     }
 }
 
-/// A rate in Gbit/s.
+/// A rate in Gbit/s, with two digits that count at least.
 pub(crate) fn gbit(rate: f64) -> String {
-    match rate {
-        rate if rate >= 1.0 => format!("{rate:.2}"),
-        rate if rate >= 1e-3 => format!("{rate:.4}"),
-        rate => format!("{rate:.1e}"),
+    if rate <= 0.0 {
+        return "0".to_owned();
     }
+    let leading_zeros = (-rate.log10()).ceil().max(0.0) as usize;
+    format!("{rate:.*}", leading_zeros + 1)
 }
 
 /// A cost.

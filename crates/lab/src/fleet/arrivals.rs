@@ -138,7 +138,7 @@ impl Arrivals {
                 let follows = to_come
                     .peek()
                     .is_some_and(|Reverse((at, _, _))| at.0 <= *next);
-                let (at, device, left) = match to_come.pop().filter(|_| follows) {
+                let (at, device, left) = match follows.then(|| to_come.pop()).flatten() {
                     Some(Reverse(one)) => one,
                     None => {
                         let begins = (Time(*next), rng.u32(..devices), *images - 1);

@@ -183,8 +183,8 @@ fn fleets(results: &Results) -> Markup {
     let row = |row: &Row| {
         let run = &row.sized.run;
         html! { tr {
-            th { (count(Some(&row.sized.devices))) }
-            td { (row.policy.name) }
+            th { @if row.policy.kind == Kind::CloudOnly { (count(Some(&row.sized.devices))) } }
+            td style="text-align:left" { (row.policy.name) }
             td { b { (servers(row, is_given)) } }
             td { (milliseconds(run.sent_p99)) }
             td { (run.in_time.map_or("–".to_owned(), |e| format!("{:.2} %", 100.0 * e.value))) }
@@ -200,7 +200,7 @@ fn fleets(results: &Results) -> Markup {
             h2 { "Fleets" }
             div.scroll { table {
                 thead { tr {
-                    th { "devices" } th { "policy" } th { "servers" } th { "p99 of sent, ms" } th { "in time" } th { "top-1" }
+                    th { "devices" } th style="text-align:left" { "policy" } th { "servers" } th { "p99 of sent, ms" } th { "in time" } th { "top-1" }
                     th { "busy" } th { "Gbit/s" } th { (results.plan.prices.currency) " per million" } th { "validated" }
                 } }
                 tbody { @for one in &results.rows { (row(one)) } }

@@ -253,11 +253,14 @@ pub struct TargetPlan {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SimulationPlan {
-    /// Images that are looked at in a run, after those that fill the fleet. Default 100,000.
+    /// Images that are looked at in a run at least, after those that fill the fleet. Default 100,000.
     pub images: u64,
+    /// Seconds of the fleet's time that a run takes at least, whatever their images: a queue that is nearly full takes its
+    /// time to fill. Default 30.
+    pub seconds: f64,
     /// A run takes twice as many until the 95 % interval of its p99 is so narrow, to either side. Default 0.05.
     pub precision: f64,
-    /// No run takes more. Default 1,600,000.
+    /// No run is doubled beyond so many. Default 1,600,000.
     pub most_images: u64,
 }
 
@@ -265,6 +268,7 @@ impl Default for SimulationPlan {
     fn default() -> Self {
         Self {
             images: 100_000,
+            seconds: 30.0,
             precision: 0.05,
             most_images: 1_600_000,
         }
@@ -380,9 +384,11 @@ impl Plan {
         }
         let SimulationPlan {
             images,
+            seconds,
             precision,
             most_images,
         } = self.simulation;
+        amount("simulation.seconds", seconds)?;
         if images < LEAST_IMAGES {
             let wanted = "2000 or more";
             return Err(number("simulation.images", images as f64, wanted));

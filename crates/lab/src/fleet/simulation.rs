@@ -581,7 +581,10 @@ impl<'a> Simulation<'a> {
             ..
         } = self.calls[call as usize];
         if is_answered {
-            self.measured.corrects(number);
+            let patience = self.scenario.deadline + self.scenario.late;
+            if self.now - taken < patience {
+                self.measured.corrects(number);
+            }
         } else {
             self.calls[call as usize].is_answered = true;
             let is_right = self.scenario.ways.cloud[image as usize];

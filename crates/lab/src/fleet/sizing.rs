@@ -238,21 +238,35 @@ impl Search<'_> {
         }
     }
 
-    /// Images that fill the fleet: a tenth of those that count, and those of twice the longest that an image lasts.
+    /// Images a second in the busiest hour.
+    fn per_second(&self) -> f64 {
+        let arrivals = &self.parts.plan.arrivals;
+        self.links.len() as f64 * arrivals.per_device_hour * arrivals.peak_over_mean / 3600.0
+    }
+
+    /// Images that fill the fleet: a tenth of those that count, and those of a third of the least time, of twice the longest
+    /// that an image lasts, and of fifty images on a device.
     fn warm_up(&self, images: u64) -> u64 {
         let plan = self.parts.plan;
-        let per_second = self.links.len() as f64 * plan.arrivals.per_device_hour / 3600.0
-            * plan.arrivals.peak_over_mean;
         let longest = (plan.device.deadline_ms + plan.device.correct_within_ms) / 1e3;
-        let fills = (2.0 * longest).max(50.0 * self.policy.device_seconds);
-        (images / 10).max((per_second * fills).ceil() as u64)
+        let fills = (2.0 * longest)
+            .max(50.0 * self.policy.device_seconds)
+            .max(plan.simulation.seconds / 3.0);
+        (images / 10).max((self.per_second() * fills).ceil() as u64)
+    }
+
+    /// Images of the shortest run.
+    fn least_images(&self) -> u64 {
+        let plan = &self.parts.plan.simulation;
+        plan.images
+            .max((self.per_second() * plan.seconds).ceil() as u64)
     }
 
     fn short_run(&mut self, servers: u32) -> Run {
         if let Some(run) = self.runs.get(&servers) {
             return run.clone();
         }
-        let run = self.simulate(servers, self.parts.plan.simulation.images);
+        let run = self.simulate(servers, self.least_images());
         self.runs.insert(servers, run.clone());
         run
     }
@@ -300,7 +314,8 @@ impl Search<'_> {
     fn fewest(&mut self) -> (Option<u32>, u32) {
         let share = self.parts.plan.target.share;
         let load = self.parts.load(self.policy, self.links.len() as u32);
-        let lowest = (load.floor() as u32).max(1);
+        // With no more than their load, queues would grow without end.
+        let lowest = load.floor() as u32 + 1;
         let plenty = (load / PLENTY).ceil() as u32 + 1;
         if !surely(&self.short_run(plenty), share) {
             return (None, plenty);

@@ -58,6 +58,7 @@ const LEAST_SENT: usize = 200;
 
 /// What `lab fleet validate` is asked.
 #[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
 pub struct ValidateArgs {
     /// A trace of `lab trace`.
     #[arg(long, value_name = "FILE.parquet")]
@@ -88,9 +89,9 @@ pub struct ValidateArgs {
     /// Share of its time that the service is to be busy, where the devices can send so much.
     #[arg(long, default_value_t = 0.6)]
     pub load: f64,
-    /// Seconds of each number of devices.
-    #[arg(long, default_value_t = 120.0)]
-    pub seconds: f64,
+    /// Images that each number of devices sends; a run takes as long as that does.
+    #[arg(long, default_value_t = 2000)]
+    pub sent: usize,
     /// Batches of each size to measure first.
     #[arg(long, default_value_t = 40)]
     pub batches: usize,
@@ -143,18 +144,6 @@ pub enum ValidateError {
         path: PathBuf,
         /// Why.
         source: io::Error,
-    },
-    /// Too few images are sent.
-    #[error(
-        "{devices} devices send {sent} images in {seconds} s, too few for a p99: give more --seconds, or another --operating-point"
-    )]
-    TooFew {
-        /// Number of devices.
-        devices: u32,
-        /// Images sent.
-        sent: usize,
-        /// How long.
-        seconds: f64,
     },
     /// No certificates.
     #[error("cannot make certificates")]
@@ -211,6 +200,11 @@ pub fn run(args: &ValidateArgs, out: &mut dyn Write) -> Result<(), ValidateError
     let policies = &workload.policies;
     let policy = policies.iter().find(|policy| policy.kind == Kind::Learned);
     let policy = policy.expect("the plan has an operating point");
+    if policy.offload_rate <= 0.0 {
+        return Err(ValidateError::Argument(
+            "the policy sends nothing: give another --operating-point",
+        ));
+    }
     let images = images(args, &workload)?;
     let rules = Rules {
         max_batch: args.max_batch,
@@ -235,14 +229,6 @@ pub fn run(args: &ValidateArgs, out: &mut dyn Write) -> Result<(), ValidateError
         bar.set_message(format!("{devices} devices"));
         let per_second = rate(args, policy, &service, &unloaded, devices);
         let schedule = schedule(args, policy, devices, per_second);
-        let sent = schedule.iter().filter(|one| one.sends_at.is_some()).count();
-        if sent < LEAST_SENT {
-            return Err(ValidateError::TooFew {
-                devices,
-                sent,
-                seconds: args.seconds,
-            });
-        }
         let served = real.serve(devices, &schedule)?;
         let simulated = simulated(
             args, policy, &schedule, devices, &rules, &service, &unloaded,
@@ -265,7 +251,7 @@ pub fn run(args: &ValidateArgs, out: &mut dyn Write) -> Result<(), ValidateError
         policy_sha256: workload.bundle.clone(),
         operating_point: policy.operating_point.clone(),
         load: args.load,
-        seconds: args.seconds,
+        sent: args.sent,
         max_batch: args.max_batch,
         max_delay_ms: args.max_delay,
         instances: args.instances,
@@ -300,8 +286,8 @@ fn check(args: &ValidateArgs) -> Result<(), ValidateError> {
     if !(args.load > 0.0 && args.load < 1.0) {
         return fails("--load must be above 0 and below 1");
     }
-    if !(args.seconds > 0.0 && args.seconds <= 86_400.0) {
-        return fails("--seconds must be above 0 and at most 86400");
+    if !(LEAST_SENT..=1_000_000).contains(&args.sent) {
+        return fails("--sent must be from 200 to 1000000: fewer images tell no p99");
     }
     if !(1..=64).contains(&args.max_batch) || args.batches == 0 {
         return fails("--max-batch must be from 1 to 64, and --batches above 0");
@@ -423,25 +409,30 @@ fn rate(
 ) -> f64 {
     let networks = f64::from(args.instances) / service.mean_seconds(1);
     let decoders = f64::from(real::DECODERS) / unloaded.decode_seconds;
-    let wanted = args.load * networks.min(decoders) / policy.offload_rate.max(1e-9);
+    let wanted = args.load * networks.min(decoders) / policy.offload_rate;
     (wanted / f64::from(devices)).min(MOST_BUSY_DEVICE / policy.device_seconds)
 }
 
-/// The images of a run: the same for the real service and the simulated one.
+/// The images of a run, until enough are sent: the same for the real service and the simulated one.
 fn schedule(args: &ValidateArgs, policy: &Policy, devices: u32, per_second: f64) -> Vec<Scheduled> {
     let images = policy.ways.ways.len() as u32;
     let arrivals = Arrivals::new(&arrivals(per_second), devices, images, args.seed);
     let mut free_at = vec![0.0_f64; devices as usize];
-    arrivals
-        .take_while(|arrival| arrival.at.0 < args.seconds)
-        .map(|arrival| {
-            let way = policy.ways.of(&arrival);
-            let free_at = &mut free_at[arrival.device as usize];
-            *free_at = free_at.max(arrival.at.0) + way.local_seconds;
-            Scheduled {
-                arrival,
-                sends_at: way.is_sent.then_some(*free_at),
-            }
+    let scheduled = arrivals.map(|arrival| {
+        let way = policy.ways.of(&arrival);
+        let free_at = &mut free_at[arrival.device as usize];
+        *free_at = free_at.max(arrival.at.0) + way.local_seconds;
+        Scheduled {
+            arrival,
+            sends_at: way.is_sent.then_some(*free_at),
+        }
+    });
+    let mut sent = 0;
+    scheduled
+        .take_while(|one| {
+            let is_wanted = sent < args.sent;
+            sent += usize::from(one.sends_at.is_some());
+            is_wanted
         })
         .collect()
 }

@@ -88,7 +88,7 @@ impl Plot {
             let root = SVGBackend::with_string(&mut svg, self.size).into_drawing_area();
             match self.scale {
                 Scale::Linear => self.draw(&root, &short),
-                Scale::Logarithmic => self.logarithms().draw(&root, &|value| power(value)),
+                Scale::Logarithmic => self.logarithms().draw(&root, &power),
             }
         };
         match drawn {
@@ -221,21 +221,18 @@ fn short(value: f64) -> String {
     }
 }
 
-/// The number of which a value is the logarithm, where it is a power of ten; nothing in between.
+/// The number of which a value is the logarithm, to two digits.
 fn power(logarithm: f64) -> String {
-    if (logarithm - logarithm.round()).abs() > 1e-9 {
-        return String::new();
-    }
-    let exponent = logarithm.round() as i32;
-    match exponent {
-        6.. => format!("{}M", 10_f64.powi(exponent - 6)),
-        3.. => format!("{}k", 10_f64.powi(exponent - 3)),
-        0.. => format!("{}", 10_f64.powi(exponent)),
-        _ => format!(
-            "{:.*}",
-            exponent.unsigned_abs() as usize,
-            10_f64.powi(exponent)
-        ),
+    let number = 10_f64.powf(logarithm);
+    let digits = (1.0 - logarithm.floor()).max(0.0) as usize;
+    match number {
+        number if number >= 1e6 => format!("{}M", short(number / 1e6)),
+        number if number >= 1e3 => format!("{}k", short(number / 1e3)),
+        number if number >= 1.0 => short((number * 10.0).round() / 10.0),
+        _ => {
+            let text = format!("{number:.digits$}");
+            text.trim_end_matches('0').to_owned()
+        }
     }
 }
 
@@ -287,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn logarithmic_axes_have_powers_of_ten() {
+    fn logarithmic_axes_have_numbers() {
         assert_eq!(
             [0.0, 1.0, 4.0, 6.0, -2.0, 0.5].map(power),
             ["1", "10", "10k", "1M", "0.01", ""]

@@ -44,8 +44,8 @@ pub struct Record {
     pub operating_point: String,
     /// Share of its time that the service was to be busy.
     pub load: f64,
-    /// Seconds of a run.
-    pub seconds: f64,
+    /// Images that were sent in a run.
+    pub sent: usize,
     /// As in the service's configuration.
     pub max_batch: usize,
     /// As in the service's configuration.
@@ -253,7 +253,7 @@ pub(super) mod tests {
             policy_sha256: String::new(),
             operating_point: "p01".to_owned(),
             load: 0.6,
-            seconds: 60.0,
+            sent: 1000,
             max_batch: 4,
             max_delay_ms: 0.0,
             instances: 1,
