@@ -435,8 +435,7 @@ impl LinkPlan {
         ] {
             quantity.check(&field(name), positive)?;
         }
-        self.round_trip_ms
-            .check(&field("round_trip_ms"), |field, value| amount(field, value))?;
+        self.round_trip_ms.check(&field("round_trip_ms"), amount)?;
         if !(0.0..=0.5).contains(&self.loss) {
             let wanted = "a share from 0 to 0.5";
             return Err(number(&field("loss"), self.loss, wanted));

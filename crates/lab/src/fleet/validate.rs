@@ -189,6 +189,16 @@ struct Scheduled {
     sends_at: Option<f64>,
 }
 
+/// A figure of a run.
+type Figure<'a> = &'a dyn Fn(&Served) -> f64;
+
+/// What is run, and by what rules.
+struct Validation<'a> {
+    args: &'a ValidateArgs,
+    policy: &'a Policy,
+    rules: Rules,
+}
+
 /// Runs `lab fleet validate`.
 ///
 /// # Errors
@@ -213,31 +223,43 @@ pub fn run(args: &ValidateArgs, out: &mut dyn Write) -> Result<(), ValidateError
         max_queue: real::MAX_QUEUE,
         instances: args.instances,
     };
+    let validation = Validation {
+        args,
+        policy,
+        rules,
+    };
     let mut real = Real::start(args, &network_of(&cascade), images)?;
-    let bar = ProgressBar::new(1 + args.devices.len() as u64).with_message("the service alone");
+    let bar = ProgressBar::new(args.devices.len() as u64).with_message("the service alone");
     let style = "{wide_bar:.cyan/dim} {elapsed}, {pos} of {len}  {msg}";
     bar.set_style(ProgressStyle::with_template(style).expect("the template is well-formed"));
     bar.enable_steady_tick(Duration::from_millis(500));
-    let unloaded = real.unloaded(args.max_batch, args.batches)?;
-    bar.inc(1);
-    let service = ServiceTimes::of(unloaded.batches.iter().copied());
-    if let Some(path) = &args.service_times {
-        write_times(path, &unloaded)?;
-    }
+    let mut before = real.unloaded(args.max_batch, args.batches)?;
+    let mut all = before.clone();
     let mut points = Vec::new();
     for &devices in &args.devices {
         bar.set_message(format!("{devices} devices"));
-        let per_second = rate(args, policy, &service, &unloaded, devices);
-        let schedule = schedule(args, policy, devices, per_second);
+        let per_second = validation.rate(&before, devices);
+        let schedule = validation.schedule(devices, per_second);
         let served = real.serve(devices, &schedule)?;
-        let simulated = simulated(
-            args, policy, &schedule, devices, &rules, &service, &unloaded,
-        );
-        points.push(point(devices, per_second, &schedule, &served, &simulated));
+        // A machine is not the same all the time: what it takes without load is measured around each run.
+        let after = real.unloaded(args.max_batch, args.batches)?;
+        let around = before.and(&after);
+        let simulated = validation.simulated(&schedule, devices, &around);
+        points.push(Point {
+            devices,
+            images_per_second_of_device: per_second,
+            drift: after.batch_seconds(1) / before.batch_seconds(1) - 1.0,
+            ..point(&schedule, &served, &simulated)
+        });
+        all = all.and(&after);
+        before = after;
         bar.inc(1);
     }
     bar.finish_and_clear();
     real.end()?;
+    if let Some(path) = &args.service_times {
+        write_times(path, &all)?;
+    }
     let record = Record {
         schema: record::SCHEMA,
         program_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -260,10 +282,10 @@ pub fn run(args: &ValidateArgs, out: &mut dyn Write) -> Result<(), ValidateError
         seed: args.seed,
         tolerance: TOLERANCE,
         batch_ms: (1..=args.max_batch)
-            .map(|images| 1e3 * service.mean_seconds(images))
+            .map(|images| 1e3 * all.batch_seconds(images))
             .collect(),
-        decode_ms: 1e3 * unloaded.decode_seconds,
-        call_ms: 1e3 * unloaded.call_seconds,
+        decode_ms: 1e3 * all.decode_seconds(),
+        call_ms: 1e3 * all.call_seconds(),
         points,
     };
     record.write(&args.out)?;
@@ -399,42 +421,85 @@ fn images(args: &ValidateArgs, workload: &Workload) -> Result<Vec<Vec<u8>>, Vali
         .collect()
 }
 
-/// Images a second of a device: as many as keep the service busy as wanted, and the device no busier than half of its time.
-fn rate(
-    args: &ValidateArgs,
-    policy: &Policy,
-    service: &ServiceTimes,
-    unloaded: &Unloaded,
-    devices: u32,
-) -> f64 {
-    let networks = f64::from(args.instances) / service.mean_seconds(1);
-    let decoders = f64::from(real::DECODERS) / unloaded.decode_seconds;
-    let wanted = args.load * networks.min(decoders) / policy.offload_rate;
-    (wanted / f64::from(devices)).min(MOST_BUSY_DEVICE / policy.device_seconds)
-}
+impl Validation<'_> {
+    /// Images a second of a device: as many as keep the service busy as wanted, and the device no busier than half of its time.
+    fn rate(&self, unloaded: &Unloaded, devices: u32) -> f64 {
+        let networks = f64::from(self.args.instances) / unloaded.batch_seconds(1);
+        let decoders = f64::from(real::DECODERS) / unloaded.decode_seconds();
+        let wanted = self.args.load * networks.min(decoders) / self.policy.offload_rate;
+        (wanted / f64::from(devices)).min(MOST_BUSY_DEVICE / self.policy.device_seconds)
+    }
 
-/// The images of a run, until enough are sent: the same for the real service and the simulated one.
-fn schedule(args: &ValidateArgs, policy: &Policy, devices: u32, per_second: f64) -> Vec<Scheduled> {
-    let images = policy.ways.ways.len() as u32;
-    let arrivals = Arrivals::new(&arrivals(per_second), devices, images, args.seed);
-    let mut free_at = vec![0.0_f64; devices as usize];
-    let scheduled = arrivals.map(|arrival| {
-        let way = policy.ways.of(&arrival);
-        let free_at = &mut free_at[arrival.device as usize];
-        *free_at = free_at.max(arrival.at.0) + way.local_seconds;
-        Scheduled {
-            arrival,
-            sends_at: way.is_sent.then_some(*free_at),
-        }
-    });
-    let mut sent = 0;
-    scheduled
-        .take_while(|one| {
-            let is_wanted = sent < args.sent;
-            sent += usize::from(one.sends_at.is_some());
-            is_wanted
-        })
-        .collect()
+    /// The images of a run, until enough are sent: the same for the real service and the simulated one.
+    fn schedule(&self, devices: u32, per_second: f64) -> Vec<Scheduled> {
+        let images = self.policy.ways.ways.len() as u32;
+        let arrivals = Arrivals::new(&arrivals(per_second), devices, images, self.args.seed);
+        let mut free_at = vec![0.0_f64; devices as usize];
+        let scheduled = arrivals.map(|arrival| {
+            let way = self.policy.ways.of(&arrival);
+            let free_at = &mut free_at[arrival.device as usize];
+            *free_at = free_at.max(arrival.at.0) + way.local_seconds;
+            Scheduled {
+                arrival,
+                sends_at: way.is_sent.then_some(*free_at),
+            }
+        });
+        let mut sent = 0;
+        scheduled
+            .take_while(|one| {
+                let is_wanted = sent < self.args.sent;
+                sent += usize::from(one.sends_at.is_some());
+                is_wanted
+            })
+            .collect()
+    }
+
+    /// What came of the images that were to be sent, in their order: simulated several times.
+    fn simulated(&self, schedule: &[Scheduled], devices: u32, unloaded: &Unloaded) -> Vec<Served> {
+        let link = DeviceLink {
+            round_trip: 0.0,
+            uplink: f32::INFINITY,
+            downlink: f32::INFINITY,
+            loss: 0.0,
+        };
+        let links = vec![link; devices as usize];
+        let warm_up = warm_up(schedule);
+        let service = ServiceTimes::of(unloaded.batches.iter().copied());
+        (0..REPLICATIONS)
+            .map(|replication| {
+                let scenario = Scenario {
+                    ways: &self.policy.ways,
+                    links: &links,
+                    bytes: &Bytes::new(bytes()),
+                    servers: 1,
+                    server: Server {
+                        rules: &self.rules,
+                        service: &service,
+                        decoders: real::DECODERS,
+                        decode_seconds: unloaded.decode_seconds(),
+                        call_seconds: unloaded.call_seconds(),
+                    },
+                    deadline: self.args.deadline / 1e3,
+                    late: 0.0,
+                    seed: self.args.seed + 1 + replication,
+                };
+                let window = Window {
+                    warm_up: warm_up as u64,
+                    images: (schedule.len() - warm_up) as u64,
+                };
+                let arrivals = schedule.iter().map(|one| one.arrival);
+                let measured = simulate(&scenario, arrivals, window);
+                let seen = measured.seen().zip(&schedule[warm_up..]);
+                let sent = seen.filter(|(seen, _)| seen.was_to_be_sent);
+                let sent = sent.map(|(seen, one)| Sent {
+                    taken: one.arrival.at.0,
+                    seconds: seen.latency.into(),
+                    is_answered: seen.how == How::Cloud,
+                });
+                Served(sent.collect())
+            })
+            .collect()
+    }
 }
 
 /// Images at the beginning of a run that do not count.
@@ -442,68 +507,8 @@ fn warm_up(schedule: &[Scheduled]) -> usize {
     (WARM_UP * schedule.len() as f64) as usize
 }
 
-/// What came of the images that were to be sent, in their order: simulated several times.
-fn simulated(
-    args: &ValidateArgs,
-    policy: &Policy,
-    schedule: &[Scheduled],
-    devices: u32,
-    rules: &Rules,
-    service: &ServiceTimes,
-    unloaded: &Unloaded,
-) -> Vec<Served> {
-    let link = DeviceLink {
-        round_trip: 0.0,
-        uplink: f32::INFINITY,
-        downlink: f32::INFINITY,
-        loss: 0.0,
-    };
-    let links = vec![link; devices as usize];
-    let warm_up = warm_up(schedule);
-    (0..REPLICATIONS)
-        .map(|replication| {
-            let scenario = Scenario {
-                ways: &policy.ways,
-                links: &links,
-                bytes: &Bytes::new(bytes()),
-                servers: 1,
-                server: Server {
-                    rules,
-                    service,
-                    decoders: real::DECODERS,
-                    decode_seconds: unloaded.decode_seconds,
-                    call_seconds: unloaded.call_seconds,
-                },
-                deadline: args.deadline / 1e3,
-                late: 0.0,
-                seed: args.seed + 1 + replication,
-            };
-            let window = Window {
-                warm_up: warm_up as u64,
-                images: (schedule.len() - warm_up) as u64,
-            };
-            let arrivals = schedule.iter().map(|one| one.arrival);
-            let measured = simulate(&scenario, arrivals, window);
-            let seen = measured.seen().zip(&schedule[warm_up..]);
-            let sent = seen.filter(|(seen, _)| seen.was_to_be_sent);
-            let sent = sent.map(|(seen, one)| Sent {
-                taken: one.arrival.at.0,
-                seconds: seen.latency.into(),
-                is_answered: seen.how == How::Cloud,
-            });
-            Served(sent.collect())
-        })
-        .collect()
-}
-
 /// The figures of a run beside those of its simulations.
-fn point(
-    devices: u32,
-    per_second: f64,
-    schedule: &[Scheduled],
-    served: &Served,
-    simulated: &[Served],
-) -> Point {
+fn point(schedule: &[Scheduled], served: &Served, simulated: &[Served]) -> Point {
     let counted = &schedule[warm_up(schedule)..];
     let begins = counted.first().map_or(0.0, |one| one.arrival.at.0);
     let served = Served(
@@ -516,7 +521,7 @@ fn point(
     );
     let seconds = counted.last().map_or(0.0, |one| one.arrival.at.0) - begins;
     let all = counted.len() as f64;
-    let figures: [(&str, &dyn Fn(&Served) -> f64); 6] = [
+    let figures: [(&str, Figure<'_>); 6] = [
         ("cloud's answers a second", &|s| {
             s.answered().count() as f64 / seconds
         }),
@@ -539,8 +544,9 @@ fn point(
         }
     });
     Point {
-        devices,
-        images_per_second_of_device: per_second,
+        devices: 0,
+        images_per_second_of_device: 0.0,
+        drift: 0.0,
         images: counted.len(),
         sent: served.0.len(),
         compared: compared.collect(),
@@ -566,8 +572,8 @@ fn write_times(path: &Path, unloaded: &Unloaded) -> Result<(), ValidateError> {
     let mut text = format!(
         "# {}, measured by `lab fleet validate`: decoding {:.2} ms, the rest of a call {:.2} ms.\nbatch,ms\n",
         host::cpu_model().unwrap_or_default(),
-        1e3 * unloaded.decode_seconds,
-        1e3 * unloaded.call_seconds,
+        1e3 * unloaded.decode_seconds(),
+        1e3 * unloaded.call_seconds(),
     );
     for (images, seconds) in &unloaded.batches {
         text += &format!("{images},{:.3}\n", 1e3 * seconds);
@@ -593,6 +599,7 @@ fn print(record: &Record, out: &mut dyn Write) -> io::Result<()> {
     let mut rows = table(&[
         "devices",
         "sent",
+        "drift",
         "figure",
         "real",
         "simulated",
@@ -606,6 +613,7 @@ fn print(record: &Record, out: &mut dyn Write) -> io::Result<()> {
                 first(point.devices.to_string()),
                 [
                     first(point.sent.to_string()),
+                    first(format!("{:+.1} %", 100.0 * point.drift)),
                     compared.figure.clone(),
                     format!("{:.3}", compared.real),
                     format!("{:.3}", compared.simulated),
@@ -615,5 +623,9 @@ fn print(record: &Record, out: &mut dyn Write) -> io::Result<()> {
             ));
         }
     }
-    writeln!(out, "{rows}")
+    writeln!(
+        out,
+        "{rows}\ndrift: by how much a batch of one image took longer after the run than before it; where that is more than a few \
+         per cent, the machine had something else to do, and the run tells nothing"
+    )
 }

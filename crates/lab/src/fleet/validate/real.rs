@@ -20,7 +20,11 @@ use tokio::{runtime::Runtime, task::JoinSet, time::sleep_until};
 use tonic::{Request, metadata::MetadataMap};
 
 use super::{Scheduled, ValidateArgs, ValidateError, file};
-use crate::programs::{Program, beside, free_address};
+
+use crate::{
+    fleet::statistics::mean,
+    programs::{Program, beside, free_address},
+};
 
 /// The service's `limits.decoders`: one core decodes and one computes.
 pub(super) const DECODERS: u32 = 1;
@@ -44,13 +48,41 @@ pub(super) struct Real {
 }
 
 /// What the service takes without load.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Unloaded {
     /// Images of a batch, and its seconds.
     pub(super) batches: Vec<(usize, f64)>,
-    /// Seconds to decode an image, a mean.
-    pub(super) decode_seconds: f64,
-    /// Seconds of a call that are neither decoding nor the network, a mean.
-    pub(super) call_seconds: f64,
+    /// Seconds to decode an image, by call.
+    decoding: Vec<f64>,
+    /// Seconds of a call of one image that are neither decoding nor the network.
+    calls: Vec<f64>,
+}
+
+impl Unloaded {
+    /// This and what was measured later.
+    pub(super) fn and(&self, later: &Self) -> Self {
+        Self {
+            batches: [&self.batches[..], &later.batches].concat(),
+            decoding: [&self.decoding[..], &later.decoding].concat(),
+            calls: [&self.calls[..], &later.calls].concat(),
+        }
+    }
+
+    /// Mean seconds of a batch of so many images.
+    pub(super) fn batch_seconds(&self, images: usize) -> f64 {
+        let of_size = self.batches.iter().filter(|(size, _)| *size == images);
+        mean(of_size.map(|(_, seconds)| *seconds)).unwrap_or(f64::NAN)
+    }
+
+    /// Mean seconds to decode an image.
+    pub(super) fn decode_seconds(&self) -> f64 {
+        mean(self.decoding.iter().copied()).unwrap_or(f64::NAN)
+    }
+
+    /// Mean seconds of the rest of a call.
+    pub(super) fn call_seconds(&self) -> f64 {
+        mean(self.calls.iter().copied()).unwrap_or(f64::NAN)
+    }
 }
 
 /// An image that was to be sent.
@@ -161,12 +193,7 @@ impl Real {
         self.runtime.block_on(async {
             let channel = self.channel().await?;
             let mut next = 0;
-            let mut unloaded = Unloaded {
-                batches: Vec::new(),
-                decode_seconds: 0.0,
-                call_seconds: 0.0,
-            };
-            let mut decoded = 0.0;
+            let mut unloaded = Unloaded::default();
             for round in 0..of_each + WARM_UP_CALLS {
                 for images in 1..=max_batch {
                     let chosen: Vec<usize> = (0..images)
@@ -182,15 +209,13 @@ impl Real {
                         continue;
                     }
                     unloaded.batches.push((images, times.infer));
-                    unloaded.decode_seconds += times.decode;
-                    decoded += images as f64;
+                    unloaded.decoding.push(times.decode / images as f64);
                     if images == 1 {
-                        unloaded.call_seconds += took - times.decode - times.infer;
+                        let rest = took - times.decode - times.infer;
+                        unloaded.calls.push(rest);
                     }
                 }
             }
-            unloaded.decode_seconds /= decoded;
-            unloaded.call_seconds /= of_each as f64;
             Ok(unloaded)
         })
     }

@@ -78,6 +78,9 @@ pub struct Point {
     pub devices: u32,
     /// Images a second of each.
     pub images_per_second_of_device: f64,
+    /// By how much a batch of one image took longer after the run than before it, without load, as a share: what else the machine
+    /// had to do.
+    pub drift: f64,
     /// Images that counted.
     pub images: usize,
     /// Of these, those that were sent.
@@ -228,6 +231,7 @@ pub(super) mod tests {
         Point {
             devices,
             images_per_second_of_device: 1.0,
+            drift: 0.0,
             images: 1000,
             sent: 500,
             compared: vec![Compared {
