@@ -46,7 +46,7 @@ use service::{ServiceError, ServiceTimes};
 use sizing::Parts;
 use statistics::Estimate;
 use validate::{Record, ValidateError};
-use workload::Workload;
+use workload::{Taking, Workload};
 
 /// What `lab fleet` is asked.
 #[derive(Debug, clap::Args)]
@@ -187,7 +187,12 @@ fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> Result<(), FleetError> 
     let (plan, text) = Plan::load(&args.plan)?;
     let service = ServiceTimes::load(&plan.server.service_times, plan.server.max_batch)?;
     let validation = args.validation.as_deref().map(Record::load).transpose()?;
-    let workload = Workload::load(&plan)?;
+    let taking = Taking {
+        time_scale: plan.device.time_scale,
+        bytes: plan.bytes.image,
+        seed: plan.seed,
+    };
+    let workload = Workload::load(&plan.trace, taking)?;
     let times = fs::read(&plan.server.service_times);
     let origin = Origin {
         plan_sha256: sha256_hex(text.as_bytes()),

@@ -3,15 +3,16 @@
 //!
 //! A device works on its images one after another and has one link, whose bytes go one after another too. What it sends
 //! goes to its own server (`device mod servers`), as a connection does, waits there for a decoder and then in the
-//! [`Queue`], and comes back. The circuit breaker of a device is that of the engine, [`outpost_cascade::Circuit`].
+//! queue of [`super::batching`], and comes back. The circuit breaker of a device is that of the engine, [`outpost_cascade::Circuit`].
 
 mod measured;
+mod server;
 #[cfg(test)]
 mod tests;
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BinaryHeap, HashMap},
     time::Duration,
 };
 
@@ -20,12 +21,14 @@ use outpost_cascade::{Circuit, CircuitConfig, Permit, Refusal};
 
 use super::{
     arrivals::{Arrival, Arrivals},
-    batching::{Next, Pace, Queue, Rules, Waiting},
-    links::{Bytes, DeviceLink},
+    batching::Rules,
+    links::{Bytes, DeviceLink, Transfer},
+    plan::ArrivalPlan,
     service::Service,
     time::Time,
 };
 pub use measured::{How, Measured, Seen};
+use server::{Batch, ServerState};
 
 /// Streams of random numbers apart from that of the arrivals, so that fleets of other sizes see the same images.
 const SERVICE_STREAM: u64 = 0x5e2f_1ce0;
@@ -186,24 +189,6 @@ struct Call {
     holders: u8,
 }
 
-#[derive(Clone)]
-struct ServerState {
-    queue: Queue,
-    free_places: usize,
-    free_decoders: u32,
-    decoding: VecDeque<u32>,
-    free_instances: u32,
-    pace: Pace,
-    /// When it looks next because of a delay.
-    due: f64,
-}
-
-struct Batch {
-    server: u32,
-    seconds: f64,
-    calls: Vec<u32>,
-}
-
 struct Device {
     /// When its networks are free.
     free_at: f64,
@@ -234,15 +219,6 @@ struct Simulation<'a> {
 
 impl<'a> Simulation<'a> {
     fn new(scenario: &'a Scenario<'a>, window: Window) -> Self {
-        let server = ServerState {
-            queue: Queue::new(),
-            free_places: scenario.server.rules.max_queue,
-            free_decoders: scenario.server.decoders,
-            decoding: VecDeque::new(),
-            free_instances: scenario.server.rules.instances,
-            pace: Pace::default(),
-            due: f64::INFINITY,
-        };
         let devices = scenario.links.iter().map(|_| Device {
             free_at: 0.0,
             uplink_free_at: 0.0,
@@ -257,7 +233,7 @@ impl<'a> Simulation<'a> {
             circuits: HashMap::new(),
             calls: Vec::new(),
             free_calls: Vec::new(),
-            servers: vec![server; scenario.servers as usize],
+            servers: vec![ServerState::new(&scenario.server); scenario.servers as usize],
             batches: Vec::new(),
             free_batches: Vec::new(),
             service_rng: Rng::with_seed(scenario.seed ^ SERVICE_STREAM),
@@ -332,10 +308,7 @@ impl<'a> Simulation<'a> {
             What::Sends(call) => self.sends(call),
             What::Arrives(call) => self.is_at_server(call),
             What::Decoded(call) => self.is_decoded(call),
-            What::Due(server) => {
-                self.servers[server as usize].due = f64::INFINITY;
-                self.run_what_may(server);
-            }
+            What::Due(server) => self.is_due(server),
             What::Ran(batch) => self.ran(batch),
             What::Replied(call) => self.is_replied(call),
             What::Refused(call) => self.is_refused(call),
@@ -404,167 +377,8 @@ impl<'a> Simulation<'a> {
         self.at(arrives, What::Arrives(call));
     }
 
-    /// A request is at its server, which has places for it or not.
-    fn is_at_server(&mut self, call: u32) {
-        let Call { device, image, .. } = self.calls[call as usize];
-        let transfer = self
-            .scenario
-            .bytes
-            .request(self.scenario.ways.bytes[image as usize]);
-        self.measured.receives(transfer.wire_bytes, self.now);
-        let server = self.server_of(device);
-        if self.servers[server as usize].free_places == 0 {
-            // Those that nobody waits for any more make room.
-            let now = self.now;
-            self.servers[server as usize]
-                .queue
-                .drop_useless(now, &mut self.dropped);
-            self.let_go(server);
-        }
-        let state = &mut self.servers[server as usize];
-        if state.free_places == 0 {
-            self.calls[call as usize].pause = state.pace.retry_after(self.scenario.server.rules);
-            let back = self.back_at(device, self.scenario.bytes.refusal());
-            return self.at(back, What::Refused(call));
-        }
-        state.free_places -= 1;
-        self.calls[call as usize].arrived = self.now;
-        self.measured.enters(self.now);
-        state.decoding.push_back(call);
-        self.decode_what_may(server);
-    }
-
-    fn decode_what_may(&mut self, server: u32) {
-        while self.servers[server as usize].free_decoders > 0 {
-            let state = &mut self.servers[server as usize];
-            let Some(call) = state.decoding.pop_front() else {
-                return;
-            };
-            if self.useless_at(call) <= self.now {
-                self.dropped.push(call);
-                self.let_go(server);
-                continue;
-            }
-            self.servers[server as usize].free_decoders -= 1;
-            let decoded = self.now + self.scenario.server.decode_seconds;
-            self.at(decoded, What::Decoded(call));
-        }
-    }
-
-    /// When a server knows that nobody waits for a call any more.
-    fn useless_at(&self, call: u32) -> f64 {
-        let Call { taken, device, .. } = self.calls[call as usize];
-        let link = &self.scenario.links[device as usize];
-        taken + self.scenario.deadline + self.scenario.late + link.half_round_trip()
-    }
-
-    fn is_decoded(&mut self, call: u32) {
-        let server = self.server_of(self.calls[call as usize].device);
-        let waiting = Waiting {
-            call,
-            joined: self.now,
-            deadline: self.useless_at(call),
-        };
-        let state = &mut self.servers[server as usize];
-        state.free_decoders += 1;
-        state.queue.push(waiting);
-        self.run_what_may(server);
-        self.decode_what_may(server);
-    }
-
-    /// Frees the places of those that a server has dropped.
-    fn let_go(&mut self, server: u32) {
-        while let Some(call) = self.dropped.pop() {
-            self.servers[server as usize].free_places += 1;
-            self.measured
-                .leaves(self.calls[call as usize].arrived, self.now);
-            self.release(call);
-        }
-    }
-
-    /// Free instances of a server take what may run.
-    fn run_what_may(&mut self, server: u32) {
-        let scenario = self.scenario;
-        loop {
-            let state = &mut self.servers[server as usize];
-            if state.free_instances == 0 {
-                return;
-            }
-            let rules = scenario.server.rules;
-            let next = state
-                .queue
-                .next(self.now, state.pace.0, rules, &mut self.dropped);
-            match next {
-                Next::Run(count) => {
-                    let mut calls = Vec::new();
-                    let reused = self.free_batches.pop();
-                    if let Some(free) = reused {
-                        calls = std::mem::take(&mut self.batches[free as usize].calls);
-                        calls.clear();
-                    }
-                    state.queue.take(count, &mut calls);
-                    state.free_places += count;
-                    state.free_instances -= 1;
-                    let seconds = scenario
-                        .server
-                        .service
-                        .seconds(count, &mut self.service_rng);
-                    self.measured.runs(count, seconds);
-                    let batch = Batch {
-                        server,
-                        seconds,
-                        calls,
-                    };
-                    let place = match reused {
-                        Some(free) => {
-                            self.batches[free as usize] = batch;
-                            free
-                        }
-                        None => {
-                            self.batches.push(batch);
-                            (self.batches.len() - 1) as u32
-                        }
-                    };
-                    self.at(self.now + seconds, What::Ran(place));
-                    self.let_go(server);
-                }
-                Next::WaitUntil(due) => {
-                    if due < state.due {
-                        state.due = due;
-                        self.at(due, What::Due(server));
-                    }
-                    return self.let_go(server);
-                }
-                Next::Wait => return self.let_go(server),
-            }
-        }
-    }
-
-    fn ran(&mut self, batch: u32) {
-        let Batch {
-            server,
-            seconds,
-            ref mut calls,
-        } = self.batches[batch as usize];
-        let calls = std::mem::take(calls);
-        let state = &mut self.servers[server as usize];
-        state.pace.keep(seconds, calls.len());
-        state.free_instances += 1;
-        for &call in &calls {
-            let Call {
-                device, arrived, ..
-            } = self.calls[call as usize];
-            self.measured.leaves(arrived, self.now);
-            let back = self.back_at(device, self.scenario.bytes.reply());
-            self.at(back, What::Replied(call));
-        }
-        self.batches[batch as usize].calls = calls;
-        self.free_batches.push(batch);
-        self.run_what_may(server);
-    }
-
     /// When what a server sends now is at a device.
-    fn back_at(&mut self, device: u32, transfer: super::links::Transfer) -> f64 {
+    fn back_at(&mut self, device: u32, transfer: Transfer) -> f64 {
         let link = &self.scenario.links[device as usize];
         self.now
             + link.downlink_seconds(transfer)
@@ -651,7 +465,7 @@ impl<'a> Simulation<'a> {
 }
 
 /// The arrivals of a plan, for the devices of a scenario.
-pub(super) fn arrivals_of(plan: &super::plan::ArrivalPlan, scenario: &Scenario<'_>) -> Arrivals {
+pub(super) fn arrivals_of(plan: &ArrivalPlan, scenario: &Scenario<'_>) -> Arrivals {
     let devices = scenario.links.len() as u32;
     let images = scenario.ways.ways.len() as u32;
     Arrivals::new(plan, devices, images, scenario.seed)

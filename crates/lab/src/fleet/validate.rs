@@ -27,14 +27,11 @@ use super::{
     arrivals::{Arrival, Arrivals},
     batching::Rules,
     links::{Bytes, DeviceLink},
-    plan::{
-        ArrivalKind, ArrivalPlan, BytesPlan, DevicePlan, LinkPlan, Plan, PricePlan, Processor,
-        Quantity, ServerPlan, SimulationPlan, TargetPlan, TracePlan,
-    },
+    plan::{ArrivalKind, ArrivalPlan, BytesPlan, Processor, TracePlan},
     service::ServiceTimes,
     simulation::{How, Scenario, Server, Window, simulate},
     statistics::{mean, percentile},
-    workload::{Kind, Policy, Workload},
+    workload::{Kind, Policy, Taking, Workload},
 };
 use crate::{
     host,
@@ -206,7 +203,18 @@ struct Validation<'a> {
 pub fn run(args: &ValidateArgs, out: &mut dyn Write) -> Result<(), ValidateError> {
     check(args)?;
     let cascade = load_cascade(&args.cascade).map_err(FleetError::from)?;
-    let workload = Workload::load(&plan(args))?;
+    let trace = TracePlan {
+        file: args.trace.clone(),
+        cascade: args.cascade.clone(),
+        policy: args.policy.clone(),
+        operating_points: vec![args.operating_point.clone()],
+    };
+    let taking = Taking {
+        time_scale: args.device_scale,
+        bytes: None,
+        seed: args.seed,
+    };
+    let workload = Workload::load(&trace, taking)?;
     let policies = &workload.policies;
     let policy = policies.iter().find(|policy| policy.kind == Kind::Learned);
     let policy = policy.expect("the plan has an operating point");
@@ -326,59 +334,7 @@ fn check(args: &ValidateArgs) -> Result<(), ValidateError> {
     Ok(())
 }
 
-/// The plan whose workload the devices have; what it says of servers is not looked at.
-fn plan(args: &ValidateArgs) -> Plan {
-    Plan {
-        devices: args.devices.clone(),
-        seed: args.seed,
-        arrivals: arrivals(1.0),
-        trace: TracePlan {
-            file: args.trace.clone(),
-            cascade: args.cascade.clone(),
-            policy: args.policy.clone(),
-            operating_points: vec![args.operating_point.clone()],
-        },
-        device: DevicePlan {
-            time_scale: args.device_scale,
-            deadline_ms: args.deadline,
-            correct_within_ms: 0.0,
-        },
-        link: vec![LinkPlan {
-            name: record::LOOPBACK.to_owned(),
-            weight: 1.0,
-            round_trip_ms: Quantity::Same(0.0),
-            uplink_mbps: Quantity::Same(f64::INFINITY),
-            downlink_mbps: Quantity::Same(f64::INFINITY),
-            loss: 0.0,
-        }],
-        server: ServerPlan {
-            name: String::new(),
-            processor: Processor::Cpu,
-            count: Some(1),
-            service_times: PathBuf::new(),
-            decoders: real::DECODERS,
-            decode_ms: 0.0,
-            call_ms: 0.0,
-            max_batch: args.max_batch,
-            max_delay_ms: args.max_delay,
-            preferred: Vec::new(),
-            max_queue: real::MAX_QUEUE,
-            instances: args.instances,
-        },
-        bytes: bytes(),
-        prices: PricePlan {
-            currency: String::new(),
-            server_hour: 0.0,
-            ingress_gb: 0.0,
-        },
-        target: TargetPlan {
-            within_ms: args.deadline,
-            share: 0.99,
-        },
-        simulation: SimulationPlan::default(),
-    }
-}
-
+/// Bytes over loopback take no time.
 fn bytes() -> BytesPlan {
     BytesPlan {
         image: None,

@@ -8,7 +8,7 @@ use outpost_exit_policy::{Choice, Function, Problem, bootstrap};
 
 use super::{
     FleetError,
-    plan::Plan,
+    plan::TracePlan,
     simulation::{Way, Ways},
 };
 use crate::{
@@ -86,15 +86,26 @@ pub struct Workload {
     pub policies: Vec<Policy>,
 }
 
+/// How devices take and send images.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Taking {
+    /// How many times slower a device is than the machine of the trace.
+    pub time_scale: f64,
+    /// Bytes of an image that is sent; those of the trace's files, where it is absent.
+    pub bytes: Option<u32>,
+    /// Draws the images of bootstraps.
+    pub seed: u64,
+}
+
 impl Workload {
-    /// Reads the files of a plan and takes every image through every policy.
+    /// Reads a trace, a cascade and a bundle, and takes every image through every policy.
     ///
     /// # Errors
     /// [`FleetError`] that names the file at fault.
-    pub fn load(plan: &Plan) -> Result<Self, FleetError> {
-        let cascade = load_cascade(&plan.trace.cascade)?;
-        let trace = Trace::load(&plan.trace.file)?;
-        let bundle = read_bundle(&plan.trace.policy)?;
+    pub fn load(plan: &TracePlan, taking: Taking) -> Result<Self, FleetError> {
+        let cascade = load_cascade(&plan.cascade)?;
+        let trace = Trace::load(&plan.file)?;
+        let bundle = read_bundle(&plan.policy)?;
         let topology = Topology::of_cascade(&cascade, &trace)?;
         let digest = |network: &str| {
             let mut nodes = trace.spec.nodes.iter();
@@ -102,7 +113,7 @@ impl Workload {
             node.map(|node| node.digest.clone()).unwrap_or_default()
         };
         let unfit = |source| BundleFileError::Bundle {
-            path: plan.trace.policy.clone(),
+            path: plan.policy.clone(),
             source,
         };
         cascade.check_fits(&bundle, digest).map_err(unfit)?;
@@ -131,21 +142,21 @@ impl Workload {
         }
         let model = CostModel {
             link: None,
-            scales: vec![(Site::Device, plan.device.time_scale)],
+            scales: vec![(Site::Device, taking.time_scale)],
         };
         let instance = topology.on(&trace, &model)?;
         let problem = instance.problem()?;
-        let of = OfPlan {
-            plan,
+        let of = OfTrace {
+            taking,
             trace: &trace,
             problem: &problem,
             cloud: cloud.index(),
         };
         let mut policies = vec![of.cloud_only(), of.device_only()];
-        for goal in &plan.trace.operating_points {
+        for goal in &plan.operating_points {
             policies.push(of.learned(goal.to_string(), bundle.choose(goal)?));
         }
-        let bundle = fs::read(&plan.trace.policy).map_err(super::file(&plan.trace.policy))?;
+        let bundle = fs::read(&plan.policy).map_err(super::file(&plan.policy))?;
         Ok(Self {
             network: cascade.node(cloud).network().to_owned(),
             cloud_accuracy: policies[0].accuracy,
@@ -158,20 +169,20 @@ impl Workload {
     }
 }
 
-struct OfPlan<'a> {
-    plan: &'a Plan,
+struct OfTrace<'a> {
+    taking: Taking,
     trace: &'a Trace,
     problem: &'a Problem<'a>,
     cloud: usize,
 }
 
-impl OfPlan<'_> {
+impl OfTrace<'_> {
     fn cloud_only(&self) -> Policy {
         let seconds = &self.trace.rows.decode_seconds;
         let mut seconds: Vec<f64> = seconds.iter().map(|&seconds| seconds.into()).collect();
         let decoding = nearest_rank(&mut seconds, 50).unwrap_or(0.0);
         let way = Way {
-            local_seconds: decoding * self.plan.device.time_scale,
+            local_seconds: decoding * self.taking.time_scale,
             is_sent: true,
             here: None,
         };
@@ -243,11 +254,11 @@ impl OfPlan<'_> {
         let lost: Vec<f64> = (0..images)
             .map(|image| 100.0 * (f64::from(u8::from(cloud[image])) - right(image)))
             .collect();
-        let interval = bootstrap::interval(images, RESAMPLES, self.plan.seed, |drawn| {
+        let interval = bootstrap::interval(images, RESAMPLES, self.taking.seed, |drawn| {
             drawn.iter().map(|&image| lost[image as usize]).sum::<f64>() / drawn.len() as f64
         });
         let traced = &self.trace.rows.payload_bytes;
-        let bytes = match self.plan.bytes.image {
+        let bytes = match self.taking.bytes {
             Some(bytes) => vec![bytes; images],
             None => traced.clone(),
         };
