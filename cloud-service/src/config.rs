@@ -11,7 +11,7 @@ use std::{
 use outpost_cascade::Site;
 use outpost_engine::{CircuitSettings, PeerConfig};
 use outpost_exit_policy::Goal;
-use outpost_runtime::{Device, ImageLimits};
+use outpost_runtime::{ImageLimits, RuntimeConfig};
 use outpost_telemetry::{TracesConfig, TracesError};
 use outpost_transport::{ListenerConfig, TlsVersion};
 use serde::Deserialize;
@@ -93,56 +93,6 @@ pub struct NetworkConfig {
     pub batching: Option<Batching>,
     /// Which of its versions are served. Default the latest.
     pub versions: Versions,
-}
-
-/// What runs networks.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RuntimeConfig {
-    /// Which runtime. Default `tract`.
-    pub kind: RuntimeKind,
-    /// Where it runs: `cpu`, `cuda`, `cuda:1`, `tensorrt`. Default `cpu`, and for `tract-cuda` the first GPU.
-    pub device: Device,
-    /// The library of ONNX Runtime. Default what the variable `ORT_DYLIB_PATH` names.
-    pub library: Option<PathBuf>,
-    /// CPU threads of ONNX Runtime that share a batch; `instances` of them run at a time. Default 1.
-    pub threads: usize,
-}
-
-/// A runtime.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RuntimeKind {
-    /// Tract on the CPU, built in.
-    #[default]
-    Tract,
-    /// Tract on a GPU; feature `cuda`.
-    TractCuda,
-    /// ONNX Runtime; feature `onnxruntime`.
-    #[serde(rename = "onnxruntime")]
-    OnnxRuntime,
-}
-
-impl RuntimeKind {
-    /// Its name in configurations.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tract => "tract",
-            Self::TractCuda => "tract-cuda",
-            Self::OnnxRuntime => "onnxruntime",
-        }
-    }
-}
-
-impl Default for RuntimeConfig {
-    fn default() -> Self {
-        Self {
-            kind: RuntimeKind::default(),
-            device: Device::default(),
-            library: None,
-            threads: 1,
-        }
-    }
 }
 
 /// How the models that are served change.

@@ -23,7 +23,6 @@ mod metrics;
 mod model;
 mod operations;
 mod repository;
-mod runtimes;
 mod server;
 pub mod service;
 mod statistics;
@@ -33,12 +32,11 @@ pub use access::{Access, Caller, ContentError, Identities, IdentitiesError, Perm
 pub use cascade::CascadeError;
 pub use config::{
     AccessConfig, Batching, CascadeConfig, ClientCertificates, Config, ConfigError, Limits, Mode,
-    NetworkConfig, RepositoryConfig, RuntimeConfig, RuntimeKind, Tls, Versions,
+    NetworkConfig, RepositoryConfig, Tls, Versions,
 };
 pub use credentials::CredentialsError;
 pub use error::ServiceError;
 pub use metrics::Metrics;
 pub use operations::Ready;
 pub use repository::{LoadError, Repository, RepositoryError};
-pub use runtimes::RuntimeError;
 pub use server::{Checked, Server, ServerError};

@@ -12,18 +12,17 @@ use std::{
 };
 
 use anyhow::Chain;
-use outpost_runtime::{ModelFolder, OpenError};
+use outpost_runtime::{ModelFolder, OpenError, RuntimeError, RuntimeKind};
 use outpost_transport::Channel;
 use sha2::{Digest, Sha256};
 
 use crate::{
     batching::{Batcher, Instances},
     cascade::{CascadeError, CascadeModel},
-    config::{Config, ConfigError, Mode, RuntimeKind, Versions},
+    config::{Config, ConfigError, Mode, Versions},
     error::ServiceError,
     metrics::Metrics,
     model::Model,
-    runtimes::{RuntimeError, runtime_of},
     server::ServerError,
 };
 
@@ -383,7 +382,8 @@ impl Repository {
             self.failures().remove(&key);
             return Ok(());
         }
-        let runtime = match runtime_of(&self.config, name) {
+        let sessions = self.config.batching(name).instances;
+        let runtime = match self.config.runtime(name).open(sessions) {
             Ok(runtime) => runtime,
             Err(error) => {
                 let error = LoadError::from(error);
@@ -408,7 +408,7 @@ impl Repository {
                 return Err(error);
             }
         };
-        tracing::info!(network = %name, version, runtime = runtime.name(), "loaded");
+        tracing::info!(network = %name, version, runtime = runtime.name(), runtime_version = runtime.version(), "loaded");
         self.failures().remove(&key);
         let replaced = self
             .write()

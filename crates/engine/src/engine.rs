@@ -55,6 +55,15 @@ pub struct Plan<'a> {
     pub peers: BTreeMap<Site, Arc<Upstream>>,
 }
 
+/// What runs the networks that are here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunsHere {
+    /// Name of the runtime.
+    pub name: &'static str,
+    /// Its version.
+    pub version: String,
+}
+
 /// A policy bundle, and which of its operating points.
 #[derive(Debug, Clone, Copy)]
 pub struct PolicyFile<'a> {
@@ -83,6 +92,7 @@ pub struct Engine {
     turns: Arc<Semaphore>,
     /// The turns that were given.
     underway: Underway,
+    runtime: RunsHere,
 }
 
 /// A node elsewhere, and who is asked for it.
@@ -412,6 +422,10 @@ impl Engine {
             peers: plan.peers,
             turns: Arc::new(Semaphore::new(plan.turns)),
             underway: Underway::default(),
+            runtime: RunsHere {
+                name: plan.runtime.name(),
+                version: plan.runtime.version().to_owned(),
+            },
         })
     }
 
@@ -498,6 +512,11 @@ impl Engine {
         let learned = (bundle, &chosen.goal, best);
         *holds = Arc::new(Deciding::new(&self.cascade, Some(learned), deciding.mode()));
         Some(holds.clone())
+    }
+
+    /// What runs the networks that are here.
+    pub fn runtime(&self) -> &RunsHere {
+        &self.runtime
     }
 
     /// The site that the engine is at.

@@ -20,7 +20,7 @@ mod privacy;
 
 pub use engine::{
     Asked, Change, ChangeError, Engine, ImageError, Late, Outcome, Plan, PolicyFile, Route,
-    StartError, Turn, blocking, load_cascade,
+    RunsHere, StartError, Turn, blocking, load_cascade,
 };
 pub use inquiry::{Answer, ServedModel, ask_about_model, ask_whether_live};
 pub use learned::{Chosen, Deciding, PolicyError, load as load_policy};

@@ -5,7 +5,8 @@
 //! - [`decode`] turns an encoded image into pixels, within [`ImageLimits`]; [`Preprocessor`] turns
 //!   pixels into the tensor that a network wants.
 //! - [`Fit`] shrinks an image to what networks elsewhere see of it, and an [`Encoder`] makes it small to send.
-//! - [`Runtime`] loads a graph and [`Network`] runs it; [`TractRuntime`] is the one on the CPU.
+//! - [`Runtime`] loads a graph and [`Network`] runs it; [`TractRuntime`] is the one on the CPU, and a [`RuntimeConfig`]
+//!   chooses.
 //! - [`StagedClassifier`] runs a network stage by stage, so that an answer can leave early.
 //! - [`LocalNetworks`] takes an image from exit to exit of the networks that run here.
 //! - [`Probabilities`] is what a network said about one image.
@@ -23,7 +24,9 @@
 //! Invariants: a network that loads matches its manifest's digest, tensors and class count; bytes
 //! from outside never panic; nothing here starts a thread.
 
+mod choice;
 mod classifier;
+mod cut;
 mod decode;
 mod device;
 mod encode;
@@ -42,6 +45,7 @@ mod resample;
 mod staged;
 mod tract;
 
+pub use choice::{RuntimeConfig, RuntimeError, RuntimeKind};
 pub use classifier::{Classifier, ClassifyError};
 pub use decode::{DECODED_FORMATS, DecodeError, ImageLimits, decode};
 pub use device::{Device, UnknownDevice};

@@ -94,10 +94,46 @@ impl StagedSpec {
     }
 }
 
+impl StageSpec {
+    /// What the graph of a stage gives: the scores, the features where they are wanted, and the activations unless it is
+    /// the last.
+    pub(crate) fn outputs(&self) -> Vec<&str> {
+        let names = [
+            Some(&self.logits),
+            self.features.as_ref(),
+            self.activations.as_ref(),
+        ];
+        names.into_iter().flatten().map(String::as_str).collect()
+    }
+}
+
+/// Checks that an image is one, and of the shape `[channels, height, width]`.
+///
+/// # Errors
+/// [`InferError::Shape`] when it is not.
+pub(crate) fn check_image(image: &Array4<f32>, expected: [usize; 3]) -> Result<(), InferError> {
+    if image.shape()[0] == 1 && image.shape()[1..] == expected {
+        return Ok(());
+    }
+    Err(InferError::Shape {
+        expected,
+        found: image.shape().to_vec(),
+    })
+}
+
+/// The width of a vector: one dimension, whatever else has the size 1.
+pub(crate) fn vector_width(shape: &[usize]) -> Option<usize> {
+    let dimensions = shape.iter().filter(|&&size| size != 1).count();
+    (dimensions <= 1).then(|| shape.iter().product())
+}
+
 /// Loads graphs.
 pub trait Runtime: Send + Sync {
     /// Name of the runtime, such as `"tract"`.
     fn name(&self) -> &'static str;
+
+    /// Its version, such as `"0.23.9"`.
+    fn version(&self) -> &str;
 
     /// Loads an ONNX graph and makes it ready to run.
     ///

@@ -1,11 +1,14 @@
 //! ONNX Runtime: its library, found when the program runs, on the CPU or on NVIDIA's GPUs.
 //!
-//! A graph has as many sessions as batches may run at a time, as a session runs one. Staged execution is tract's
-//! alone: a session cannot go on from activations that it gave before.
+//! A graph has as many sessions as batches may run at a time, as a session runs one ([`sessions`]). In stages, each has a
+//! graph of its own ([`stages`]).
+
+mod sessions;
+mod stages;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use ndarray::{Array2, ArrayView4};
@@ -18,14 +21,23 @@ use ort::{
 
 use crate::{
     Device,
-    network::{GraphSpec, InferError, LoadError, Network, Runtime},
+    network::{GraphSpec, InferError, LoadError, Network, Runtime, StagedNetwork, StagedSpec},
 };
+use sessions::Sessions;
+use stages::OnnxStages;
 
 /// Variable with the path of the library.
 const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
 
 /// One environment a process, as the library has it.
-static ENVIRONMENT: OnceLock<(PathBuf, Environment)> = OnceLock::new();
+static ENVIRONMENT: OnceLock<Loaded> = OnceLock::new();
+
+/// The library that this process uses.
+struct Loaded {
+    library: PathBuf,
+    version: String,
+    environment: Environment,
+}
 
 /// How ONNX Runtime runs graphs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +56,7 @@ pub struct OnnxRuntimeConfig {
 #[derive(Debug, Clone)]
 pub struct OnnxRuntime {
     environment: Environment,
+    version: &'static str,
     config: OnnxRuntimeConfig,
 }
 
@@ -65,7 +78,10 @@ pub enum OnnxRuntimeError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Another library is in use by this process.
-    #[error("ONNX Runtime was loaded from {}, and {} is another: name one for all networks", loaded.display(), asked.display())]
+    #[error(
+        "ONNX Runtime was loaded from {}, and {} is another: name one for all networks, or start the program again to use another",
+        loaded.display(), asked.display()
+    )]
     OtherLibrary {
         /// The one in use.
         loaded: PathBuf,
@@ -109,9 +125,10 @@ impl OnnxRuntime {
             .clone()
             .or_else(|| variable().map(PathBuf::from))
             .ok_or(OnnxRuntimeError::NoLibrary)?;
-        let environment = environment(&library)?;
+        let loaded = load(&library)?;
         let runtime = Self {
-            environment,
+            environment: loaded.environment.clone(),
+            version: &loaded.version,
             config,
         };
         runtime.check_device(&library)?;
@@ -172,41 +189,9 @@ impl OnnxRuntime {
             .with_execution_providers(self.providers())?
             .commit_from_memory(onnx)
     }
-}
 
-/// The process's environment, made from `library` where there is none yet.
-fn environment(library: &Path) -> Result<Environment, OnnxRuntimeError> {
-    static LOADING: Mutex<()> = Mutex::new(());
-    let _loading = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((loaded, environment)) = ENVIRONMENT.get() {
-        if loaded != library {
-            return Err(OnnxRuntimeError::OtherLibrary {
-                loaded: loaded.clone(),
-                asked: library.to_owned(),
-            });
-        }
-        return Ok(environment.clone());
-    }
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| OnnxRuntimeError::Library {
-        path: library.to_owned(),
-        source,
-    };
-    let builder = ort::init_from(library).map_err(|error| failed(error.into()))?;
-    let environment = builder
-        .with_telemetry(false)
-        .build()
-        .map_err(|error| failed(error.into()))?;
-    // Nobody else sets it while the lock is held.
-    let _ = ENVIRONMENT.set((library.to_owned(), environment.clone()));
-    Ok(environment)
-}
-
-impl Runtime for OnnxRuntime {
-    fn name(&self) -> &'static str {
-        "onnxruntime"
-    }
-
-    fn load(&self, onnx: &[u8], spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError> {
+    /// As many sessions of a graph as batches may run at a time, at least one.
+    fn sessions(&self, onnx: &[u8]) -> Result<Vec<Session>, LoadError> {
         let first = self.session(onnx).map_err(|error| {
             let is_no_graph = [
                 ort::ErrorCode::InvalidProtobuf,
@@ -219,17 +204,85 @@ impl Runtime for OnnxRuntime {
                 false => LoadError::Unsupported(error.into()),
             }
         })?;
-        check(&first, spec)?;
         let mut sessions = vec![first];
         while sessions.len() < self.config.sessions {
             let session = self.session(onnx);
             sessions.push(session.map_err(|error| LoadError::Unsupported(error.into()))?);
         }
+        Ok(sessions)
+    }
+}
+
+/// The library of this process, which is `library` where there is none yet.
+fn load(library: &Path) -> Result<&'static Loaded, OnnxRuntimeError> {
+    static LOADING: Mutex<()> = Mutex::new(());
+    let _loading = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(loaded) = ENVIRONMENT.get() {
+        if loaded.library != library {
+            return Err(OnnxRuntimeError::OtherLibrary {
+                loaded: loaded.library.clone(),
+                asked: library.to_owned(),
+            });
+        }
+        return Ok(loaded);
+    }
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| OnnxRuntimeError::Library {
+        path: library.to_owned(),
+        source,
+    };
+    let builder = ort::init_from(library).map_err(|error| failed(error.into()))?;
+    let environment = builder
+        .with_telemetry(false)
+        .build()
+        .map_err(|error| failed(error.into()))?;
+    Ok(ENVIRONMENT.get_or_init(|| Loaded {
+        library: library.to_owned(),
+        version: version(library, ort::info()),
+        environment,
+    }))
+}
+
+/// The version in the name of the library's file, once links are followed, and the commit that it says it was built from,
+/// such as `1.32.0+fab30a4`: it tells no version to who has loaded it.
+fn version(library: &Path, build: &str) -> String {
+    let file = library
+        .canonicalize()
+        .unwrap_or_else(|_| library.to_owned());
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let is_version = |text: &&str| text.starts_with(|first: char| first.is_ascii_digit());
+    let after = name.split_once(".so.").map(|(_, version)| version);
+    let version = after.filter(is_version).unwrap_or("unknown");
+    let commit = build.split("git-commit-id=").nth(1);
+    match commit.and_then(|rest| rest.split([',', ' ']).next()) {
+        Some(commit) if !commit.is_empty() => format!("{version}+{commit}"),
+        _ => version.to_owned(),
+    }
+}
+
+impl Runtime for OnnxRuntime {
+    fn name(&self) -> &'static str {
+        "onnxruntime"
+    }
+
+    fn version(&self) -> &str {
+        self.version
+    }
+
+    fn load(&self, onnx: &[u8], spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError> {
+        let sessions = self.sessions(onnx)?;
+        check(&sessions[0], spec)?;
         Ok(Box::new(OnnxNetwork {
             spec: spec.clone(),
-            idle: Mutex::new(sessions),
-            returned: Condvar::new(),
+            sessions: Sessions::new(sessions),
         }))
+    }
+
+    fn load_stages(
+        &self,
+        onnx: &[u8],
+        spec: &StagedSpec,
+    ) -> Result<Box<dyn StagedNetwork>, LoadError> {
+        Ok(Box::new(OnnxStages::load(self, onnx, spec)?))
     }
 }
 
@@ -286,42 +339,10 @@ fn check(session: &Session, spec: &GraphSpec) -> Result<(), LoadError> {
 
 struct OnnxNetwork {
     spec: GraphSpec,
-    /// Sessions that run nothing.
-    idle: Mutex<Vec<Session>>,
-    returned: Condvar,
-}
-
-/// A session in use, which is idle again once this is dropped, whatever became of the batch.
-struct Taken<'a> {
-    network: &'a OnnxNetwork,
-    /// There until the drop.
-    session: Option<Session>,
-}
-
-impl Drop for Taken<'_> {
-    fn drop(&mut self) {
-        let mut idle = self.network.lock();
-        idle.extend(self.session.take());
-        self.network.returned.notify_one();
-    }
+    sessions: Sessions,
 }
 
 impl OnnxNetwork {
-    fn lock(&self) -> MutexGuard<'_, Vec<Session>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(&self) -> Taken<'_> {
-        let mut idle = self
-            .returned
-            .wait_while(self.lock(), |idle| idle.is_empty())
-            .unwrap_or_else(PoisonError::into_inner);
-        Taken {
-            network: self,
-            session: idle.pop(),
-        }
-    }
-
     fn run(
         &self,
         session: &mut Session,
@@ -346,10 +367,7 @@ impl Network for OnnxNetwork {
     fn infer(&self, batch: ArrayView4<'_, f32>) -> Result<Array2<f32>, InferError> {
         self.spec.check_batch(batch.shape())?;
         let images = batch.shape()[0];
-        let mut taken = self.take();
-        let session = taken.session.as_mut().expect("waited until there is one");
-        let scores = self.run(session, batch);
-        drop(taken);
+        let scores = self.sessions.with(|session| self.run(session, batch));
         let scores = scores.map_err(|error| InferError::Runtime(error.into()))?;
         self.spec.rows(images, scores)
     }
@@ -358,6 +376,19 @@ impl Network for OnnxNetwork {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_is_read_from_the_files_name_and_the_build() {
+        let build = "ORT Build Info: git-branch=HEAD, git-commit-id=fab30a4, build type=Release";
+        for (file, build, expected) in [
+            ("/no/libonnxruntime.so.1.32.0", build, "1.32.0+fab30a4"),
+            ("/no/libonnxruntime.so", build, "unknown+fab30a4"),
+            ("/no/libonnxruntime.so.1.21", "", "1.21"),
+            ("/no/libonnxruntime.so.old", "git-commit-id=", "unknown"),
+        ] {
+            assert_eq!(version(Path::new(file), build), expected);
+        }
+    }
 
     #[test]
     fn a_library_that_is_none_is_named() {

@@ -9,8 +9,8 @@ use std::{fs, path::Path};
 
 use ndarray::{Array2, Array4, Axis, s};
 use outpost_runtime::{
-    Features, GraphSpec, InferError, LoadError, ModelFolder, Network, Runtime, StagedSpec,
-    TractRuntime,
+    Features, GraphSpec, InferError, LoadError, ModelFolder, Network, Runtime, StagedNetwork,
+    StagedSpec, TractRuntime,
 };
 
 const NETWORKS: [&str; 4] = [
@@ -203,7 +203,7 @@ fn runs_stages_alike_or_says_that_it_does_not(runtime: &dyn Runtime) {
     let folder = folder();
     let manifest = folder.manifest("cifar10-resnet").unwrap();
     let onnx = fs::read(folder.weights_path(&manifest)).unwrap();
-    let spec = StagedSpec::new(&manifest, &["group1", "group2"], Features::Omit);
+    let spec = StagedSpec::new(&manifest, &["group1", "group2"], Features::Give);
     let network = match runtime.load_stages(&onnx, &spec) {
         Ok(network) => network,
         Err(LoadError::Unsupported(why)) => {
@@ -212,20 +212,68 @@ fn runs_stages_alike_or_says_that_it_does_not(runtime: &dyn Runtime) {
         }
         Err(error) => panic!("{}: {error:?}", runtime.name()),
     };
+    let tract = TractRuntime.load_stages(&onnx, &spec).unwrap();
+    assert_eq!(network.feature_widths(), tract.feature_widths());
+    let row = |values: Vec<f32>| Array2::from_shape_vec((1, values.len()), values).unwrap();
     let whole = GraphSpec::from(&manifest);
-    let image = images(1, &whole);
-    let expected = runtime
-        .load(&onnx, &whole)
-        .unwrap()
-        .infer(image.view())
-        .unwrap();
-    let mut run = network.start(image).unwrap();
-    let mut said = run.advance().unwrap();
-    while let Ok(next) = run.advance() {
-        said = next;
+    let batch = images(2, &whole);
+    let scores = runtime.load(&onnx, &whole).unwrap().infer(batch.view());
+    let scores = scores.unwrap();
+    // Two images in turns: what one leaves is not taken for the other's.
+    let image = |index: usize| batch.slice(s![index..=index, .., .., ..]).to_owned();
+    let runs =
+        |network: &dyn StagedNetwork| [0, 1].map(|index| network.start(image(index)).unwrap());
+    let (mut found, mut expected) = (runs(&*network), runs(&*tract));
+    for stage in 0..3 {
+        for index in 0..2 {
+            let what = format!("{}: image {index} at exit {stage}", runtime.name());
+            let said = found[index].advance().unwrap();
+            let measure = expected[index].advance().unwrap();
+            let said_scores = row(said.scores);
+            assert_alike(&said_scores, &row(measure.scores), &what);
+            let features = [said.features, measure.features].map(|features| row(features.unwrap()));
+            assert_alike(&features[0], &features[1], &what);
+            if stage == 2 {
+                let whole = scores.slice(s![index..=index, ..]).to_owned();
+                assert_alike(&said_scores, &whole, &what);
+            }
+        }
     }
-    let scores = Array2::from_shape_vec((1, said.scores.len()), said.scores).unwrap();
-    assert_alike(&scores, &expected, "in stages");
+    let error = found[0].advance().unwrap_err();
+    assert!(matches!(error, InferError::Finished), "{error:?}");
+    refuses_stages_that_do_not_fit(runtime, &onnx, &spec);
+}
+
+fn refuses_stages_that_do_not_fit(runtime: &dyn Runtime, onnx: &[u8], spec: &StagedSpec) {
+    let load = |onnx: &[u8], change: &dyn Fn(&mut StagedSpec)| {
+        let mut spec = spec.clone();
+        change(&mut spec);
+        match runtime.load_stages(onnx, &spec) {
+            Ok(_) => panic!("{} took it", runtime.name()),
+            Err(error) => error,
+        }
+    };
+    let error = load(b"no graph at all", &|_| {});
+    assert!(matches!(error, LoadError::NotOnnx(_)), "{error:?}");
+    let error = load(onnx, &|spec| spec.input = "no-such".into());
+    let is_named = matches!(&error, LoadError::NoSuchTensor { role: "input", .. });
+    assert!(is_named, "{error:?}");
+    let error = load(onnx, &|spec| spec.stages[0].logits = "no-such".into());
+    assert!(matches!(error, LoadError::NotComputed(_)), "{error:?}");
+    let error = load(onnx, &|spec| spec.stages.swap(0, 1));
+    assert!(matches!(error, LoadError::Cut { .. }), "{error:?}");
+    let error = load(onnx, &|spec| spec.classes = 11);
+    assert!(matches!(error, LoadError::Classes { .. }), "{error:?}");
+    let error = load(onnx, &|spec| {
+        let activations = spec.stages[0].activations.clone();
+        spec.stages[0].features = activations;
+    });
+    assert!(matches!(error, LoadError::Features(_)), "{error:?}");
+    let staged = runtime.load_stages(onnx, spec).unwrap();
+    for shape in [(1, 3, 31, 32), (2, 3, 32, 32)] {
+        let error = staged.start(Array4::zeros(shape)).err().unwrap();
+        assert!(matches!(error, InferError::Shape { .. }), "{error:?}");
+    }
 }
 
 #[test]

@@ -37,6 +37,10 @@ impl Runtime for Noting {
         "noting"
     }
 
+    fn version(&self) -> &str {
+        "0"
+    }
+
     fn load(&self, _: &[u8], _: &GraphSpec) -> Result<Box<dyn Network>, LoadError> {
         unreachable!("only stages are run")
     }

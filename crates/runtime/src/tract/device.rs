@@ -7,7 +7,7 @@ use tract_onnx::prelude::{
 use tract_onnx::tract_core::internal::{Runnable, Runtime as TractDevice, runtime_for_name};
 use tract_onnx::tract_hir::internal::{DimLike, ToDim};
 
-use super::{select, unsupported};
+use super::{VERSION, select, unsupported};
 use crate::network::{GraphSpec, InferError, LoadError, Network, Runtime};
 
 /// Why a device of tract cannot be used.
@@ -37,6 +37,10 @@ impl TractCudaRuntime {
 impl Runtime for TractCudaRuntime {
     fn name(&self) -> &'static str {
         "tract-cuda"
+    }
+
+    fn version(&self) -> &str {
+        VERSION
     }
 
     fn load(&self, onnx: &[u8], spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError> {

@@ -2,7 +2,6 @@
 
 #[cfg(target_arch = "x86_64")]
 mod convolution;
-mod cut;
 #[cfg(feature = "cuda")]
 mod device;
 mod head;
@@ -29,9 +28,13 @@ use tract_onnx::prelude::{
 };
 use tract_onnx::tract_hir::infer::Factoid;
 
-use crate::network::{
-    GraphSpec, InferError, LoadError, Network, Runtime, StagedNetwork, StagedSpec,
+use crate::{
+    cut,
+    network::{GraphSpec, InferError, LoadError, Network, Runtime, StagedNetwork, StagedSpec},
 };
+
+/// As in `Cargo.lock`: the crate does not tell.
+const VERSION: &str = "0.23.9";
 
 /// Loads graphs into tract.
 #[derive(Debug, Clone, Copy, Default)]
@@ -93,6 +96,10 @@ impl Runtime for TractRuntime {
         "tract"
     }
 
+    fn version(&self) -> &str {
+        VERSION
+    }
+
     fn load(&self, onnx: &[u8], spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError> {
         let model = select(onnx, spec)?;
         let plan = compile(model, spec).map_err(unsupported)?;
@@ -116,14 +123,7 @@ impl Runtime for TractRuntime {
     ) -> Result<Box<dyn StagedNetwork>, LoadError> {
         let mut proto = parse_proto(onnx)?;
         let graph = proto.graph.take().unwrap_or_default();
-        let inputs = cut::inputs(&graph);
-        if !inputs.contains(&spec.input.as_str()) {
-            return Err(LoadError::NoSuchTensor {
-                role: "input",
-                wanted: spec.input.clone(),
-                present: inputs.into_iter().map(str::to_owned).collect(),
-            });
-        }
+        cut::check_input(&graph, &spec.input)?;
         Ok(Box::new(TractStages::load(&proto, &graph, spec)?))
     }
 }
@@ -239,4 +239,16 @@ fn unsupported(error: TractError) -> LoadError {
 
 fn not_onnx(error: TractError) -> LoadError {
     LoadError::NotOnnx(error.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_the_one_that_is_built_in() {
+        let lock = include_str!("../../../../Cargo.lock");
+        let entry = format!("name = \"tract-onnx\"\nversion = \"{VERSION}\"\n");
+        assert!(lock.contains(&entry), "{VERSION} is not in Cargo.lock");
+    }
 }

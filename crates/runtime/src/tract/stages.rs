@@ -10,9 +10,13 @@ use tract_onnx::prelude::{
     TypedRunnableModel, tvec,
 };
 
-use super::{cut::cut, head::Head, not_onnx, optimise, unsupported};
-use crate::network::{
-    ExitOutput, Features, InferError, LoadError, StageSpec, StagedNetwork, StagedRun, StagedSpec,
+use super::{head::Head, not_onnx, optimise, unsupported};
+use crate::{
+    cut::cut,
+    network::{
+        ExitOutput, Features, InferError, LoadError, StagedNetwork, StagedRun, StagedSpec,
+        check_image, vector_width,
+    },
 };
 
 pub(super) struct TractStages {
@@ -59,7 +63,7 @@ impl TractStages {
             let head = Head::find(graph, stage);
             let outputs = match &head {
                 Some(_) => stage.activations.iter().map(String::as_str).collect(),
-                None => outputs(stage),
+                None => stage.outputs(),
             };
             let part = ModelProto {
                 graph: Some(cut(graph, input, &outputs)?),
@@ -116,12 +120,7 @@ impl StagedNetwork for TractStages {
     }
 
     fn start(&self, image: Array4<f32>) -> Result<Box<dyn StagedRun>, InferError> {
-        if image.shape()[0] != 1 || image.shape()[1..] != self.input_shape {
-            return Err(InferError::Shape {
-                expected: self.input_shape,
-                found: image.shape().to_vec(),
-            });
-        }
+        check_image(&image, self.input_shape)?;
         Ok(Box::new(TractRun {
             stages: self.stages.clone(),
             next: 0,
@@ -166,15 +165,6 @@ impl Stage {
     }
 }
 
-fn outputs(stage: &StageSpec) -> Vec<&str> {
-    let names = [
-        Some(&stage.logits),
-        stage.features.as_ref(),
-        stage.activations.as_ref(),
-    ];
-    names.into_iter().flatten().map(String::as_str).collect()
-}
-
 fn compile(part: &ModelProto, shape: &[usize]) -> Result<Arc<TypedRunnableModel>, LoadError> {
     let mut model = tract_onnx::onnx()
         .model_for_proto_model(part)
@@ -183,12 +173,6 @@ fn compile(part: &ModelProto, shape: &[usize]) -> Result<Arc<TypedRunnableModel>
         .set_input_fact(0, InferenceFact::dt_shape(DatumType::F32, shape))
         .map_err(unsupported)?;
     optimise(model).map_err(unsupported)
-}
-
-/// The width of a vector: one dimension, whatever else has the size 1.
-fn vector_width(shape: &[usize]) -> Option<usize> {
-    let dimensions = shape.iter().filter(|&&size| size != 1).count();
-    (dimensions <= 1).then(|| shape.iter().product())
 }
 
 /// The shape of an output; `None` where it varies, holds no f32 or is not there.

@@ -14,7 +14,7 @@ use crate::network::LoadError;
 /// # Errors
 /// [`LoadError::NotComputed`] for an output that no node gives, [`LoadError::Cut`] when the outputs
 /// also need an input of the graph other than `input`.
-pub(super) fn cut(
+pub(crate) fn cut(
     graph: &GraphProto,
     input: &str,
     outputs: &[&str],
@@ -57,7 +57,7 @@ pub(super) fn cut(
     })
 }
 
-/// A tensor of f32; its shape is given at load.
+/// A tensor of f32; its shape comes later.
 fn declaration(name: &str) -> ValueInfoProto {
     let tensor = type_proto::Tensor {
         elem_type: DataType::Float as i32,
@@ -73,8 +73,24 @@ fn declaration(name: &str) -> ValueInfoProto {
     }
 }
 
+/// Checks that a graph has an input of that name.
+///
+/// # Errors
+/// [`LoadError::NoSuchTensor`] with those that it has.
+pub(crate) fn check_input(graph: &GraphProto, wanted: &str) -> Result<(), LoadError> {
+    let present = inputs(graph);
+    if present.contains(&wanted) {
+        return Ok(());
+    }
+    Err(LoadError::NoSuchTensor {
+        role: "input",
+        wanted: wanted.to_owned(),
+        present: present.into_iter().map(str::to_owned).collect(),
+    })
+}
+
 /// The inputs of `graph` that are no weights; older files list both.
-pub(super) fn inputs(graph: &GraphProto) -> Vec<&str> {
+fn inputs(graph: &GraphProto) -> Vec<&str> {
     let weights: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
     let names = graph.input.iter().map(|info| info.name.as_str());
     names.filter(|name| !weights.contains(name)).collect()
