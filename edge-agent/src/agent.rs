@@ -14,7 +14,7 @@ use outpost_engine::{
     Route, Upstream, blocking, load_cascade,
 };
 use outpost_exit_policy::Goal;
-use outpost_runtime::{ImageLimits, ModelFolder, TractRuntime};
+use outpost_runtime::{ImageLimits, ModelFolder, RuntimeError};
 use uuid::Uuid;
 
 use crate::{
@@ -143,6 +143,9 @@ pub enum StartError {
         /// What is at fault.
         source: PeerError,
     },
+    /// What is to run the networks is missing.
+    #[error("cannot run networks on the device")]
+    Runtime(#[from] RuntimeError),
     /// The cascade, its policy or its networks are at fault.
     #[error(transparent)]
     Engine(#[from] outpost_engine::StartError),
@@ -163,6 +166,7 @@ impl Agent {
     /// what is known of their links lives on.
     pub(crate) fn after(config: &Config, before: Option<&Self>) -> Result<Self, StartError> {
         config.check()?;
+        let runtime = config.runtime.open(config.device_threads)?;
         let peer = |(site, peer): (Site, &PeerConfig)| {
             let peer = Upstream::new(peer, config.circuit.into());
             let peer = peer.map_err(|source| StartError::Peer { site, source })?;
@@ -188,11 +192,17 @@ impl Agent {
             mode: config.mode,
             here: Site::Device,
             folder: &ModelFolder::new(&config.models),
-            runtime: &TractRuntime,
+            runtime: &*runtime,
             turns: config.device_threads,
             privacy: &config.privacy,
             peers,
         })?;
+        let here = engine.runtime();
+        tracing::info!(
+            runtime = here.name,
+            version = here.version,
+            "the networks on the device are loaded"
+        );
         Ok(Self {
             engine,
             deadline: Duration::from_millis(config.deadline_ms),

@@ -250,7 +250,9 @@ fn router(context: Context, guard: Guard) -> Router {
 }
 
 async fn scrape(State(context): State<Context>) -> impl IntoResponse {
-    context.metrics.peers(context.intake.agent().get().engine());
+    context
+        .metrics
+        .look_at(context.intake.agent().get().engine());
     (
         [(header::CONTENT_TYPE, OPEN_METRICS)],
         context.metrics.encode(),

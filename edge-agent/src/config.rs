@@ -18,7 +18,7 @@ use std::{
 use outpost_cascade::Mode;
 use outpost_engine::{CircuitSettings, PeerConfig, Privacy};
 use outpost_exit_policy::Goal;
-use outpost_runtime::ImageLimits;
+use outpost_runtime::{ImageLimits, RuntimeConfig, RuntimeKind};
 use outpost_telemetry::TracesConfig;
 use serde::Deserialize;
 
@@ -70,6 +70,8 @@ pub struct Config {
     pub queue: QueueConfig,
     /// Images whose networks run on the device at a time. Default 1.
     pub device_threads: usize,
+    /// What runs the networks on the device.
+    pub runtime: RuntimeConfig,
     /// Images taken up at a time, most of them waiting for the cloud. Default 8.
     pub max_in_flight: usize,
     /// Where hard images go; without it the device answers alone.
@@ -127,6 +129,7 @@ impl Default for Config {
             delivery: Delivery::default(),
             queue: QueueConfig::default(),
             device_threads: 1,
+            runtime: RuntimeConfig::default(),
             max_in_flight: 8,
             cloud: None,
             fog: None,
@@ -196,6 +199,11 @@ pub enum ConfigError {
     /// A number that must not be zero.
     #[error("`{0}` is 0: no image would ever be answered")]
     Zero(&'static str),
+    /// A runtime that runs no cascade.
+    #[error(
+        "`runtime.kind` is \"tract-cuda\", which does not run networks stage by stage, as a device does: choose \"tract\" or \"onnxruntime\""
+    )]
+    NoStages,
     /// A certificate without its key, or a key without its certificate.
     #[error("`{0}` is missing: a certificate and its key go together")]
     Incomplete(&'static str),
@@ -282,6 +290,8 @@ impl Config {
         for peer in config.cloud.iter_mut().chain(&mut config.fog) {
             peer.resolve(folder);
         }
+        let library = config.runtime.library.take();
+        config.runtime.library = library.map(|library| folder.join(library));
         if let Some(api) = &mut config.api {
             api.resolve(folder);
         }
@@ -303,12 +313,13 @@ impl Config {
     /// Checks what types cannot, once flags are in.
     ///
     /// # Errors
-    /// [`ConfigError::Zero`].
+    /// A [`ConfigError`] that names the field.
     pub fn check(&self) -> Result<(), ConfigError> {
         for (name, value) in [
             ("deadline_ms", self.deadline_ms),
             ("device_threads", self.device_threads as u64),
             ("max_in_flight", self.max_in_flight as u64),
+            ("runtime.threads", self.runtime.threads as u64),
             (
                 "circuit.failures_to_open",
                 self.circuit.failures_to_open.into(),
@@ -325,10 +336,14 @@ impl Config {
             ("correct_within_ms", self.correct_within_ms, 24 * 3_600_000),
             ("device_threads", self.device_threads as u64, 1024),
             ("max_in_flight", self.max_in_flight as u64, 65_536),
+            ("runtime.threads", self.runtime.threads as u64, 1024),
         ] {
             if value > limit {
                 return Err(ConfigError::TooLarge { name, limit });
             }
+        }
+        if self.runtime.kind == RuntimeKind::TractCuda {
+            return Err(ConfigError::NoStages);
         }
         Ok(())
     }
@@ -455,6 +470,36 @@ mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains("deadline_ms")
+        );
+    }
+
+    #[test]
+    fn a_runtime_that_cannot_run_cascades_is_refused() {
+        let refused = |toml: &str| {
+            let config: Config = toml::from_str(toml).unwrap();
+            config.check().unwrap_err().to_string()
+        };
+        let said = refused("[runtime]\nkind = \"tract-cuda\"\n");
+        assert!(said.contains("stage by stage"), "{said}");
+        for threads in ["0", "1025"] {
+            let said = refused(&format!("[runtime]\nthreads = {threads}\n"));
+            assert!(said.contains("`runtime.threads`"), "{said}");
+        }
+    }
+
+    #[test]
+    fn the_library_of_a_runtime_is_relative_to_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edge-agent.toml");
+        fs::write(
+            &path,
+            "[runtime]\nkind = \"onnxruntime\"\nlibrary = \"lib/one.so\"\n",
+        )
+        .unwrap();
+        let config = Config::load(&path).unwrap();
+        assert_eq!(
+            config.runtime.library,
+            Some(folder.path().join("lib/one.so"))
         );
     }
 }

@@ -78,6 +78,12 @@ struct OfReload {
     result: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRuntime {
+    runtime: &'static str,
+    version: String,
+}
+
 /// What came of an image that found no cloud.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum QueueOutcome {
@@ -123,6 +129,7 @@ pub struct Metrics {
     audits: AuditMetrics,
     power: PowerMetrics,
     reloads: Family<OfReload, Counter>,
+    runtime: Family<OfRuntime, Gauge>,
 }
 
 /// An image that has been taken up, until it is dropped.
@@ -153,6 +160,12 @@ impl Default for Metrics {
             "build",
             "The program",
             Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        let runtime = Family::default();
+        registry.register(
+            "runtime_info",
+            "What runs the networks on the device",
+            runtime.clone(),
         );
         registry.register("images", "Images taken up, by input", taken.clone());
         registry.register(
@@ -283,6 +296,7 @@ impl Default for Metrics {
             audits,
             power,
             reloads,
+            runtime,
         }
     }
 }
@@ -432,10 +446,18 @@ impl Metrics {
         self.audits.say(agreement, expected, has_drifted);
     }
 
-    /// What the endpoints of the peers are now.
-    pub(crate) fn peers(&self, engine: &Engine) {
+    /// What runs networks here now, and what the endpoints of the peers are.
+    pub(crate) fn look_at(&self, engine: &Engine) {
         self.endpoints.take(engine.peers());
         self.power.take(Power::energy(engine));
+        let here = engine.runtime();
+        let labels = OfRuntime {
+            runtime: here.name,
+            version: here.version.clone(),
+        };
+        // A reload may have put it in the place of another.
+        self.runtime.clear();
+        self.runtime.get_or_create(&labels).set(1);
     }
 
     /// What the device runs from now.

@@ -88,6 +88,7 @@ fn a_device_that_is_well_has_nothing_that_failed() {
     for (area, subject, says) in [
         ("configuration", "fields", "hold"),
         ("configuration", "cascade", "2 nodes"),
+        ("runtime", "tract", "version"),
         ("policy", "", "fits the cascade"),
         ("policy", "speed of cifar10-alexnet", "times as long"),
         (

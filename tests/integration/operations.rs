@@ -31,18 +31,18 @@ use crate::{
 
 const API: &str = "[api]\naddress = \"127.0.0.1:0\"\n";
 
-fn state(device: &Device) -> Value {
+pub(crate) fn state(device: &Device) -> Value {
     json(device.get("/v1/state"))
 }
 
 /// Writes a configuration over that of the device, and has it read again.
-fn reconfigure(device: &Device, extra: &str) {
+pub(crate) fn reconfigure(device: &Device, extra: &str) {
     Device::configure(&device.folder, extra);
     device.process.hang_up();
 }
 
 /// Waits for a reload that was refused, and gives why.
-fn refused(device: &Device) -> String {
+pub(crate) fn refused(device: &Device) -> String {
     until("a refusal", || {
         let reload = &state(device)["reload"];
         (reload["result"] == "refused").then(|| reload["error"].as_str().unwrap().to_owned())

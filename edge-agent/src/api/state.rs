@@ -21,6 +21,8 @@ pub(super) struct Status {
     version: &'static str,
     /// The cascade's name.
     cascade: String,
+    /// What runs its networks on the device.
+    runtime: Runtime,
     /// Its nodes, in the order of its file.
     nodes: Vec<Node>,
     /// `policy`, `device-only` or `cloud-only`.
@@ -54,6 +56,15 @@ struct Power {
     joules_spent: Option<f64>,
     /// Joules that they may still take, of those of an hour; absent without a bound.
     joules_left: Option<f64>,
+}
+
+/// What runs networks.
+#[derive(Serialize, ToSchema)]
+struct Runtime {
+    /// `tract` or `onnxruntime`.
+    name: &'static str,
+    /// Its version.
+    version: String,
 }
 
 /// What the cloud says afterwards about answers that the device gave by itself.
@@ -333,6 +344,10 @@ fn status(context: &Context) -> Status {
     Status {
         version: env!("CARGO_PKG_VERSION"),
         cascade: cascade.name().to_owned(),
+        runtime: Runtime {
+            name: engine.runtime().name,
+            version: engine.runtime().version.clone(),
+        },
         nodes: cascade
             .nodes()
             .map(|(_, node)| Node {

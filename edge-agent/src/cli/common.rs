@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use outpost_cascade::Mode;
 use outpost_engine::{Encoding, OtherConfig, PeerConfig};
 use outpost_exit_policy::Goal;
+use outpost_runtime::RuntimeKind;
 use outpost_telemetry::LogFormat;
 use outpost_transport::Transport;
 
@@ -51,6 +52,10 @@ pub(super) struct Common {
     /// The model folder.
     #[arg(long, env = "OUTPOST_MODELS")]
     models: Option<PathBuf>,
+    /// What runs the networks on the device; the library of ONNX Runtime is the one that `runtime.library` in the
+    /// configuration or ORT_DYLIB_PATH names.
+    #[arg(long, env = "OUTPOST_RUNTIME", value_enum)]
+    runtime: Option<RuntimeFlag>,
     /// Milliseconds from taking up an image to its answer.
     #[arg(long, env = "OUTPOST_DEADLINE_MS", value_name = "MS")]
     deadline: Option<u64>,
@@ -73,6 +78,14 @@ enum ModeFlag {
     DeviceOnly,
     /// The cloud has the last word on every image.
     CloudOnly,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum RuntimeFlag {
+    /// Built in.
+    Tract,
+    /// ONNX Runtime, by its library.
+    Onnxruntime,
 }
 
 impl Common {
@@ -142,6 +155,11 @@ impl Common {
         if let Some(endpoint) = &self.otlp_endpoint {
             config.traces.endpoint = Some(endpoint.clone());
         }
+        config.runtime.kind = match self.runtime {
+            None => config.runtime.kind,
+            Some(RuntimeFlag::Tract) => RuntimeKind::Tract,
+            Some(RuntimeFlag::Onnxruntime) => RuntimeKind::OnnxRuntime,
+        };
         config.deadline_ms = self.deadline.unwrap_or(config.deadline_ms);
         config.mode = match self.mode {
             None => config.mode,

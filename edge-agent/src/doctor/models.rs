@@ -1,12 +1,17 @@
 //! The cascade, its networks on the device and their speed, and the policy.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use image::RgbImage;
 use outpost_cascade::{Cascade, Site};
 use outpost_engine::{error_chain, load_policy};
 use outpost_exit_policy::Bundle;
-use outpost_runtime::{Features, LocalNetworks, ModelFolder, Place, Progress, TractRuntime};
+use outpost_runtime::{
+    Features, LocalNetworks, ModelFolder, Place, Progress, Runtime, TractRuntime,
+};
 use tokio::task::spawn_blocking;
 
 use super::{Examination, Finding};
@@ -20,6 +25,7 @@ const MUCH_SLOWER: f64 = 2.0;
 
 /// Looks at what runs here.
 pub(super) async fn examine(config: &Config, examination: &mut Examination<'_>) {
+    let runtime = runtime(config, examination);
     let subject = Finding::new("configuration", "cascade");
     let cascade = match Cascade::load(&config.cascade) {
         Ok(cascade) => cascade,
@@ -54,12 +60,29 @@ pub(super) async fn examine(config: &Config, examination: &mut Examination<'_>) 
         if here.is_empty() {
             elsewhere(&folder, network, examination);
         } else {
-            times.extend(load(&folder, network, here, examination).await);
+            times.extend(load(&folder, network, here, runtime.clone(), examination).await);
         }
     }
-    if let Some(bundle) = &bundle {
+    if let (Some(bundle), Some(_)) = (&bundle, &runtime) {
         let entry = cascade.node(cascade.entry()).name();
         speed(bundle, entry, &times, examination);
+    }
+}
+
+/// What is to run the networks; none where it is missing.
+fn runtime(config: &Config, examination: &mut Examination<'_>) -> Option<Arc<dyn Runtime>> {
+    let subject = Finding::new("runtime", config.runtime.kind.as_str());
+    match config.runtime.open(config.device_threads) {
+        Ok(runtime) => {
+            examination.add(subject.good(format!("version {}", runtime.version())));
+            Some(runtime.into())
+        }
+        Err(error) => {
+            let advice =
+                "do what the message says, or set `runtime.kind` to \"tract\", which is built in";
+            examination.add(subject.failed(error_chain(&error), advice));
+            None
+        }
     }
 }
 
@@ -105,16 +128,20 @@ fn elsewhere(folder: &ModelFolder, network: &str, examination: &mut Examination<
     });
 }
 
-/// Loads a network as it would run, and takes its time; gives the median seconds up to each of its nodes.
+/// Loads a network as it would run, or on tract where its runtime is missing, and takes its time; gives the median seconds
+/// up to each of its nodes.
 async fn load(
     folder: &ModelFolder,
     network: &str,
     nodes: Vec<(String, Option<String>)>,
+    runtime: Option<Arc<dyn Runtime>>,
     examination: &mut Examination<'_>,
 ) -> Vec<(String, f64)> {
     examination.look_at(&format!("the network {network}"));
     let subject = Finding::new("model", network);
     let (owned, name) = (folder.clone(), network.to_owned());
+    let runtime = runtime.unwrap_or_else(|| Arc::new(TractRuntime));
+    let runs_on = runtime.name();
     let measured = spawn_blocking(move || {
         let places: Vec<Place<'_>> = nodes
             .iter()
@@ -123,7 +150,7 @@ async fn load(
                 exit: exit.as_deref(),
             })
             .collect();
-        let opened = LocalNetworks::open(&owned, &places, Features::Omit, &TractRuntime);
+        let opened = LocalNetworks::open(&owned, &places, Features::Omit, &*runtime);
         let opened = opened.map_err(|error| error_chain(&error))?;
         let size = opened.classifier(0).manifest().input.size;
         let image = RgbImage::from_pixel(size, size, image::Rgb([127, 127, 127]));
@@ -144,7 +171,7 @@ async fn load(
                 .map(|(node, seconds)| format!("{node} {:.1} ms", seconds * 1e3))
                 .collect();
             examination.add(subject.good(format!(
-                "weights are those of the manifest, and run: {}",
+                "weights are those of the manifest, and run on {runs_on}: {}",
                 words.join(", ")
             )));
             times

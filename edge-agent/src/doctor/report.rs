@@ -6,7 +6,8 @@ use serde::Serialize;
 /// What was found about one thing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What kind of thing: `configuration`, `model`, `policy`, `credential`, `device`, `fog`, `cloud`, `place` or `camera`.
+    /// What kind of thing: `configuration`, `runtime`, `model`, `policy`, `credential`, `device`, `fog`, `cloud`, `place` or
+    /// `camera`.
     pub area: &'static str,
     /// Which one.
     pub subject: String,
