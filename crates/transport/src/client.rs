@@ -6,6 +6,7 @@ mod config;
 mod connect;
 mod http2;
 mod http3;
+mod local_address;
 mod refusal;
 mod token;
 mod trust;

@@ -29,6 +29,7 @@
 
 mod certificate;
 mod client;
+mod congestion;
 mod deadline;
 pub mod development_certificates;
 mod error;
@@ -43,9 +44,11 @@ mod server;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 pub use certificate::CertificateFacts;
 pub use client::{BearerToken, Channel, ClientConfig, ConfigError, TokenError, Trust};
+pub use congestion::{Congestion, UnavailableCongestion, UnknownCongestion};
 pub use deadline::Deadline;
 pub use error::{CallError, ConnectError, TlsError};
 pub use identity::{Identity, IdentityError};
@@ -54,6 +57,7 @@ pub use server::{
     BindError, ClientAuthentication, ClientAuthority, ClientAuthorityError, Listener,
     ListenerConfig, PeerCertificate, ServeError, ServerTls, TlsHandle, TlsVersion,
 };
+pub use wire::{WireBytes, WireMeter};
 
 /// The largest message that channels accept unless told otherwise, and a good limit for services:
 /// 16 MiB hold a batch of twenty 260×260 images as FP32 pixels.

@@ -5,6 +5,8 @@ use std::{io, net::SocketAddr, time::Duration};
 use quinn::{IdleTimeout, TransportConfig};
 use socket2::SockRef;
 
+use crate::Congestion;
+
 /// Bytes of one message that may be under way unacknowledged, on both protocols.
 ///
 /// 4 MiB over a round trip of 100 ms are 335 Mbit/s, more than the uplinks of most devices; a batch
@@ -39,6 +41,7 @@ pub(crate) fn transport_config(
     idle_timeout: Duration,
     keep_alive: Option<Duration>,
     max_concurrent_calls: u32,
+    congestion: Option<Congestion>,
 ) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
@@ -52,5 +55,8 @@ pub(crate) fn transport_config(
         // A duration too long for QUIC's integers (146 million years in ms) means none at all.
         .max_idle_timeout(IdleTimeout::try_from(idle_timeout).ok())
         .keep_alive_interval(keep_alive);
+    if let Some(congestion) = congestion {
+        config.congestion_controller_factory(congestion.quic());
+    }
     config
 }

@@ -5,4 +5,7 @@ mod connecting;
 mod fixture;
 mod hostile;
 mod lifetime;
+mod outages;
+mod relay;
 mod security;
+mod wire;

@@ -10,15 +10,14 @@ use std::{
 };
 
 use rustls::AlertDescription;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::client::TlsStream;
+
+use crate::wire::MeteredTcp;
 
 /// A stream that remembers the alert that ended it.
 pub(super) struct AlertStream {
-    inner: TlsStream<TcpStream>,
+    inner: TlsStream<MeteredTcp>,
     alert: Alert,
 }
 
@@ -33,7 +32,7 @@ impl Alert {
 }
 
 impl AlertStream {
-    pub(super) fn new(inner: TlsStream<TcpStream>) -> (Self, Alert) {
+    pub(super) fn new(inner: TlsStream<MeteredTcp>) -> (Self, Alert) {
         let alert = Alert::default();
         let stream = Self {
             inner,

@@ -21,7 +21,7 @@ use super::{
     connect::{Connection, Connector, Failure},
 };
 use crate::{
-    CertificateFacts, Protocol,
+    CertificateFacts, Protocol, WireMeter,
     deadline::{DeadlineBody, Expiry, TimeAllowed},
     error::{CallError, ConnectError},
 };
@@ -42,7 +42,21 @@ pub struct Channel {
 
 struct State {
     connector: Arc<Connector>,
-    slot: Mutex<Slot>,
+    slot: Mutex<Numbered>,
+}
+
+/// What there is of a connection, and how often that was changed: an attempt that ends after another took its place
+/// changes nothing.
+struct Numbered {
+    slot: Slot,
+    number: u64,
+}
+
+impl Numbered {
+    fn put(&mut self, slot: Slot) {
+        self.slot = slot;
+        self.number += 1;
+    }
 }
 
 enum Slot {
@@ -62,7 +76,10 @@ impl Channel {
         Ok(Self {
             state: Arc::new(State {
                 connector: Arc::new(connector),
-                slot: Mutex::new(Slot::Idle),
+                slot: Mutex::new(Numbered {
+                    slot: Slot::Idle,
+                    number: 0,
+                }),
             }),
         })
     }
@@ -80,9 +97,49 @@ impl Channel {
             .map(|connection| connection.protocol())
     }
 
+    /// Connects anew, whatever connection there is, and makes calls over the new one from then on: the present one may be
+    /// dead without a sign of it. Those under way end over the old one.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub async fn renew(&self) -> Result<Protocol, ConnectError> {
+        let connection = self.state.connector.connect().await?;
+        let protocol = connection.protocol();
+        self.state.slot().put(Slot::Ready(connection));
+        Ok(protocol)
+    }
+
+    /// Makes no more calls over the connection that there is: the next one connects.
+    pub fn retire(&self) {
+        let mut slot = self.state.slot();
+        if let Slot::Ready(_) = slot.slot {
+            slot.put(Slot::Idle);
+        }
+    }
+
+    /// The connection, where it is one over HTTP/3.
+    #[cfg(test)]
+    pub(crate) fn http3(&self) -> Option<super::http3::Http3> {
+        match &self.state.slot().slot {
+            Slot::Ready(Connection::H3(connection)) => Some(connection.clone()),
+            _ => None,
+        }
+    }
+
+    /// What counts the packets of the channel's connections, handshakes and those that came to nothing included.
+    pub fn wire(&self) -> WireMeter {
+        self.state.connector.wire()
+    }
+
+    /// Has `wire` count the packets of connections to come, as where the channel takes the place of another.
+    pub fn count_with(&self, wire: WireMeter) {
+        self.state.connector.count_with(wire);
+    }
+
     /// The protocol of the connection, if there is one.
     pub fn protocol(&self) -> Option<Protocol> {
-        match &*self.state.slot() {
+        match &self.state.slot().slot {
             Slot::Ready(connection) if connection.is_usable() => Some(connection.protocol()),
             _ => None,
         }
@@ -101,14 +158,14 @@ impl Channel {
     async fn connection(&self) -> Result<Connection, ConnectError> {
         let attempt = {
             let mut slot = self.state.slot();
-            match &*slot {
+            match &slot.slot {
                 Slot::Ready(connection) if connection.is_usable() => {
                     return Ok(connection.clone());
                 }
                 Slot::Connecting(attempt) => attempt.clone(),
                 Slot::Ready(_) | Slot::Idle => {
-                    let attempt = self.start_connecting();
-                    *slot = Slot::Connecting(attempt.clone());
+                    let attempt = self.start_connecting(slot.number + 1);
+                    slot.put(Slot::Connecting(attempt.clone()));
                     attempt
                 }
             }
@@ -116,17 +173,20 @@ impl Channel {
         attempt.await
     }
 
-    fn start_connecting(&self) -> Attempt {
+    fn start_connecting(&self, number: u64) -> Attempt {
         let connector = self.state.connector.clone();
         let state = Arc::downgrade(&self.state);
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             let result = connector.connect().await;
             // The task itself settles the slot, so that it is right even if nobody waits any more.
             if let Some(state) = state.upgrade() {
-                *state.slot() = match &result {
-                    Ok(connection) => Slot::Ready(connection.clone()),
-                    Err(_) => Slot::Idle,
-                };
+                let mut slot = state.slot();
+                if slot.number == number {
+                    slot.put(match &result {
+                        Ok(connection) => Slot::Ready(connection.clone()),
+                        Err(_) => Slot::Idle,
+                    });
+                }
             }
             result
         }));
@@ -216,7 +276,7 @@ fn is_grpc(response: &Response<Body>) -> bool {
 }
 
 impl State {
-    fn slot(&self) -> MutexGuard<'_, Slot> {
+    fn slot(&self) -> MutexGuard<'_, Numbered> {
         self.slot.lock().expect("no holder of the lock panics")
     }
 }

@@ -9,7 +9,7 @@ use super::{
     token::BearerToken,
     trust::{ClientTls, Trust},
 };
-use crate::{Identity, Transport};
+use crate::{Congestion, Identity, Transport, UnavailableCongestion};
 
 /// How to reach one service.
 #[derive(Clone, Debug)]
@@ -41,6 +41,8 @@ pub struct ClientConfig {
     /// HTTP/2 asks only while calls are in flight, QUIC always. A connection that stays silent for
     /// three times as long is given up.
     pub keep_alive: Duration,
+    /// The algorithm that says how fast may be sent. Default: QUIC's is CUBIC, TCP's what the system has.
+    pub congestion: Option<Congestion>,
 }
 
 impl ClientConfig {
@@ -58,6 +60,7 @@ impl ClientConfig {
             // Often enough to notice a dead path within one patient user's wait, and longer than
             // the slowest usual round trip many times over.
             keep_alive: Duration::from_secs(5),
+            congestion: None,
         }
     }
 }
@@ -103,6 +106,9 @@ pub enum ConfigError {
     /// The PEM text holds no certificate.
     #[error("the authority's PEM text holds no certificate; give the file ca.pem or the like")]
     NoAuthority,
+    /// The system's TCP cannot go by the congestion control.
+    #[error(transparent)]
+    Congestion(#[from] UnavailableCongestion),
     /// A duration or a limit is zero.
     #[error("`{0}` must not be zero")]
     Zero(&'static str),
@@ -123,6 +129,7 @@ pub(super) struct Target {
     pub(super) connect_timeout: Duration,
     pub(super) max_message_bytes: usize,
     pub(super) keep_alive: Duration,
+    pub(super) congestion: Option<Congestion>,
 }
 
 impl Target {
@@ -166,6 +173,11 @@ impl Target {
         } else {
             return Err(ConfigError::Scheme(url));
         };
+        if let Some(congestion) = config.congestion
+            && transport != Transport::H3
+        {
+            congestion.check()?;
+        }
         Ok(Self {
             scheme: scheme.clone(),
             authority: authority.clone(),
@@ -177,6 +189,7 @@ impl Target {
             connect_timeout: config.connect_timeout,
             max_message_bytes: config.max_message_bytes,
             keep_alive: config.keep_alive,
+            congestion: config.congestion,
         })
     }
 }

@@ -19,7 +19,7 @@ use tonic::body::Body;
 
 use super::{config::Target, http2::Http2, http3::Http3};
 use crate::{
-    Protocol, Transport,
+    Protocol, Transport, WireMeter,
     error::{CallError, ConnectError},
 };
 
@@ -88,6 +88,8 @@ impl From<CallError> for Failure {
 /// Makes connections to one target.
 pub(super) struct Connector {
     pub(super) target: Target,
+    /// What counts the packets of connections to come.
+    wire: Mutex<WireMeter>,
     /// HTTP/3 did not connect; until then it is not worth another try.
     http3_avoided_until: Mutex<Option<Instant>>,
 }
@@ -96,8 +98,20 @@ impl Connector {
     pub(super) fn new(target: Target) -> Self {
         Self {
             target,
+            wire: Mutex::default(),
             http3_avoided_until: Mutex::new(None),
         }
+    }
+
+    /// What counts the packets of connections.
+    pub(super) fn wire(&self) -> WireMeter {
+        let wire = self.wire.lock();
+        wire.expect("no holder of the lock panics").clone()
+    }
+
+    /// Has another count those of connections to come.
+    pub(super) fn count_with(&self, wire: WireMeter) {
+        *self.wire.lock().expect("no holder of the lock panics") = wire;
     }
 
     /// One attempt, over within the connect timeout.
@@ -147,14 +161,16 @@ impl Connector {
     }
 
     async fn http2(&self, addresses: &[SocketAddr]) -> Result<Connection, ConnectError> {
-        let dial = |address| Http2::connect(&self.target, address);
+        let wire = self.wire();
+        let dial = |address| Http2::connect(&self.target, address, &wire);
         first_ready(addresses, dial).await.map(Connection::H2)
     }
 
     async fn http3(&self, addresses: &[SocketAddr]) -> Result<Connection, ConnectError> {
         let tls = self.target.tls.as_ref();
         let tls = tls.expect("a target in the clear has transport h2");
-        let dial = |address| Http3::connect(&self.target, tls, address);
+        let wire = self.wire();
+        let dial = |address| Http3::connect(&self.target, tls, address, &wire);
         first_ready(addresses, dial).await.map(Connection::H3)
     }
 

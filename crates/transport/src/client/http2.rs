@@ -2,12 +2,13 @@
 
 use std::{
     error::Error,
+    io,
     net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::{
@@ -22,7 +23,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
@@ -32,12 +33,14 @@ use super::{
     alert::{Alert, AlertStream},
     config::Target,
     connect::Failure,
+    local_address::LocalAddress,
     trust::{ClientTls, Verdict},
 };
 use crate::{
-    Protocol,
+    Congestion, Protocol, WireMeter,
     error::{CallError, ConnectError, TlsError},
     settings::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
+    wire::MeteredTcp,
 };
 
 /// A connection that calls share.
@@ -46,6 +49,8 @@ pub(super) struct Http2 {
     sender: SendRequest<Body>,
     /// Set once the connection takes no more calls.
     retired: Arc<AtomicBool>,
+    /// What its packets are sent from: where that is gone, they are lost.
+    local: Arc<LocalAddress>,
     /// Ends with the connection; what the server said about this client's certificate, if it did.
     ended: Shared<BoxFuture<'static, Option<TlsError>>>,
 }
@@ -57,12 +62,16 @@ impl Http2 {
     pub(super) async fn connect(
         target: &Target,
         address: SocketAddr,
+        wire: &WireMeter,
     ) -> Result<Self, ConnectError> {
         let failed = |error| ConnectError::from_io(address, Protocol::H2, error);
-        let tcp = TcpStream::connect(address).await.map_err(failed)?;
-        // A request's last segment must not wait for the acknowledgement of those before it.
-        tcp.set_nodelay(true).map_err(failed)?;
-        limit_silence(&tcp, target);
+        let mut dialing = Dialing::new(address, wire);
+        let tcp = dial(address, target.congestion).await;
+        dialing.came_to(&tcp);
+        let tcp = tcp
+            .and_then(|tcp| MeteredTcp::new(tcp, wire.clone()))
+            .map_err(failed)?;
+        limit_silence(tcp.get_ref(), target);
         match &target.tls {
             None => Self::start(tcp, Alert::default(), target, address).await,
             Some(tls) => {
@@ -106,16 +115,31 @@ impl Http2 {
         Ok(Self {
             sender,
             retired: Arc::default(),
+            local: Arc::new(LocalAddress::towards(address)),
             ended: ended.map(|ended| ended.ok().flatten()).boxed().shared(),
         })
     }
 
     pub(super) fn is_usable(&self) -> bool {
-        !self.sender.is_closed() && !self.retired.load(Ordering::Relaxed)
+        !self.sender.is_closed()
+            && !self.retired.load(Ordering::Relaxed)
+            && !self.local.is_replaced()
     }
 
     pub(super) async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Failure> {
-        match self.sender.clone().try_send_request(request).await {
+        let mut sender = self.sender.clone();
+        let answered = tokio::select! {
+            biased;
+            answered = sender.try_send_request(request) => answered,
+            () = self.local.replaced() => {
+                self.retired.store(true, Ordering::Relaxed);
+                return Err(Failure::Failed(CallError::Interrupted {
+                    protocol: Protocol::H2,
+                    source: Arc::new(Moved),
+                }));
+            }
+        };
+        match answered {
             Ok(response) => Ok(response
                 .map(|body| Body::new(body.map_err(|error| Status::from(call_error(error)))))),
             Err(mut error) => match error.take_message() {
@@ -144,11 +168,77 @@ impl Http2 {
     }
 }
 
+/// Connects a socket that goes by a congestion control.
+async fn dial(address: SocketAddr, congestion: Option<Congestion>) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if let Some(congestion) = congestion {
+        congestion.set(SockRef::from(&socket))?;
+    }
+    let tcp = socket.connect(address).await?;
+    // A request's last segment must not wait for the acknowledgement of those before it.
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
+}
+
+/// An attempt to connect, which is counted where it comes to nothing, be it that nobody waits for it any more.
+struct Dialing<'a> {
+    address: SocketAddr,
+    wire: &'a WireMeter,
+    started: Instant,
+    is_counted: bool,
+}
+
+impl<'a> Dialing<'a> {
+    fn new(address: SocketAddr, wire: &'a WireMeter) -> Self {
+        Self {
+            address,
+            wire,
+            started: Instant::now(),
+            is_counted: false,
+        }
+    }
+
+    fn came_to(&mut self, tcp: &io::Result<TcpStream>) {
+        use io::ErrorKind as Kind;
+        // Where there is a connection, it is counted itself; where there is no way, nothing was sent.
+        self.is_counted = match tcp {
+            Ok(_) => true,
+            Err(error) => !matches!(error.kind(), Kind::ConnectionRefused | Kind::TimedOut),
+        };
+        if let Err(error) = tcp
+            && !self.is_counted
+        {
+            self.count(error.kind() == Kind::ConnectionRefused);
+        }
+    }
+
+    fn count(&mut self, is_refused: bool) {
+        self.wire
+            .attempted(self.address, self.started.elapsed(), is_refused);
+        self.is_counted = true;
+    }
+}
+
+impl Drop for Dialing<'_> {
+    fn drop(&mut self) {
+        if !self.is_counted {
+            self.count(false);
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("this machine's address changed, and the connection was lost with the old one")]
+struct Moved;
+
 async fn secure(
-    tcp: TcpStream,
+    tcp: MeteredTcp,
     tls: &ClientTls,
     address: SocketAddr,
-) -> Result<tokio_rustls::client::TlsStream<TcpStream>, ConnectError> {
+) -> Result<tokio_rustls::client::TlsStream<MeteredTcp>, ConnectError> {
     let (config, verdict) = tls.attempt(Protocol::H2);
     let stream = TlsConnector::from(Arc::new(config))
         .connect(tls.server_name.clone(), tcp)
@@ -168,7 +258,7 @@ async fn secure(
 #[error("the server did not agree on HTTP/2")]
 struct NotNegotiated;
 
-fn tls_failure(address: SocketAddr, error: std::io::Error, verdict: &Verdict) -> ConnectError {
+fn tls_failure(address: SocketAddr, error: io::Error, verdict: &Verdict) -> ConnectError {
     use rustls::{AlertDescription, Error::AlertReceived};
     if let Some(error) = verdict.take() {
         return error.into();

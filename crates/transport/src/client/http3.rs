@@ -1,7 +1,9 @@
 //! HTTP/3 connections: QUIC, and calls over them.
 
 use std::{
+    convert::Infallible,
     future::poll_fn,
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -18,7 +20,9 @@ use h3::{
     error::{Code, StreamError},
 };
 use http::{Request, Response};
-use quinn::{EndpointConfig, crypto::rustls::QuicClientConfig};
+use quinn::{
+    AsyncUdpSocket, EndpointConfig, Runtime as _, TokioRuntime, crypto::rustls::QuicClientConfig,
+};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::body::Body;
@@ -26,15 +30,17 @@ use tonic::body::Body;
 use super::{
     config::Target,
     connect::Failure,
+    local_address::LocalAddress,
     refusal::{any_local, refusal},
     trust::ClientTls,
 };
 use crate::{
-    Protocol,
+    Protocol, WireMeter,
     error::{CallError, ConnectError, TlsError},
     http3_body::{IncomingBody, call_error, send_body},
     quic::{self, Opener},
     settings,
+    wire::MeteredUdp,
 };
 
 /// The largest headers or trailers accepted from a server. gRPC's trailers hold a status and a
@@ -48,9 +54,14 @@ const SILENCE: Duration = Duration::from_millis(500);
 
 /// A connection that calls share.
 #[derive(Clone)]
-pub(super) struct Http3 {
+pub(crate) struct Http3 {
     sender: SendRequest<Opener, Bytes>,
     connection: quinn::Connection,
+    /// Whose socket the connection is on.
+    endpoint: quinn::Endpoint,
+    /// What its packets are sent from, until that is gone.
+    local: Arc<LocalAddress>,
+    wire: WireMeter,
     /// Set once the connection takes no more calls.
     retired: Arc<AtomicBool>,
 }
@@ -60,6 +71,7 @@ impl Http3 {
         target: &Target,
         tls: &ClientTls,
         address: SocketAddr,
+        wire: &WireMeter,
     ) -> Result<Self, ConnectError> {
         let closed = |source| ConnectError::Closed {
             address,
@@ -70,15 +82,19 @@ impl Http3 {
         let crypto = QuicClientConfig::try_from(config)
             .expect("ring offers the suite of TLS 1.3 that QUIC starts with");
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        let transport =
-            settings::transport_config(target.keep_alive * 3, Some(target.keep_alive), 0);
+        let transport = settings::transport_config(
+            target.keep_alive * 3,
+            Some(target.keep_alive),
+            0,
+            target.congestion,
+        );
         config.transport_config(Arc::new(transport));
         // A socket of its own for each connection: a new source port also leaves behind whatever
         // state a middlebox on the path has got wrong.
-        let endpoint = settings::bind(any_local(address))
+        let endpoint = socket(address, wire)
             .and_then(|socket| {
-                let runtime = Arc::new(quinn::TokioRuntime);
-                quinn::Endpoint::new(EndpointConfig::default(), None, socket, runtime)
+                let (config, runtime) = (EndpointConfig::default(), Arc::new(TokioRuntime));
+                quinn::Endpoint::new_with_abstract_socket(config, None, socket, runtime)
             })
             .map_err(|error| ConnectError::from_io(address, Protocol::H3, error))?;
         let connecting = endpoint
@@ -93,7 +109,7 @@ impl Http3 {
                     None => closed(Arc::new(error)),
                 },
             })?,
-            error = refusal(address) => return Err(error),
+            error = refusal(address, wire) => return Err(error),
         };
         let (mut driver, sender) = h3::client::builder()
             .max_field_section_size(MAX_HEADER_BYTES)
@@ -117,6 +133,9 @@ impl Http3 {
         Ok(Self {
             sender,
             connection,
+            endpoint,
+            local: Arc::new(LocalAddress::towards(address)),
+            wire: wire.clone(),
             retired: Arc::default(),
         })
     }
@@ -126,6 +145,7 @@ impl Http3 {
     }
 
     pub(super) async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Failure> {
+        self.move_along();
         let mut head = Request::new(());
         *head.method_mut() = request.method().clone();
         *head.uri_mut() = request.uri().clone();
@@ -157,6 +177,7 @@ impl Http3 {
             biased;
             response = receive.recv_response() => response.map_err(|error| self.explain(error))?,
             error = self.gone_silent() => return Err(Failure::Failed(error)),
+            never = self.follow_address() => match never {},
         };
         // The connection would close under the body if the channel were dropped first.
         let keep = (upload, self.clone());
@@ -172,6 +193,43 @@ impl Http3 {
         }
     }
 
+    /// Goes on from another address of this machine where the one before is gone, while a call waits. The server, which
+    /// knows the connection by its identifier, answers there.
+    async fn follow_address(&self) -> Infallible {
+        loop {
+            self.local.replaced().await;
+            self.move_along();
+        }
+    }
+
+    fn move_along(&self) {
+        if !self.local.replace() {
+            return;
+        }
+        match self.rebind() {
+            Ok(()) => {
+                tracing::info!("this machine's address changed: HTTP/3 goes on from the new one")
+            }
+            Err(error) => tracing::debug!(%error, "no socket for this machine's new address"),
+        }
+    }
+
+    /// Takes another socket, and tells the server at once.
+    pub(crate) fn rebind(&self) -> io::Result<()> {
+        let socket = socket(self.connection.remote_address(), &self.wire)?;
+        self.endpoint.rebind_abstract(socket)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn local_port(&self) -> u16 {
+        self.endpoint.local_addr().unwrap().port()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn connection_id(&self) -> usize {
+        self.connection.stable_id()
+    }
+
     /// Waits until the server is silent and its host says that the service no longer runs.
     ///
     /// QUIC alone would notice a killed service only by its idle timeout.
@@ -183,7 +241,7 @@ impl Http3 {
             if datagrams != heard {
                 heard = datagrams;
                 sleep(SILENCE).await;
-            } else if let Ok(error) = timeout(SILENCE, refusal(address)).await {
+            } else if let Ok(error) = timeout(SILENCE, refusal(address, &self.wire)).await {
                 self.connection
                     .close(quinn::VarInt::from_u32(0), b"the service is gone");
                 return CallError::Interrupted {
@@ -193,6 +251,12 @@ impl Http3 {
             }
         }
     }
+}
+
+/// A socket of its own for connections to `peer`, whose datagrams `wire` counts.
+fn socket(peer: SocketAddr, wire: &WireMeter) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+    let socket = TokioRuntime.wrap_udp_socket(settings::bind(any_local(peer))?)?;
+    Ok(Arc::new(MeteredUdp::new(socket, wire.clone())))
 }
 
 /// What the server said about this client's certificate when it closed the connection, if it did.

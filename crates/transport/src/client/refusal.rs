@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{net::UdpSocket, time::timeout};
 
-use crate::{Protocol, error::ConnectError};
+use crate::{Protocol, WireMeter, error::ConnectError};
 
 /// The first wait for an ICMP message before asking again, as either may get lost; doubled each
 /// time. Hosts limit how many they send (Linux: one per destination in about a second, after a burst
@@ -24,23 +24,24 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 const PROBE: [u8; 1] = [0];
 
 /// Waits until the host says that nothing listens at `address`, or that it cannot be reached; for
-/// ever if it never does.
-pub(super) async fn refusal(address: SocketAddr) -> ConnectError {
-    match listen(address).await {
+/// ever if it never does. What that costs is counted with `wire`.
+pub(super) async fn refusal(address: SocketAddr, wire: &WireMeter) -> ConnectError {
+    match listen(address, wire).await {
         Ok(never) => match never {},
         Err(error) => ConnectError::from_io(address, Protocol::H3, error),
     }
 }
 
-async fn listen(address: SocketAddr) -> io::Result<std::convert::Infallible> {
+async fn listen(address: SocketAddr, wire: &WireMeter) -> io::Result<std::convert::Infallible> {
     let socket = UdpSocket::bind(any_local(address)).await?;
     socket.connect(address).await?;
     let mut wait = FIRST_WAIT;
     loop {
         socket.send(&PROBE).await?;
+        wire.sent_over_udp(address, 1, PROBE.len() as u64);
         if let Ok(received) = timeout(wait, socket.recv(&mut [0; 64])).await {
             // Something answers, whatever it says; it is no refusal.
-            received?;
+            wire.received_over_udp(address, 1, received? as u64);
             tokio::time::sleep(wait).await;
         }
         wait *= 2;
@@ -65,15 +66,18 @@ mod tests {
             let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             socket.local_addr().unwrap()
         };
-        let error = refusal(closed).await;
+        let wire = WireMeter::default();
+        let error = refusal(closed, &wire).await;
         assert!(matches!(error, ConnectError::Refused { address } if address == closed));
+        assert_eq!(wire.bytes(Protocol::H3).sent, 29);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_port_is_no_refusal() {
         let silent = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = silent.local_addr().unwrap();
-        let waited = timeout(Duration::from_secs(60), refusal(address)).await;
+        let wire = WireMeter::default();
+        let waited = timeout(Duration::from_secs(60), refusal(address, &wire)).await;
         assert!(waited.is_err());
     }
 }

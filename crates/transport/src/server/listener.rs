@@ -3,6 +3,7 @@
 use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use futures::future::OptionFuture;
+use socket2::SockRef;
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -13,7 +14,7 @@ use super::{
     places::{PlaceLimits, Places},
     tls::{Secured, ServerTls, TlsHandle},
 };
-use crate::{Protocol, settings};
+use crate::{Congestion, Protocol, UnavailableCongestion, settings};
 
 /// How long a peer may take over a TLS handshake or over the headers of a call: many round trips of
 /// the slowest link, and short enough that idlers do not pile up.
@@ -50,6 +51,8 @@ pub struct ListenerConfig {
     pub max_idle: Duration,
     /// How long calls in flight may take once the listener shuts down. Default: 10 s.
     pub drain_timeout: Duration,
+    /// The algorithm that says how fast may be sent. Default: QUIC's is CUBIC, TCP's what the system has.
+    pub congestion: Option<Congestion>,
 }
 
 impl ListenerConfig {
@@ -70,6 +73,7 @@ impl ListenerConfig {
             idle_timeout: Duration::from_secs(30),
             max_idle: Duration::from_secs(3600),
             drain_timeout: Duration::from_secs(10),
+            congestion: None,
         }
     }
 }
@@ -83,6 +87,7 @@ pub(super) struct Limits {
     pub(super) idle_timeout: Duration,
     pub(super) max_idle: Duration,
     pub(super) drain_timeout: Duration,
+    pub(super) congestion: Option<Congestion>,
 }
 
 /// Bound sockets, ready to serve.
@@ -112,12 +117,22 @@ impl Listener {
             idle_timeout: config.idle_timeout,
             max_idle: config.max_idle,
             drain_timeout: config.drain_timeout,
+            congestion: config.congestion,
         };
         let places = Places::new(PlaceLimits {
             in_all: config.max_connections,
             per_peer: config.max_connections_per_peer,
         });
         let (tcp, udp) = bind_both(config.address, quic_tls.is_some()).await?;
+        if let Some(congestion) = config.congestion {
+            congestion.check()?;
+            let set = congestion.set(SockRef::from(&tcp));
+            set.map_err(|source| BindError::Address {
+                address: config.address,
+                protocol: Protocol::H2,
+                source,
+            })?;
+        }
         let local_addr = tcp.local_addr().map_err(|source| BindError::Address {
             address: config.address,
             protocol: Protocol::H2,
@@ -272,6 +287,9 @@ pub enum BindError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The system's TCP cannot go by the congestion control.
+    #[error(transparent)]
+    Congestion(#[from] UnavailableCongestion),
     /// HTTP/3 was asked for without a certificate.
     #[error("HTTP/3 needs TLS; give a certificate and key, or turn HTTP/3 off")]
     Http3InTheClear,

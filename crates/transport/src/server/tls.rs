@@ -206,8 +206,12 @@ impl Secured {
         let http3 = QuicServerConfig::try_from(tls.config(Protocol::H3))
             .expect("ring offers the suite of TLS 1.3 that QUIC starts with");
         let mut http3 = quinn::ServerConfig::with_crypto(Arc::new(http3));
-        let transport =
-            settings::transport_config(limits.idle_timeout, None, limits.max_concurrent_calls);
+        let transport = settings::transport_config(
+            limits.idle_timeout,
+            None,
+            limits.max_concurrent_calls,
+            limits.congestion,
+        );
         http3.transport_config(Arc::new(transport));
         Self {
             http2: TlsAcceptor::from(Arc::new(tls.config(Protocol::H2))),
