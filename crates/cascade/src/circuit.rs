@@ -1,6 +1,7 @@
 //! The circuit breaker: after repeated failures a driver stops waiting for a peer, and later lets one
-//! call through to see whether it is back. A peer that is there and asks for a pause gets one. Times are
-//! durations since an origin of the driver's choice.
+//! call through to see whether it is back. While calls are refused, the driver may ask the peer for a sign of life, which is
+//! less than a call, and lets the next call through once it comes. A peer that is there and asks for a pause gets one. Times
+//! are durations since an origin of the driver's choice.
 
 use std::time::Duration;
 
@@ -13,16 +14,20 @@ pub struct CircuitConfig {
     pub open_for: Duration,
     /// Ceiling of the open time, which doubles with every failed probe.
     pub open_for_at_most: Duration,
+    /// Time between two questions for a sign of life while calls are refused; none are asked where it is zero.
+    pub ask_every: Duration,
 }
 
 impl Default for CircuitConfig {
     /// Three failures tell an outage from a lost call; 2 s to 60 s keeps the cost of probing a peer
-    /// that stays away below one deadline a minute.
+    /// that stays away below one deadline a minute. A question a second has calls go through within two of the moment
+    /// that the peer is back, and is small.
     fn default() -> Self {
         Self {
             failures_to_open: 3,
             open_for: Duration::from_secs(2),
             open_for_at_most: Duration::from_secs(60),
+            ask_every: Duration::from_secs(1),
         }
     }
 }
@@ -59,8 +64,8 @@ pub enum Refusal {
 #[derive(Debug, Clone, Copy)]
 enum State {
     Closed { failures: u32 },
-    Open { until: Duration },
-    HalfOpen { since: Duration },
+    Open { until: Duration, is_seen: bool },
+    HalfOpen { since: Duration, is_seen: bool },
 }
 
 /// A circuit breaker for one peer.
@@ -69,6 +74,10 @@ pub struct Circuit {
     config: CircuitConfig,
     state: State,
     open_for: Duration,
+    /// When the peer was asked last for a sign of life.
+    asked: Option<Duration>,
+    /// Time until the next question: longer where a peer that gave signs of life did not answer the calls that they let through.
+    ask_after: Duration,
     /// The peer wants no call before.
     paused_until: Duration,
     generation: u64,
@@ -81,6 +90,8 @@ impl Circuit {
             config,
             state: State::Closed { failures: 0 },
             open_for: config.open_for,
+            asked: None,
+            ask_after: config.ask_every,
             paused_until: Duration::ZERO,
             generation: 0,
         }
@@ -93,6 +104,7 @@ impl Circuit {
             true => config.open_for,
             false => self.open_for.min(config.open_for_at_most),
         };
+        self.ask_after = config.ask_every;
         self.config = config;
     }
 
@@ -114,23 +126,26 @@ impl Circuit {
             return Err(Refusal::Paused);
         }
         let probe = match self.state {
-            State::Closed { .. } => false,
-            State::Open { until } => {
+            State::Closed { .. } => None,
+            State::Open { until, is_seen } => {
                 if now < until {
                     return Err(Refusal::Open);
                 }
-                true
+                Some(is_seen)
             }
             // A probe whose outcome never comes must not keep the circuit half open for ever.
-            State::HalfOpen { since } => {
+            State::HalfOpen { since, is_seen } => {
                 if now < since + self.open_for {
                     return Err(Refusal::Open);
                 }
-                true
+                Some(is_seen)
             }
         };
-        if probe {
-            self.enter(State::HalfOpen { since: now });
+        if let Some(is_seen) = probe {
+            self.enter(State::HalfOpen {
+                since: now,
+                is_seen,
+            });
         }
         Ok(Permit {
             generation: self.generation,
@@ -143,11 +158,39 @@ impl Circuit {
         self.paused_until = self.paused_until.max(until);
     }
 
+    /// Whether to ask the peer for a sign of life, as a call was refused because the circuit is open, or the one call that is
+    /// out gets no answer. It is then taken for asked.
+    pub fn ask(&mut self, now: Duration) -> bool {
+        let is_waiting = match self.state {
+            State::Closed { .. } => false,
+            State::Open { until, .. } => now < until,
+            State::HalfOpen { since, .. } => now >= since + self.ask_after,
+        };
+        let is_asked = |asked: Duration| now < asked + self.ask_after;
+        if self.config.ask_every.is_zero() || !is_waiting || self.asked.is_some_and(is_asked) {
+            return false;
+        }
+        self.asked = Some(now);
+        true
+    }
+
     /// Reports that the peer is there, by another sign than a call: the next one may try it at once.
     pub fn seen(&mut self, now: Duration) {
-        if let State::Open { .. } = self.state {
-            self.enter(State::Open { until: now });
+        match self.state {
+            State::Closed { .. } => return,
+            State::Open { .. } => {}
+            // The call may still be answered.
+            State::HalfOpen { since, .. } if now < since + self.ask_after => return,
+            State::HalfOpen { is_seen, .. } => {
+                if is_seen {
+                    self.ask_less();
+                }
+            }
         }
+        self.enter(State::Open {
+            until: now,
+            is_seen: true,
+        });
     }
 
     /// Reports that the peer answered, be it with a refusal of the request.
@@ -156,6 +199,7 @@ impl Circuit {
             return;
         }
         self.open_for = self.config.open_for;
+        self.ask_after = self.config.ask_every;
         match &mut self.state {
             State::Closed { failures } => *failures = 0,
             _ => self.enter(State::Closed { failures: 0 }),
@@ -174,7 +218,13 @@ impl Circuit {
                     self.open(now);
                 }
             }
-            State::HalfOpen { .. } => {
+            State::HalfOpen { is_seen, .. } => {
+                if *is_seen {
+                    self.ask_less();
+                }
+                if self.ask_after > self.config.ask_every {
+                    self.asked = Some(now);
+                }
                 self.open_for = (self.open_for * 2).min(self.config.open_for_at_most);
                 self.open(now);
             }
@@ -185,16 +235,26 @@ impl Circuit {
     /// Reports that the call was not made after all: nothing was learned about the peer.
     pub fn abandoned(&mut self, permit: Permit, now: Duration) {
         if permit.generation == self.generation
-            && let State::HalfOpen { .. } = self.state
+            && let State::HalfOpen { is_seen, .. } = self.state
         {
             // The next caller is the probe.
-            self.enter(State::Open { until: now });
+            self.enter(State::Open {
+                until: now,
+                is_seen,
+            });
         }
+    }
+
+    /// The peer says that it is there, and does not answer: asking as often would cost a call each time.
+    fn ask_less(&mut self) {
+        let most = self.config.open_for_at_most.max(self.config.ask_every);
+        self.ask_after = (self.ask_after * 2).min(most);
     }
 
     fn open(&mut self, now: Duration) {
         self.enter(State::Open {
             until: now + self.open_for,
+            is_seen: false,
         });
     }
 
@@ -212,6 +272,7 @@ mod tests {
         failures_to_open: 2,
         open_for: Duration::from_secs(1),
         open_for_at_most: Duration::from_secs(3),
+        ask_every: Duration::from_millis(200),
     };
 
     fn seconds(seconds: f64) -> Duration {
@@ -291,6 +352,90 @@ mod tests {
         assert_eq!(circuit.permit(seconds(0.1)), Err(Refusal::Open));
         circuit.succeeded(probe);
         assert_eq!(circuit.state(), CircuitState::Closed);
+    }
+
+    #[test]
+    fn while_calls_are_refused_a_question_is_due_at_its_pace_and_else_never() {
+        let mut circuit = Circuit::new(CONFIG);
+        assert!(!circuit.ask(seconds(0.0)), "it is closed");
+        circuit = opened_at_zero();
+        let asked: Vec<u32> = (0..9)
+            .filter(|tenth| circuit.ask(seconds(f64::from(*tenth) / 10.0)))
+            .collect();
+        assert_eq!(asked, [0, 2, 4, 6, 8]);
+        // The next call goes through anyway.
+        assert!(!circuit.ask(seconds(1.0)));
+        let _probe = circuit.permit(seconds(1.0)).unwrap();
+        assert!(!circuit.ask(seconds(1.1)), "a call is out");
+    }
+
+    #[test]
+    fn a_call_that_hangs_does_not_hold_up_the_next_once_the_peer_was_seen() {
+        let mut circuit = opened_at_zero();
+        let hangs = circuit.permit(seconds(1.0)).unwrap();
+        circuit.seen(seconds(1.1));
+        assert_eq!(circuit.permit(seconds(1.1)), Err(Refusal::Open));
+        assert!(circuit.ask(seconds(1.2)));
+        circuit.seen(seconds(1.3));
+        let next = circuit.permit(seconds(1.3)).unwrap();
+        circuit.failed(hangs, seconds(1.4));
+        circuit.succeeded(next);
+        assert_eq!(circuit.state(), CircuitState::Closed);
+    }
+
+    #[test]
+    fn no_question_is_due_where_none_are_wanted() {
+        let mut circuit = opened_at_zero();
+        circuit.configure(CircuitConfig {
+            ask_every: Duration::ZERO,
+            ..CONFIG
+        });
+        assert!(!circuit.ask(seconds(0.5)));
+    }
+
+    #[test]
+    fn after_an_outage_of_any_length_calls_go_through_within_a_question_and_its_answer() {
+        for outage in [0.5, 3.0, 10.0, 100.0, 10_000.0] {
+            let mut circuit = opened_at_zero();
+            // A call every 50 ms; while it lasts none is answered, nor any question.
+            let mut now = 0.0;
+            let resumed = loop {
+                now += 0.05;
+                match circuit.permit(seconds(now)) {
+                    Ok(permit) if now < outage => circuit.failed(permit, seconds(now)),
+                    Ok(permit) => {
+                        circuit.succeeded(permit);
+                        break now;
+                    }
+                    Err(_) => {
+                        if circuit.ask(seconds(now)) && now >= outage {
+                            circuit.seen(seconds(now));
+                        }
+                    }
+                }
+            };
+            assert!(resumed < outage + 0.2 + 2.0 * 0.05 + 1e-9, "{outage}");
+            assert_eq!(circuit.state(), CircuitState::Closed);
+        }
+    }
+
+    #[test]
+    fn a_peer_that_gives_signs_of_life_and_no_answers_is_asked_ever_less_often() {
+        let mut circuit = opened_at_zero();
+        let (mut now, mut calls) = (0.0, 0);
+        while now < 60.0 {
+            now += 0.05;
+            match circuit.permit(seconds(now)) {
+                Ok(permit) => {
+                    calls += 1;
+                    circuit.failed(permit, seconds(now));
+                }
+                Err(_) if circuit.ask(seconds(now)) => circuit.seen(seconds(now)),
+                Err(_) => {}
+            }
+        }
+        // One each three seconds, the ceiling, after those until it is reached.
+        assert!((18..=26).contains(&calls), "{calls}");
     }
 
     #[test]

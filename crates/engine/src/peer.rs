@@ -22,9 +22,12 @@ use outpost_proto::inference::{
     grpc_inference_service_client::GrpcInferenceServiceClient,
 };
 use outpost_runtime::Codec;
-use outpost_transport::{CallError, Channel, ConfigError, IdentityError, Protocol, TokenError};
+use outpost_transport::{
+    CallError, Channel, ConfigError, IdentityError, Protocol, TokenError, WireMeter,
+};
 use prost::Message;
 use tokio::{
+    sync::Notify,
     task::spawn_blocking,
     time::{sleep, timeout_at},
 };
@@ -64,6 +67,8 @@ struct Peer {
     name: Arc<str>,
     place: Place,
     channel: Mutex<Channel>,
+    /// What counts the packets of the channel, and of those that take its place.
+    wire: WireMeter,
     payload: Payload,
     packing: PackingConfig,
     budgets: Arc<Mutex<Budgets>>,
@@ -73,6 +78,17 @@ struct Peer {
     origin: Instant,
     /// What a person has been told of: causes, and what was wrong with replies.
     reported: Mutex<HashSet<(FallbackCause, Option<String>)>>,
+    /// Told when it is back, to those who ask for it.
+    back: Notify,
+}
+
+/// Over what a sign of life is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    /// The connection that there is.
+    Present,
+    /// A new one, which takes its place: the present one may be dead, and its retransmissions minutes apart.
+    New,
 }
 
 /// Where a peer stands among those that serve the same.
@@ -262,10 +278,12 @@ impl Peer {
         budgets: Arc<Mutex<Budgets>>,
         (place, origin): (Place, Instant),
     ) -> Result<Self, PeerError> {
+        let channel = config.channel()?;
         Ok(Self {
             name: config.url.as_str().into(),
             place,
-            channel: Mutex::new(config.channel()?),
+            wire: channel.wire(),
+            channel: Mutex::new(channel),
             payload: config.payload,
             packing: PackingConfig {
                 encoding: config.encoding,
@@ -278,11 +296,13 @@ impl Peer {
             link: Arc::default(),
             origin,
             reported: Mutex::default(),
+            back: Notify::new(),
         })
     }
 
     /// Makes calls over another channel from now on, as one with new credentials; those under way end over the old one.
     fn replace_channel(&self, channel: Channel) {
+        channel.count_with(self.wire.clone());
         *lock(&self.channel) = channel;
         // What failed for the old credentials is news with the new ones.
         lock(&self.reported).clear();
@@ -303,10 +323,10 @@ impl Peer {
     }
 
     /// Asks whether it is there and ready; gives the round trip, without that of connecting.
-    async fn ask_for_a_sign(&self, within: Duration) -> Result<Duration, Failure> {
+    async fn ask_for_a_sign(&self, over: Over, within: Duration) -> Result<Duration, Failure> {
         let deadline = Instant::now() + within;
         let sign = async {
-            self.connected().await?;
+            self.connected(over).await?;
             let asked = Instant::now();
             let request = with_deadline(ServerReadyRequest {}, deadline);
             match self.client().server_ready(request).await {
@@ -330,14 +350,22 @@ impl Peer {
         match &answered {
             Ok(_) => lock(&self.circuit).seen(self.origin.elapsed()),
             Err(failure) => {
+                if failure.cause == FallbackCause::Deadline && over == Over::Present {
+                    // The connection is silent: the next question and call are for another.
+                    self.channel().retire();
+                }
                 self.report(failure);
             }
         }
         answered
     }
 
-    async fn connected(&self) -> Result<(), Failure> {
-        let connected = self.channel().connect().await;
+    async fn connected(&self, over: Over) -> Result<(), Failure> {
+        let channel = self.channel();
+        let connected = match over {
+            Over::Present => channel.connect().await,
+            Over::New => channel.renew().await,
+        };
         connected.map_err(|error| Failure::from(Status::from(CallError::Connect(error))))?;
         Ok(())
     }
@@ -514,7 +542,7 @@ impl Peer {
         deadline: Instant,
     ) -> Result<Reply, Failure> {
         // Bytes count from here: what comes before is the handshake's.
-        self.connected().await?;
+        self.connected(Over::Present).await?;
         let input = told
             .input
             .get_or_try_init(|| self.ask_for_input(network, deadline));

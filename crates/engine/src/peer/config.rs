@@ -7,7 +7,9 @@ use std::{
 };
 
 use outpost_cascade::{Choose, CircuitConfig, EndpointsConfig};
-use outpost_transport::{BearerToken, Channel, ClientConfig, Identity, Transport, Trust};
+use outpost_transport::{
+    BearerToken, Channel, ClientConfig, Congestion, Identity, Transport, Trust,
+};
 use serde::Deserialize;
 use tonic::codegen::http::Uri;
 
@@ -22,6 +24,10 @@ pub struct PeerConfig {
     /// `h2`, `h3` or `auto`, which prefers HTTP/3. Default `auto`.
     #[serde(default)]
     pub transport: Transport,
+    /// Which algorithm says how fast may be sent: `cubic`, `bbr` or `new-reno`. Default: `cubic` over HTTP/3, what the system
+    /// has over HTTP/2.
+    #[serde(default)]
+    pub congestion: Option<Congestion>,
     /// Certificate authority to trust, PEM; the public ones where it is absent.
     #[serde(default)]
     pub certificate_authority: Option<PathBuf>,
@@ -155,6 +161,9 @@ pub struct CircuitSettings {
     pub open_for_ms: u64,
     /// Ceiling in milliseconds of that time, which doubles with every failed probe. Default 60000.
     pub open_for_at_most_ms: u64,
+    /// Milliseconds between two questions for a sign of life while images want to be sent and are not; 0 for none. One that
+    /// is answered ends the wait. Default 1000.
+    pub ask_every_ms: u64,
 }
 
 impl PeerConfig {
@@ -163,6 +172,7 @@ impl PeerConfig {
         Self {
             url: url.into(),
             transport: Transport::default(),
+            congestion: None,
             certificate_authority: None,
             token: None,
             client_certificate: None,
@@ -254,6 +264,7 @@ impl PeerConfig {
     pub fn client(&self) -> Result<ClientConfig, PeerError> {
         let mut client = ClientConfig::new(&self.url);
         client.transport = self.transport;
+        client.congestion = self.congestion;
         client.server_name.clone_from(&self.server_name);
         if let Some(path) = &self.certificate_authority {
             let pem = std::fs::read(path).map_err(|source| PeerError::Authority {
@@ -321,6 +332,7 @@ impl Default for CircuitSettings {
             failures_to_open: circuit.failures_to_open,
             open_for_ms: circuit.open_for.as_millis() as u64,
             open_for_at_most_ms: circuit.open_for_at_most.as_millis() as u64,
+            ask_every_ms: circuit.ask_every.as_millis() as u64,
         }
     }
 }
@@ -331,6 +343,7 @@ impl From<CircuitSettings> for CircuitConfig {
             failures_to_open: settings.failures_to_open,
             open_for: Duration::from_millis(settings.open_for_ms),
             open_for_at_most: Duration::from_millis(settings.open_for_at_most_ms),
+            ask_every: Duration::from_millis(settings.ask_every_ms),
         }
     }
 }

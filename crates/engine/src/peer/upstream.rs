@@ -3,7 +3,7 @@
 //! [`Endpoints`] decides; what is here makes the calls, asks for signs of life, and tells of them. An image whose call
 //! fails in a way that another endpoint can mend is asked there within the same deadline, and so is one whose endpoint
 //! falls silent: that call goes on, and the first reply is the answer. With one endpoint there is nobody else to ask, and
-//! so nobody is asked for a sign of life.
+//! so it is asked for a sign of life only where images want to be sent and its circuit is open.
 
 use std::{
     collections::HashSet,
@@ -23,11 +23,11 @@ use outpost_cascade::{
     Change, CircuitConfig, CircuitState, Endpoints, FallbackCause, Link, Presence,
 };
 use outpost_runtime::Manifest;
-use outpost_transport::Channel;
+use outpost_transport::{Channel, Protocol, WireBytes};
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use super::{
-    BudgetConfig, Budgets, EncodersError, EnergyUse, LateCall, Offload, Packing, Patience, Peer,
+    BudgetConfig, Budgets, EncodersError, EnergyUse, LateCall, Offload, Over, Packing, Patience, Peer,
     PeerConfig, PeerError, Place, Sent, Thrift, Waiting, lock, remote::RemoteNetwork,
 };
 use crate::picture::Picture;
@@ -65,6 +65,7 @@ struct State {
 struct Counts {
     answered: AtomicU64,
     failed: AtomicU64,
+    questions: AtomicU64,
 }
 
 /// An endpoint, as of now.
@@ -86,6 +87,12 @@ pub struct EndpointStatus {
     pub answered: u64,
     /// Offloads that it did not answer.
     pub failed: u64,
+    /// Questions for a sign of life, while images wanted to be sent and its circuit was open.
+    pub questions: u64,
+    /// What all its connections cost on the wire over HTTP/2, headers and handshakes included.
+    pub wire_h2: WireBytes,
+    /// And over HTTP/3.
+    pub wire_h3: WireBytes,
 }
 
 /// A call at an endpoint, until nobody waits for it.
@@ -177,6 +184,8 @@ impl Upstream {
             if let Some(earlier) = earlier {
                 peer.circuit = earlier.circuit.clone();
                 peer.link = earlier.link.clone();
+                peer.wire = earlier.wire.clone();
+                peer.channel().count_with(peer.wire.clone());
             }
         }
         self
@@ -244,6 +253,9 @@ impl Upstream {
             round_trip: state.endpoints.round_trip(index),
             answered: self.counts[index].answered.load(Ordering::Relaxed),
             failed: self.counts[index].failed.load(Ordering::Relaxed),
+            questions: self.counts[index].questions.load(Ordering::Relaxed),
+            wire_h2: peer.wire.bytes(Protocol::H2),
+            wire_h3: peer.wire.bytes(Protocol::H3),
         };
         self.peers.iter().enumerate().map(status).collect()
     }
@@ -282,6 +294,7 @@ impl Upstream {
             let sent = Arc::new(Sent::default());
             let (offload, late) = only.classify(network, picture, patience, &sent).await;
             self.count_call(0, &offload);
+            self.ask_where_refused(0, &offload);
             return (offload, late.map(|late| LateCall(vec![late])));
         }
         self.ask_in_order(network, &picture, patience).boxed().await
@@ -362,6 +375,7 @@ impl Upstream {
         self.note(endpoint, &offload);
         drop(calling);
         self.count_call(endpoint, &offload);
+        self.ask_where_refused(endpoint, &offload);
         if offload.outcome.is_ok() {
             offload.endpoint = Some(peer.name.clone());
         }
@@ -423,16 +437,54 @@ impl Upstream {
         self.tell(change);
     }
 
+    /// Asks an endpoint for a sign of life where its circuit keeps an image from it, at the circuit's pace. Questions that
+    /// are out when one is answered end with it.
+    fn ask_where_refused(self: &Arc<Self>, endpoint: usize, offload: &Offload) {
+        let peer = &self.peers[endpoint];
+        let is_refused = matches!(offload.outcome, Err(FallbackCause::CircuitOpen));
+        if !is_refused || !lock(&peer.circuit).ask(peer.origin.elapsed()) {
+            return;
+        }
+        self.counts[endpoint]
+            .questions
+            .fetch_add(1, Ordering::Relaxed);
+        let (peer, upstream) = (peer.clone(), Arc::downgrade(self));
+        self.spawn(async move {
+            let sign = tokio::select! {
+                biased;
+                () = peer.back.notified() => return,
+                sign = peer.ask_for_a_sign(Over::New, HEALTH_WITHIN) => sign,
+            };
+            if sign.is_ok() {
+                peer.back.notify_waiters();
+                tracing::info!(
+                    peer = &*peer.name,
+                    "the peer is there: images are sent again"
+                );
+            }
+            if let Some(upstream) = upstream.upgrade()
+                && upstream.peers.len() > 1
+            {
+                upstream.signed(endpoint, sign.ok());
+            }
+        });
+    }
+
     /// Asks an endpoint for a sign of life.
     async fn ask(&self, endpoint: usize, within: Duration) {
-        let sign = self.peers[endpoint].ask_for_a_sign(within).await;
+        let sign = self.peers[endpoint].ask_for_a_sign(Over::Present, within);
+        self.signed(endpoint, sign.await.ok());
+    }
+
+    /// An endpoint gave a sign of life with that round trip, or none.
+    fn signed(&self, endpoint: usize, sign: Option<Duration>) {
         let now = self.origin.elapsed();
         let change = match sign {
-            Ok(round_trip) => self
+            Some(round_trip) => self
                 .state()
                 .endpoints
                 .heard(endpoint, Some(round_trip), now),
-            Err(_) => self.state().endpoints.failed(endpoint, now),
+            None => self.state().endpoints.failed(endpoint, now),
         };
         self.tell(change);
     }
