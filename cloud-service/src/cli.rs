@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::PathBuf};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use outpost_telemetry::{LogFormat, Telemetry, TracesConfig};
-use outpost_transport::development_certificates::{self, ExistingFiles, Subjects};
+use outpost_transport::{
+    Congestion,
+    development_certificates::{self, ExistingFiles, Subjects},
+};
 
 use crate::{
     access::new_token,
@@ -88,6 +91,9 @@ struct Serve {
     /// Private key, PEM.
     #[arg(long, env = "OUTPOST_KEY", requires = "certificate")]
     key: Option<PathBuf>,
+    /// How fast may be sent: cubic, bbr, which goes by bandwidth and round trip instead of losses, or new-reno.
+    #[arg(long, env = "OUTPOST_CONGESTION", value_name = "ALGORITHM")]
+    congestion: Option<Congestion>,
     /// File of the identities that may call.
     #[arg(long, env = "OUTPOST_IDENTITIES")]
     identities: Option<PathBuf>,
@@ -159,6 +165,7 @@ impl Serve {
         };
         config.address = self.address.unwrap_or(config.address);
         config.operations_address = self.operations_address.or(config.operations_address);
+        config.congestion = self.congestion.or(config.congestion);
         config.models = self.models.unwrap_or(config.models);
         if !self.networks.is_empty() {
             config.networks = self.networks;

@@ -13,7 +13,7 @@ use outpost_engine::{CircuitSettings, PeerConfig};
 use outpost_exit_policy::Goal;
 use outpost_runtime::{ImageLimits, RuntimeConfig};
 use outpost_telemetry::{TracesConfig, TracesError};
-use outpost_transport::{ListenerConfig, TlsVersion};
+use outpost_transport::{Congestion, ListenerConfig, TlsVersion, UnavailableCongestion};
 use serde::Deserialize;
 
 /// The configuration. Relative paths are relative to the folder of the file.
@@ -37,6 +37,9 @@ pub struct Config {
     pub plaintext: bool,
     /// Serve HTTP/3 beside HTTP/2. Default `true`; needs `tls`.
     pub http3: bool,
+    /// Which algorithm says how fast may be sent: `cubic`, `bbr` or `new-reno`. Default: `cubic` over HTTP/3, what the system
+    /// has over HTTP/2.
+    pub congestion: Option<Congestion>,
     /// Who may call; everybody, where it is absent.
     pub access: Option<AccessConfig>,
     /// Seconds between two looks at the files of certificates, keys, authorities and identities, and of the credentials for
@@ -278,6 +281,7 @@ impl Default for Config {
             tls: None,
             plaintext: false,
             http3: true,
+            congestion: None,
             access: None,
             credentials_seconds: 60,
             limits: Limits::default(),
@@ -410,6 +414,9 @@ pub enum ConfigError {
     /// Where traces go is at fault.
     #[error(transparent)]
     Traces(#[from] TracesError),
+    /// The system's TCP has no such congestion control.
+    #[error(transparent)]
+    Congestion(#[from] UnavailableCongestion),
     /// The file cannot be read.
     #[error("cannot read the configuration {}", path.display())]
     Read {
@@ -541,6 +548,9 @@ impl Config {
             return Err(ConfigError::NoTls);
         }
         self.traces.check()?;
+        if let Some(congestion) = self.congestion {
+            congestion.check()?;
+        }
         let limits = &self.limits;
         for (name, value, limit) in [
             ("max_message_bytes", limits.max_message_bytes, usize::MAX),

@@ -263,6 +263,7 @@ impl Server {
             .add_service(reflection().build_v1alpha()?);
         let mut listener = ListenerConfig::new(config.address, tls);
         listener.http3 &= config.http3;
+        listener.congestion = config.congestion;
         config.limits.apply_to(&mut listener);
         let listener = Listener::bind(listener).await?;
         let users = Users {

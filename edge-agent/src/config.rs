@@ -251,7 +251,7 @@ pub enum ConfigError {
     Age(f64),
     /// Flags about a cloud, and none is given.
     #[error(
-        "--ca, --token, --client-certificate, --client-key, --transport and --encoding need a cloud: give --cloud URL or a configuration file"
+        "--ca, --token, --client-certificate, --client-key, --transport, --congestion and --encoding need a cloud: give --cloud URL or a configuration file"
     )]
     NoCloud,
     /// A goal, and no policy that could meet it.

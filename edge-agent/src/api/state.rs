@@ -1,5 +1,7 @@
 //! `/v1/state`: what is decided by, and another operating point or mode.
 
+use std::ops::Add;
+
 use axum::{
     Json,
     extract::{State, rejection::JsonRejection},
@@ -199,6 +201,8 @@ struct Peer {
     in_use: Option<String>,
     /// Changes to another endpoint because the one in use did not answer.
     failovers: u64,
+    /// What its endpoints cost on the wire since the start, all together.
+    wire: Wire,
     /// The endpoints, in the order of the configuration; none where there is only one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     endpoints: Vec<Endpoint>,
@@ -225,10 +229,13 @@ struct Endpoint {
     answered: u64,
     /// Offloads that it did not answer.
     failed: u64,
+    /// As of the peer.
+    wire: Wire,
 }
 
 impl From<EndpointStatus> for Endpoint {
     fn from(status: EndpointStatus) -> Self {
+        let wire = Wire::of(&status);
         Self {
             url: status.url,
             in_use: status.is_in_use,
@@ -238,7 +245,47 @@ impl From<EndpointStatus> for Endpoint {
             ping_ms: status.round_trip.map(milliseconds),
             answered: status.answered,
             failed: status.failed,
+            wire,
         }
+    }
+}
+
+/// Bytes of all packets, with their headers from IP's on: images, answers, handshakes, acknowledgements, keep-alives.
+#[derive(Serialize, ToSchema)]
+struct Wire {
+    /// Over HTTP/2, TCP's packets.
+    h2: WireBytes,
+    /// Over HTTP/3, QUIC's packets.
+    h3: WireBytes,
+}
+
+/// Bytes of packets, by who sent them.
+#[derive(Serialize, ToSchema)]
+struct WireBytes {
+    /// By this device.
+    sent: u64,
+    /// By the endpoint.
+    received: u64,
+}
+
+impl Wire {
+    fn of(status: &EndpointStatus) -> Self {
+        Self::new(status.wire_h2, status.wire_h3)
+    }
+
+    fn of_all(endpoints: &[EndpointStatus]) -> Self {
+        let sum = |of: fn(&EndpointStatus) -> outpost_transport::WireBytes| {
+            endpoints.iter().map(of).fold(Default::default(), Add::add)
+        };
+        Self::new(sum(|one| one.wire_h2), sum(|one| one.wire_h3))
+    }
+
+    fn new(h2: outpost_transport::WireBytes, h3: outpost_transport::WireBytes) -> Self {
+        let [h2, h3] = [h2, h3].map(|bytes| WireBytes {
+            sent: bytes.sent,
+            received: bytes.received,
+        });
+        Self { h2, h3 }
     }
 }
 
@@ -380,7 +427,9 @@ fn status(context: &Context) -> Status {
 }
 
 fn peer((site, upstream): (Site, &Upstream)) -> Peer {
-    let endpoints = match upstream.endpoints() {
+    let all = upstream.endpoints();
+    let wire = Wire::of_all(&all);
+    let endpoints = match all {
         several if several.len() > 1 => several,
         _ => Vec::new(),
     };
@@ -391,6 +440,7 @@ fn peer((site, upstream): (Site, &Upstream)) -> Peer {
         link: upstream.link().map(Link::from),
         in_use: in_use.map(|endpoint| endpoint.url.clone()),
         failovers: upstream.failovers(),
+        wire,
         endpoints: endpoints.into_iter().map(Endpoint::from).collect(),
     }
 }

@@ -8,7 +8,7 @@ use outpost_engine::{Encoding, OtherConfig, PeerConfig};
 use outpost_exit_policy::Goal;
 use outpost_runtime::RuntimeKind;
 use outpost_telemetry::LogFormat;
-use outpost_transport::Transport;
+use outpost_transport::{Congestion, Transport};
 
 use crate::config::{Config, ConfigError};
 
@@ -36,6 +36,9 @@ pub(super) struct Common {
     /// h2, h3 or auto, which prefers HTTP/3.
     #[arg(long, env = "OUTPOST_TRANSPORT")]
     transport: Option<Transport>,
+    /// How fast may be sent: cubic, bbr, which goes by bandwidth and round trip instead of losses, or new-reno.
+    #[arg(long, env = "OUTPOST_CONGESTION", value_name = "ALGORITHM")]
+    congestion: Option<Congestion>,
     /// How images are sent: original, jpeg@QUALITY, webp@QUALITY, avif@QUALITY, or auto, which goes by the link.
     #[arg(long, env = "OUTPOST_ENCODING")]
     encoding: Option<Encoding>,
@@ -119,6 +122,7 @@ impl Common {
         ];
         if let Some(cloud) = &mut config.cloud {
             cloud.transport = self.transport.unwrap_or(cloud.transport);
+            cloud.congestion = self.congestion.or(cloud.congestion);
             cloud.encoding = self.encoding.unwrap_or(cloud.encoding);
             let fields = [
                 &mut cloud.certificate_authority,
@@ -133,6 +137,7 @@ impl Common {
             }
         } else if of_cloud.iter().any(|path| path.is_some())
             || self.transport.is_some()
+            || self.congestion.is_some()
             || self.encoding.is_some()
         {
             return Err(ConfigError::NoCloud);

@@ -6,11 +6,12 @@ use std::{
 };
 
 use outpost_cascade::{Presence, Site};
-use outpost_engine::Upstream;
+use outpost_engine::{EndpointStatus, Upstream};
+use outpost_transport::Protocol;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry,
+    registry::{Registry, Unit},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -27,6 +28,14 @@ struct OfOffloads {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfWire {
+    site: String,
+    endpoint: String,
+    transport: &'static str,
+    direction: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfPeer {
     site: String,
 }
@@ -38,9 +47,13 @@ pub(super) struct EndpointMetrics {
     in_use: Family<OfEndpoint, Gauge>,
     offloads: Family<OfOffloads, Counter>,
     failovers: Family<OfPeer, Counter>,
+    questions: Family<OfEndpoint, Counter>,
+    wire: Family<OfWire, Counter>,
     /// Counts as they were last read: those of an engine that took the place of another begin at zero.
     offloads_read: Arc<Mutex<HashMap<OfOffloads, u64>>>,
     failovers_read: Arc<Mutex<HashMap<OfPeer, u64>>>,
+    questions_read: Arc<Mutex<HashMap<OfEndpoint, u64>>>,
+    wire_read: Arc<Mutex<HashMap<OfWire, u64>>>,
 }
 
 impl EndpointMetrics {
@@ -66,6 +79,17 @@ impl EndpointMetrics {
             "Changes to another endpoint because the one in use did not answer, by site",
             metrics.failovers.clone(),
         );
+        registry.register(
+            "cloud_questions",
+            "Questions for a sign of life while images wanted to be sent and were not, by site and URL",
+            metrics.questions.clone(),
+        );
+        registry.register_with_unit(
+            "wire",
+            "Bytes of all packets to and from an endpoint, headers and handshakes included, by site, URL, transport and direction",
+            Unit::Bytes,
+            metrics.wire.clone(),
+        );
         metrics
     }
 
@@ -76,10 +100,13 @@ impl EndpointMetrics {
         self.in_use.clear();
         for (site, upstream) in peers {
             let endpoints = upstream.endpoints();
+            let site = site.to_string();
+            for status in &endpoints {
+                self.take_wire(&site, status);
+            }
             if endpoints.len() < 2 {
                 continue;
             }
-            let site = site.to_string();
             let of_peer = OfPeer { site: site.clone() };
             let failovers = upstream.failovers();
             advance(&self.failovers, &self.failovers_read, of_peer, failovers);
@@ -100,6 +127,30 @@ impl EndpointMetrics {
                     };
                     advance(&self.offloads, &self.offloads_read, of_offloads, count);
                 }
+            }
+        }
+    }
+
+    /// What an endpoint costs.
+    fn take_wire(&self, site: &str, status: &EndpointStatus) {
+        let of_endpoint = OfEndpoint {
+            site: site.to_owned(),
+            endpoint: status.url.clone(),
+        };
+        let (questions, read) = (&self.questions, &self.questions_read);
+        advance(questions, read, of_endpoint, status.questions);
+        for (protocol, wire) in [
+            (Protocol::H2, status.wire_h2),
+            (Protocol::H3, status.wire_h3),
+        ] {
+            for (direction, bytes) in [("sent", wire.sent), ("received", wire.received)] {
+                let of_wire = OfWire {
+                    site: site.to_owned(),
+                    endpoint: status.url.clone(),
+                    transport: protocol.as_str(),
+                    direction,
+                };
+                advance(&self.wire, &self.wire_read, of_wire, bytes);
             }
         }
     }
