@@ -15,6 +15,7 @@ mod learned;
 mod link;
 mod mqtt;
 mod operations;
+mod outage;
 mod overload;
 mod page;
 mod peers;
