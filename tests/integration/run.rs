@@ -752,3 +752,18 @@ fn a_configuration_that_does_not_hold_is_refused_by_name() {
         assert!(said.contains(says), "{extra}: {said}");
     }
 }
+
+#[test]
+fn memory_that_an_image_needed_is_given_back_soon() {
+    let mut command = Command::new(program("edge-agent"));
+    // The allocator tells how it is set when the program ends.
+    let output = command
+        .arg("--version")
+        .env("_RJEM_MALLOC_CONF", "stats_print:true")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    for setting in ["opt.narenas: 1\n", "opt.dirty_decay_ms: 1000 "] {
+        assert!(said.contains(setting), "{setting}: {said}");
+    }
+}

@@ -3,19 +3,20 @@
 //! Done on the ONNX file's own nodes, so that each stage is a graph like any other and is optimised on
 //! its own.
 
-use std::collections::HashSet;
+use std::{borrow::Cow, collections::HashSet};
 
 use tract_onnx::pb::{GraphProto, TypeProto, ValueInfoProto, tensor_proto::DataType, type_proto};
 
 use crate::network::LoadError;
 
-/// The part of `graph` that computes `outputs` from `input`, which may be any of its tensors.
+/// The part of `graph` that computes `outputs` from `input`, which may be any of its tensors. Of a graph that is given away,
+/// it has the weights themselves; of one that is lent, copies.
 ///
 /// # Errors
 /// [`LoadError::NotComputed`] for an output that no node gives, [`LoadError::Cut`] when the outputs
 /// also need an input of the graph other than `input`.
 pub(crate) fn cut(
-    graph: &GraphProto,
+    graph: Cow<'_, GraphProto>,
     input: &str,
     outputs: &[&str],
 ) -> Result<GraphProto, LoadError> {
@@ -34,27 +35,42 @@ pub(crate) fn cut(
     if let Some(missing) = outputs.iter().find(|name| !found.contains(*name)) {
         return Err(LoadError::NotComputed((*missing).to_owned()));
     }
-    let mut others = inputs(graph).into_iter().filter(|name| *name != input);
+    let mut others = inputs(&graph).into_iter().filter(|name| *name != input);
     if let Some(also) = others.find(|name| wanted.contains(name)) {
         return Err(LoadError::Cut {
             activations: input.to_owned(),
             also: also.to_owned(),
         });
     }
+    let weights: Vec<bool> = (graph.initializer.iter())
+        .map(|tensor| wanted.contains(tensor.name.as_str()))
+        .collect();
+    let (name, node, initializer) = match graph {
+        Cow::Borrowed(graph) => (
+            graph.name.clone(),
+            only(graph.node.iter(), kept).cloned().collect(),
+            only(graph.initializer.iter(), weights).cloned().collect(),
+        ),
+        Cow::Owned(graph) => (
+            graph.name,
+            only(graph.node.into_iter(), kept).collect(),
+            only(graph.initializer.into_iter(), weights).collect(),
+        ),
+    };
     Ok(GraphProto {
-        name: graph.name.clone(),
-        node: (graph.node.iter().zip(kept))
-            .filter(|(_, kept)| *kept)
-            .map(|(node, _)| node.clone())
-            .collect(),
-        initializer: (graph.initializer.iter())
-            .filter(|tensor| wanted.contains(tensor.name.as_str()))
-            .cloned()
-            .collect(),
+        name,
+        node,
+        initializer,
         input: vec![declaration(input)],
         output: outputs.iter().map(|name| declaration(name)).collect(),
         ..Default::default()
     })
+}
+
+/// Those that are chosen.
+fn only<T>(all: impl Iterator<Item = T>, chosen: Vec<bool>) -> impl Iterator<Item = T> {
+    let pairs = all.zip(chosen);
+    pairs.filter_map(|(one, is_chosen)| is_chosen.then_some(one))
 }
 
 /// A tensor of f32; its shape comes later.
@@ -98,7 +114,7 @@ fn inputs(graph: &GraphProto) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
-    use tract_onnx::pb::NodeProto;
+    use tract_onnx::pb::{NodeProto, TensorProto};
 
     use super::*;
 
@@ -132,16 +148,27 @@ mod tests {
 
     #[test]
     fn a_stage_has_the_nodes_between_its_ends_and_no_other() {
-        let graph = graph();
-        assert_eq!(outputs(&cut(&graph, "image", &["b"]).unwrap()), ["a", "b"]);
-        let rest = cut(&graph, "a", &["c"]).unwrap();
-        assert_eq!(outputs(&rest), ["b", "c"]);
-        assert_eq!(rest.input[0].name, "a");
+        let mut graph = graph();
+        graph.node[1].input.push("weights".to_owned());
+        graph.initializer = ["other", "weights"]
+            .map(|name| TensorProto {
+                name: name.to_owned(),
+                ..Default::default()
+            })
+            .into();
+        let first = cut(Cow::Borrowed(&graph), "image", &["a"]).unwrap();
+        assert_eq!(outputs(&first), ["a"]);
+        assert_eq!(first.initializer, []);
+        let lent = cut(Cow::Borrowed(&graph), "a", &["c"]).unwrap();
+        assert_eq!(outputs(&lent), ["b", "c"]);
+        assert_eq!(lent.input[0].name, "a");
+        assert_eq!(lent.initializer, graph.initializer[1..]);
+        assert_eq!(cut(Cow::Owned(graph), "a", &["c"]).unwrap(), lent);
     }
 
     #[test]
     fn a_cut_that_a_shortcut_goes_around_is_refused() {
-        let refused = cut(&graph(), "b", &["c"]).unwrap_err();
+        let refused = cut(Cow::Owned(graph()), "b", &["c"]).unwrap_err();
         assert_eq!(
             refused.to_string(),
             r#"the graph cannot be cut at "b": what follows also needs "image""#
@@ -151,7 +178,7 @@ mod tests {
     #[test]
     fn a_tensor_that_no_node_gives_is_refused() {
         assert!(matches!(
-            cut(&graph(), "image", &["d"]),
+            cut(Cow::Owned(graph()), "image", &["d"]),
             Err(LoadError::NotComputed(tensor)) if tensor == "d"
         ));
     }

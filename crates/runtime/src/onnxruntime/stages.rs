@@ -1,7 +1,7 @@
 //! Networks in stages on ONNX Runtime: every stage is a graph with sessions of its own, cut out of the network's as for
 //! tract, and the activations go from one to the next as ONNX Runtime's own tensors, without a copy.
 
-use std::sync::Arc;
+use std::{borrow::Cow, mem, sync::Arc};
 
 use ndarray::Array4;
 use ort::{
@@ -64,7 +64,7 @@ impl OnnxStages {
     ) -> Result<Self, LoadError> {
         let mut proto =
             ModelProto::decode(onnx).map_err(|error| LoadError::NotOnnx(error.into()))?;
-        let graph = proto.graph.take().unwrap_or_default();
+        let mut graph = proto.graph.take().unwrap_or_default();
         check_input(&graph, &spec.input)?;
         proto.ir_version = proto.ir_version.max(WEIGHTS_ALONE);
         let [channels, height, width] = spec.input_shape;
@@ -72,12 +72,18 @@ impl OnnxStages {
         let mut input = spec.input.as_str();
         let mut stages = Vec::new();
         let mut feature_widths = Vec::new();
-        for stage in &spec.stages {
+        for (index, stage) in spec.stages.iter().enumerate() {
+            let from = match index + 1 == spec.stages.len() {
+                true => Cow::Owned(mem::take(&mut graph)),
+                false => Cow::Borrowed(&graph),
+            };
             let part = ModelProto {
-                graph: Some(part(&graph, input, &shape, stage)?),
+                graph: Some(part(from, input, &shape, stage)?),
                 ..proto.clone()
             };
-            let sessions = runtime.sessions(&part.encode_to_vec())?;
+            let encoded = part.encode_to_vec();
+            drop(part);
+            let sessions = runtime.sessions(&encoded)?;
             let first = &sessions[0];
             let classes = f32_shape(first, &stage.logits).map(|shape| shape.iter().product());
             if classes != Some(spec.classes) {
@@ -174,7 +180,7 @@ impl Stage {
 
 /// The graph of a stage, whose input has its shape, so that all others follow.
 fn part(
-    graph: &GraphProto,
+    graph: Cow<'_, GraphProto>,
     input: &str,
     shape: &[usize],
     stage: &StageSpec,

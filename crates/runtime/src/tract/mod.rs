@@ -124,7 +124,7 @@ impl Runtime for TractRuntime {
         let mut proto = parse_proto(onnx)?;
         let graph = proto.graph.take().unwrap_or_default();
         cut::check_input(&graph, &spec.input)?;
-        Ok(Box::new(TractStages::load(&proto, &graph, spec)?))
+        Ok(Box::new(TractStages::load(proto, graph, spec)?))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Networks in stages on tract: every stage is a plan of its own, and the activations go from one to
 //! the next as tract's own tensors, without a copy.
 
-use std::sync::Arc;
+use std::{borrow::Cow, mem, sync::Arc};
 
 use ndarray::Array4;
 use tract_onnx::pb::{GraphProto, ModelProto};
@@ -50,8 +50,8 @@ struct TractRun {
 impl TractStages {
     /// Cuts and compiles the stages of the model `proto`, whose graph is `graph`.
     pub(super) fn load(
-        proto: &ModelProto,
-        graph: &GraphProto,
+        proto: ModelProto,
+        mut graph: GraphProto,
         spec: &StagedSpec,
     ) -> Result<Self, LoadError> {
         let [channels, height, width] = spec.input_shape;
@@ -59,17 +59,22 @@ impl TractStages {
         let mut input = spec.input.as_str();
         let mut stages = Vec::new();
         let mut feature_widths = Vec::new();
-        for stage in &spec.stages {
-            let head = Head::find(graph, stage);
+        for (index, stage) in spec.stages.iter().enumerate() {
+            let head = Head::find(&graph, stage);
             let outputs = match &head {
                 Some(_) => stage.activations.iter().map(String::as_str).collect(),
                 None => stage.outputs(),
             };
+            // Whatever is copied of the weights on the way is memory that a device must have.
+            let from = match index + 1 == spec.stages.len() {
+                true => Cow::Owned(mem::take(&mut graph)),
+                false => Cow::Borrowed(&graph),
+            };
             let part = ModelProto {
-                graph: Some(cut(graph, input, &outputs)?),
+                graph: Some(cut(from, input, &outputs)?),
                 ..proto.clone()
             };
-            let plan = compile(&part, &shape)?;
+            let plan = compile(part, &shape)?;
             if let Some(activations) = &stage.activations {
                 shape = f32_shape(&plan, outputs.len() - 1)
                     .ok_or_else(|| LoadError::Activations(activations.clone()))?;
@@ -165,10 +170,11 @@ impl Stage {
     }
 }
 
-fn compile(part: &ModelProto, shape: &[usize]) -> Result<Arc<TypedRunnableModel>, LoadError> {
+fn compile(part: ModelProto, shape: &[usize]) -> Result<Arc<TypedRunnableModel>, LoadError> {
     let mut model = tract_onnx::onnx()
-        .model_for_proto_model(part)
+        .model_for_proto_model(&part)
         .map_err(not_onnx)?;
+    drop(part);
     model
         .set_input_fact(0, InferenceFact::dt_shape(DatumType::F32, shape))
         .map_err(unsupported)?;

@@ -4,23 +4,23 @@
 //! makes a constant larger and would convert the weights at every inference, so the casts are folded
 //! here, once, before tract sees the graph.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use half::f16;
 use tract_onnx::pb::{GraphProto, NodeProto, TensorProto, tensor_proto::DataType};
 
 /// Replaces every f16 initialiser that is cast to f32 by the f32 one, and drops the casts.
 pub(super) fn widen_f16_weights(graph: &mut GraphProto) {
-    let halves: HashMap<String, TensorProto> = graph
+    let halves: HashMap<&str, &TensorProto> = graph
         .initializer
         .iter()
         .filter(|tensor| is_raw_f16(tensor))
-        .map(|tensor| (tensor.name.clone(), tensor.clone()))
+        .map(|tensor| (tensor.name.as_str(), tensor))
         .collect();
     let mut widened = Vec::new();
     graph.node.retain(|node| {
         let Some(half) = is_cast_to_f32(node)
-            .then(|| halves.get(&node.input[0]))
+            .then(|| halves.get(node.input[0].as_str()))
             .flatten()
         else {
             return true;
@@ -28,15 +28,13 @@ pub(super) fn widen_f16_weights(graph: &mut GraphProto) {
         widened.push(widen(half, &node.output[0]));
         false
     });
-    let still_used: Vec<&str> = graph
-        .node
-        .iter()
+    let still_used: HashSet<&str> = (graph.node.iter())
         .flat_map(|node| &node.input)
         .map(String::as_str)
         .collect();
     graph
         .initializer
-        .retain(|tensor| !halves.contains_key(&tensor.name) || still_used.contains(&&*tensor.name));
+        .retain(|tensor| !is_raw_f16(tensor) || still_used.contains(tensor.name.as_str()));
     graph.initializer.extend(widened);
 }
 

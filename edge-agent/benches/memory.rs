@@ -1,0 +1,283 @@
+//! What `edge-agent run` keeps in memory while it answers: `cargo bench --workspace --bench memory -- --images FOLDER`.
+//!
+//! The built program answers the photos of a folder, posted to its API by several callers, with one network on the device
+//! and no cloud. `/proc/PID/status` is read ten times a second. Files are the program itself and its libraries, of which the
+//! system drops from memory whatever is not in use once it needs the room: what of them was in use in the second half of the
+//! work is told too. The goal is one and a half times the weights, as the numbers that are multiplied, and 30 MB.
+
+use std::{
+    error::Error,
+    fs,
+    io::{self, BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use tempfile::TempDir;
+
+/// Networks with their weights in megabytes, four bytes a number.
+const NETWORKS: [(&str, f64); 2] = [("squeezenet1.0", 5.0), ("efficientnet-lite0", 18.6)];
+/// Time without an image after which memory is read once more: freed pages are given back within ten seconds.
+const REST: Duration = Duration::from_secs(12);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+#[derive(Parser)]
+struct Arguments {
+    /// A folder of JPEG photos; by default the samples, which are small.
+    #[arg(long)]
+    images: Option<PathBuf>,
+    /// Seconds of work.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Callers, each of which has an image answered at a time.
+    #[arg(long, default_value_t = 4)]
+    callers: usize,
+    /// The program to measure, in place of the one that was built.
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_edge-agent"))]
+    program: PathBuf,
+    /// Further lines for its configuration.
+    #[arg(long, default_value = "")]
+    config: String,
+    /// As cargo passes it.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// Megabytes of a process, by the system's count.
+#[derive(Clone, Copy)]
+struct Memory {
+    resident: f64,
+    /// Pages of files among it: of the program itself and its libraries.
+    files: f64,
+}
+
+/// What came of the work.
+struct Work {
+    answered: usize,
+    /// The least first.
+    memory: Vec<Memory>,
+    /// Megabytes of files that were in use in its second half.
+    files_in_use: f64,
+}
+
+/// The program at work; killed with this.
+struct Device {
+    _folder: TempDir,
+    process: Child,
+    address: String,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments = Arguments::parse();
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+    let folder = arguments.images.clone();
+    let photos = photos(&folder.unwrap_or_else(|| models.join("samples/photos")))?;
+    let bytes = photos.iter().map(Vec::len).sum::<usize>() / photos.len();
+    println!(
+        "{} photos of {:.0} KB on average, {} callers, {} s; MB, in brackets those of files\n",
+        photos.len(),
+        bytes as f64 / 1e3,
+        arguments.callers,
+        arguments.seconds
+    );
+    println!(
+        "| network | loaded | at work, median | at work, most | files in use | {} s later | most ever | goal | images/s |",
+        REST.as_secs()
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    for (network, weights) in NETWORKS {
+        let device = Device::start(&arguments, &models, network)?;
+        thread::sleep(Duration::from_secs(1));
+        let loaded = device.memory()?;
+        let work = device.work(&arguments, &photos)?;
+        thread::sleep(REST);
+        let rested = device.memory()?;
+        println!(
+            "| {network} | {} | {} | {} | {:.1} | {} | {:.1} | {:.1} | {:.1} |",
+            words(loaded),
+            words(work.memory[work.memory.len() / 2]),
+            words(work.memory[work.memory.len() - 1]),
+            work.files_in_use,
+            words(rested),
+            device.status("VmHWM:")?,
+            weights * 1.5 + 30.0,
+            work.answered as f64 / arguments.seconds as f64,
+        );
+    }
+    Ok(())
+}
+
+impl Device {
+    fn start(arguments: &Arguments, models: &Path, network: &str) -> Result<Self, Box<dyn Error>> {
+        let folder = tempfile::tempdir()?;
+        let cascade = folder.path().join("cascade.toml");
+        let alone = format!(
+            "name = \"alone\"\ndescription = \"one network\"\nentry = {network:?}\n\
+             [[node]]\nnetwork = {network:?}\nsite = \"device\"\n"
+        );
+        fs::write(&cascade, alone)?;
+        let config = folder.path().join("edge-agent.toml");
+        let text = format!(
+            "models = {models:?}\ncascade = {cascade:?}\ndeadline_ms = 60_000\n{}\n[api]\naddress = \"127.0.0.1:0\"\n",
+            arguments.config
+        );
+        fs::write(&config, text)?;
+        let mut process = Command::new(&arguments.program)
+            .args(["run".as_ref(), "--config".as_ref(), config.as_os_str()])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = process.stdout.take().ok_or("it has no output")?;
+        let mut said = String::new();
+        BufReader::new(stdout).read_line(&mut said)?;
+        let address = said.trim().strip_prefix("answering at http://");
+        let address = address.ok_or("it did not start")?.to_owned();
+        Ok(Self {
+            _folder: folder,
+            process,
+            address,
+        })
+    }
+
+    /// Has images answered.
+    fn work(&self, arguments: &Arguments, photos: &Arc<[Vec<u8>]>) -> Result<Work, Box<dyn Error>> {
+        let half = Duration::from_secs(arguments.seconds) / 2;
+        let half_time = Instant::now() + half;
+        let until = half_time + half;
+        let callers: Vec<_> = (0..arguments.callers)
+            .map(|caller| {
+                let (address, photos) = (self.address.clone(), photos.clone());
+                // Callers are at different photos.
+                let first = caller * photos.len() / arguments.callers;
+                thread::spawn(move || {
+                    let mut answered = 0;
+                    for photo in photos.iter().cycle().skip(first) {
+                        if Instant::now() >= until {
+                            break;
+                        }
+                        post(&address, photo)?;
+                        answered += 1;
+                    }
+                    Ok::<usize, io::Error>(answered)
+                })
+            })
+            .collect();
+        let mut memory = Vec::new();
+        let mut is_first_half = true;
+        while Instant::now() < until {
+            thread::sleep(LOOK_EVERY);
+            memory.push(self.memory()?);
+            if is_first_half && Instant::now() >= half_time {
+                is_first_half = false;
+                self.forget_use()?;
+            }
+        }
+        let files_in_use = self.files_in_use()?;
+        let mut answered = 0;
+        for caller in callers {
+            answered += caller.join().map_err(|_| "a caller panicked")??;
+        }
+        memory.sort_by(|a, b| a.resident.total_cmp(&b.resident));
+        Ok(Work {
+            answered,
+            memory,
+            files_in_use,
+        })
+    }
+
+    fn memory(&self) -> Result<Memory, Box<dyn Error>> {
+        Ok(Memory {
+            resident: self.status("VmRSS:")?,
+            files: self.status("RssFile:")?,
+        })
+    }
+
+    /// From now on the system notes anew which pages are in use.
+    fn forget_use(&self) -> io::Result<()> {
+        fs::write(format!("/proc/{}/clear_refs", self.process.id()), "1")
+    }
+
+    /// Megabytes of files in use since then.
+    fn files_in_use(&self) -> Result<f64, Box<dyn Error>> {
+        let text = fs::read_to_string(format!("/proc/{}/smaps", self.process.id()))?;
+        let (mut is_file, mut in_use) = (false, 0.0);
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            match words.next() {
+                Some("Referenced:") if is_file => {
+                    in_use += megabytes(&line["Referenced:".len()..])?
+                }
+                // A mapping begins: addresses, rights, offset, device, inode, path.
+                Some(first) if !first.ends_with(':') => {
+                    is_file = words.nth(4).is_some_and(|path| path.starts_with('/'));
+                }
+                _ => {}
+            }
+        }
+        Ok(in_use)
+    }
+
+    /// A line of the process's status, in megabytes.
+    fn status(&self, line: &str) -> Result<f64, Box<dyn Error>> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let mut lines = text.lines();
+        let value = lines
+            .find_map(|l| l.strip_prefix(line))
+            .ok_or("no such line")?;
+        megabytes(value)
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// As the system writes it, in units of 1024 bytes.
+fn megabytes(text: &str) -> Result<f64, Box<dyn Error>> {
+    let kilobytes: f64 = text.trim().trim_end_matches(" kB").parse()?;
+    Ok(kilobytes * 1024.0 / 1e6)
+}
+
+/// Has a photo answered, over a connection of its own.
+fn post(address: &str, photo: &[u8]) -> io::Result<()> {
+    let mut connection = TcpStream::connect(address)?;
+    let length = photo.len();
+    let head = format!(
+        "POST /v1/classify HTTP/1.1\r\nHost: {address}\r\nContent-Type: image/jpeg\r\n\
+         Content-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    connection.write_all(head.as_bytes())?;
+    connection.write_all(photo)?;
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer)?;
+    match answer.starts_with(b"HTTP/1.1 200 ") {
+        true => Ok(()),
+        false => Err(io::Error::other(String::from_utf8_lossy(&answer))),
+    }
+}
+
+fn words(memory: Memory) -> String {
+    format!("{:.1} ({:.1})", memory.resident, memory.files)
+}
+
+fn photos(folder: &Path) -> Result<Arc<[Vec<u8>]>, Box<dyn Error>> {
+    let mut photos = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
+        if extension == "jpg" || extension == "jpeg" {
+            photos.push(fs::read(path)?);
+        }
+    }
+    if photos.is_empty() {
+        return Err(format!("there is no photo in {}: give --images", folder.display()).into());
+    }
+    Ok(photos.into())
+}
