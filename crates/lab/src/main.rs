@@ -7,7 +7,8 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use outpost_lab::{
-    bench, encoders, evaluate, fetch, fleet, learn, link, load, replay, report, soak, summarise, trace,
+    bench, encoders, evaluate, fetch, fleet, learn, link, load, replay, report, soak, summarise,
+    trace,
 };
 
 /// Fetch and measure networks; trace, learn and judge exit policies; summarise answers.

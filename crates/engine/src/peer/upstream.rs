@@ -27,8 +27,8 @@ use outpost_transport::{Channel, Protocol, WireBytes};
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use super::{
-    BudgetConfig, Budgets, EncodersError, EnergyUse, LateCall, Offload, Over, Packing, Patience, Peer,
-    PeerConfig, PeerError, Place, Sent, Thrift, Waiting, lock, remote::RemoteNetwork,
+    BudgetConfig, Budgets, EncodersError, EnergyUse, LateCall, Offload, Over, Packing, Patience,
+    Peer, PeerConfig, PeerError, Place, Sent, Thrift, Waiting, lock, remote::RemoteNetwork,
 };
 use crate::picture::Picture;
 

@@ -36,7 +36,7 @@ use super::{
 use crate::{
     host,
     learn::load_cascade,
-    soak::ProgramError,
+    programs::ProgramError,
     table::{percent, row, table},
 };
 use real::{Real, Sent, Served, Unloaded};
