@@ -274,7 +274,7 @@ fn rows_of(
 }
 
 /// Milliseconds with their interval.
-pub(crate) fn milliseconds(estimate: Option<Estimate>) -> String {
+fn milliseconds(estimate: Option<Estimate>) -> String {
     estimate.map_or("–".to_owned(), |estimate| {
         format!(
             "{:.0} ({:.0}–{:.0})",

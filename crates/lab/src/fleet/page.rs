@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::{
-    Results, cost, gbit, milliseconds, notes,
+    Results, cost, gbit, notes,
     rows::Row,
     servers,
     validate::Record,
@@ -178,15 +178,29 @@ fn policies(results: &Results) -> Markup {
     }
 }
 
+/// The name of a policy without the operating points that a goal came to, which the table of policies has.
+fn goal(policy: &Policy) -> &str {
+    let name = policy.name.as_str();
+    name.split_once(" (").map_or(name, |(goal, _)| goal)
+}
+
 fn fleets(results: &Results) -> Markup {
     let is_given = results.plan.server.count.is_some();
     let row = |row: &Row| {
         let run = &row.sized.run;
         html! { tr {
             th { @if row.policy.kind == Kind::CloudOnly { (count(Some(&row.sized.devices))) } }
-            td style="text-align:left" { (row.policy.name) }
+            td style="text-align:left" { (goal(&row.policy)) }
             td { b { (servers(row, is_given)) } }
-            td { (milliseconds(run.sent_p99)) }
+            td {
+                @match run.sent_p99 {
+                    Some(p99) => {
+                        (format!("{:.0}", 1e3 * p99.value))
+                        small { (format!("{:.0}–{:.0}", 1e3 * p99.low, 1e3 * p99.high)) }
+                    }
+                    None => "–",
+                }
+            }
             td { (run.in_time.map_or("–".to_owned(), |e| format!("{:.2} %", 100.0 * e.value))) }
             td { (percent(run.accuracy)) }
             td { (percent(run.utilisation)) }

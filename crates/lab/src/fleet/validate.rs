@@ -2,9 +2,9 @@
 //! same images at the same times.
 //!
 //! The service is real, and so are its clients, one connection a device; images are sent as a policy decides on a trace. What is
-//! not real is the devices' own networks: 64 devices do not fit in one machine, so that their time is waited for. First the
-//! service is measured without load: times of batches by size, of decoding, of the rest of a call. These are all that the
-//! simulator is told.
+//! not real is the devices' own networks: 64 devices do not fit in one machine, so that their time is waited for. In the first
+//! half of each run the service tells how long things take under that load: batches by size, decoding, the rest of a call. This is
+//! all that the simulator is told; the second half, of other images at other times, is compared.
 
 mod real;
 mod record;
@@ -39,11 +39,13 @@ use crate::{
     programs::ProgramError,
     table::{percent, row, table},
 };
-use real::{Real, Sent, Served, Unloaded};
+use real::{Real, Sent, Served, Timings};
 pub use record::{Compared, Point, Record, not_validated};
 
-/// Share of the images of a run that fill it and do not count.
-const WARM_UP: f64 = 0.05;
+/// Share of the images of a run that tell how long things take; those after them are compared.
+const TELLING: f64 = 0.5;
+/// A size of batches that comes up less often in them is one that was measured without load, too.
+const OFTEN: usize = 20;
 /// Simulations of each run, with other draws of the times of batches; their mean is what is compared.
 const REPLICATIONS: u64 = 10;
 /// How near the simulator must come.
@@ -89,7 +91,7 @@ pub struct ValidateArgs {
     /// Images that each number of devices sends; a run takes as long as that does.
     #[arg(long, default_value_t = 2000)]
     pub sent: usize,
-    /// Batches of each size to measure first.
+    /// Batches of each size to measure first, without load.
     #[arg(long, default_value_t = 40)]
     pub batches: usize,
     /// The service's `batching.max_batch`.
@@ -241,26 +243,31 @@ pub fn run(args: &ValidateArgs, out: &mut dyn Write) -> Result<(), ValidateError
     let style = "{wide_bar:.cyan/dim} {elapsed}, {pos} of {len}  {msg}";
     bar.set_style(ProgressStyle::with_template(style).expect("the template is well-formed"));
     bar.enable_steady_tick(Duration::from_millis(500));
-    let mut before = real.unloaded(args.max_batch, args.batches)?;
-    let mut all = before.clone();
+    let alone = real.alone(args.max_batch, args.batches)?;
+    let mut all = Timings::default();
     let mut points = Vec::new();
     for &devices in &args.devices {
         bar.set_message(format!("{devices} devices"));
-        let per_second = validation.rate(&before, devices);
+        let per_second = validation.rate(&alone, devices);
         let schedule = validation.schedule(devices, per_second);
-        let served = real.serve(devices, &schedule)?;
-        // A machine is not the same all the time: what it takes without load is measured around each run.
-        let after = real.unloaded(args.max_batch, args.batches)?;
-        let around = before.and(&after);
-        let simulated = validation.simulated(&schedule, devices, &around);
+        let (served, called) = real.serve(devices, &schedule)?;
+        let compared_from = schedule[telling(&schedule)].arrival.at.0;
+        let of_half = |is_compared: bool| {
+            let half = called.iter().copied();
+            let half = half.filter(|call| (call.taken >= compared_from) == is_compared);
+            Timings::of(half, args.instances)
+        };
+        let (told, later) = (of_half(false), of_half(true));
+        let drift = later.batch_seconds(1) / told.batch_seconds(1) - 1.0;
+        let told = told.with_rare(&alone, OFTEN);
+        let simulated = validation.simulated(&schedule, devices, &told);
         points.push(Point {
             devices,
             images_per_second_of_device: per_second,
-            drift: after.batch_seconds(1) / before.batch_seconds(1) - 1.0,
+            drift: drift.is_finite().then_some(drift),
             ..point(&schedule, &served, &simulated)
         });
-        all = all.and(&after);
-        before = after;
+        all = all.and(&told);
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -317,7 +324,7 @@ fn check(args: &ValidateArgs) -> Result<(), ValidateError> {
         return fails("--load must be above 0 and below 1");
     }
     if !(LEAST_SENT..=1_000_000).contains(&args.sent) {
-        return fails("--sent must be from 200 to 1000000: fewer images tell no p99");
+        return fails("--sent must be from 200 to 1000000: fewer tell no p99");
     }
     if !(1..=64).contains(&args.max_batch) || args.batches == 0 {
         return fails("--max-batch must be from 1 to 64, and --batches above 0");
@@ -379,9 +386,9 @@ fn images(args: &ValidateArgs, workload: &Workload) -> Result<Vec<Vec<u8>>, Vali
 
 impl Validation<'_> {
     /// Images a second of a device: as many as keep the service busy as wanted, and the device no busier than half of its time.
-    fn rate(&self, unloaded: &Unloaded, devices: u32) -> f64 {
-        let networks = f64::from(self.args.instances) / unloaded.batch_seconds(1);
-        let decoders = f64::from(real::DECODERS) / unloaded.decode_seconds();
+    fn rate(&self, timings: &Timings, devices: u32) -> f64 {
+        let networks = f64::from(self.args.instances) / timings.batch_seconds(1);
+        let decoders = f64::from(real::DECODERS) / timings.decode_seconds();
         let wanted = self.args.load * networks.min(decoders) / self.policy.offload_rate;
         (wanted / f64::from(devices)).min(MOST_BUSY_DEVICE / self.policy.device_seconds)
     }
@@ -411,7 +418,7 @@ impl Validation<'_> {
     }
 
     /// What came of the images that were to be sent, in their order: simulated several times.
-    fn simulated(&self, schedule: &[Scheduled], devices: u32, unloaded: &Unloaded) -> Vec<Served> {
+    fn simulated(&self, schedule: &[Scheduled], devices: u32, timings: &Timings) -> Vec<Served> {
         let link = DeviceLink {
             round_trip: 0.0,
             uplink: f32::INFINITY,
@@ -419,8 +426,8 @@ impl Validation<'_> {
             loss: 0.0,
         };
         let links = vec![link; devices as usize];
-        let warm_up = warm_up(schedule);
-        let service = ServiceTimes::of(unloaded.batches.iter().copied());
+        let warm_up = telling(schedule);
+        let service = ServiceTimes::of(timings.batches.iter().copied());
         (0..REPLICATIONS)
             .map(|replication| {
                 let scenario = Scenario {
@@ -432,8 +439,8 @@ impl Validation<'_> {
                         rules: &self.rules,
                         service: &service,
                         decoders: real::DECODERS,
-                        decode_seconds: unloaded.decode_seconds(),
-                        call_seconds: unloaded.call_seconds(),
+                        decode_seconds: timings.decode_seconds(),
+                        call_seconds: timings.call_seconds(),
                     },
                     deadline: self.args.deadline / 1e3,
                     late: 0.0,
@@ -458,14 +465,14 @@ impl Validation<'_> {
     }
 }
 
-/// Images at the beginning of a run that do not count.
-fn warm_up(schedule: &[Scheduled]) -> usize {
-    (WARM_UP * schedule.len() as f64) as usize
+/// Images at the beginning of a run that tell how long things take.
+fn telling(schedule: &[Scheduled]) -> usize {
+    (TELLING * schedule.len() as f64) as usize
 }
 
 /// The figures of a run beside those of its simulations.
 fn point(schedule: &[Scheduled], served: &Served, simulated: &[Served]) -> Point {
-    let counted = &schedule[warm_up(schedule)..];
+    let counted = &schedule[telling(schedule)..];
     let begins = counted.first().map_or(0.0, |one| one.arrival.at.0);
     let served = Served(
         served
@@ -502,7 +509,7 @@ fn point(schedule: &[Scheduled], served: &Served, simulated: &[Served]) -> Point
     Point {
         devices: 0,
         images_per_second_of_device: 0.0,
-        drift: 0.0,
+        drift: None,
         images: counted.len(),
         sent: served.0.len(),
         compared: compared.collect(),
@@ -524,14 +531,14 @@ impl Served {
     }
 }
 
-fn write_times(path: &Path, unloaded: &Unloaded) -> Result<(), ValidateError> {
+fn write_times(path: &Path, timings: &Timings) -> Result<(), ValidateError> {
     let mut text = format!(
         "# {}, measured by `lab fleet validate`: decoding {:.2} ms, the rest of a call {:.2} ms.\nbatch,ms\n",
         host::cpu_model().unwrap_or_default(),
-        1e3 * unloaded.decode_seconds(),
-        1e3 * unloaded.call_seconds(),
+        1e3 * timings.decode_seconds(),
+        1e3 * timings.call_seconds(),
     );
-    for (images, seconds) in &unloaded.batches {
+    for (images, seconds) in &timings.batches {
         text += &format!("{images},{:.3}\n", 1e3 * seconds);
     }
     fs::write(path, text).map_err(file(path))
@@ -569,7 +576,11 @@ fn print(record: &Record, out: &mut dyn Write) -> io::Result<()> {
                 first(point.devices.to_string()),
                 [
                     first(point.sent.to_string()),
-                    first(format!("{:+.1} %", 100.0 * point.drift)),
+                    first(
+                        point
+                            .drift
+                            .map_or("–".to_owned(), |drift| format!("{:+.1} %", 100.0 * drift)),
+                    ),
                     compared.figure.clone(),
                     format!("{:.3}", compared.real),
                     format!("{:.3}", compared.simulated),
@@ -581,7 +592,7 @@ fn print(record: &Record, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(
         out,
-        "{rows}\ndrift: by how much a batch of one image took longer after the run than before it; where that is more than a few \
-         per cent, the machine had something else to do, and the run tells nothing"
+        "{rows}\ndrift: by how much a batch of one image took longer in the half that is compared than in the one that tells the \
+         times; where that is more than a few per cent, the machine had something else to do, and the run tells nothing"
     )
 }

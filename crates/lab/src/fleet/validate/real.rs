@@ -47,9 +47,9 @@ pub(super) struct Real {
     _folder: TempDir,
 }
 
-/// What the service takes without load.
+/// What the service takes.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Unloaded {
+pub(super) struct Timings {
     /// Images of a batch, and its seconds.
     pub(super) batches: Vec<(usize, f64)>,
     /// Seconds to decode an image, by call.
@@ -58,7 +58,35 @@ pub(super) struct Unloaded {
     calls: Vec<f64>,
 }
 
-impl Unloaded {
+impl Timings {
+    /// What a run's calls tell. Those of one batch are told the same time of it, to the microsecond, one after another or with
+    /// calls of other `instances` in between.
+    pub(super) fn of(called: impl IntoIterator<Item = Called>, instances: u32) -> Self {
+        let mut called: Vec<Called> = called.into_iter().collect();
+        called.sort_by(|a, b| a.done.total_cmp(&b.done));
+        let mut timings = Self::default();
+        for Called { took, times, .. } in called {
+            let mut latest = timings.batches.iter_mut().rev().take(instances as usize);
+            match latest.find(|(_, seconds)| *seconds == times.infer) {
+                Some((images, _)) => *images += 1,
+                None => timings.batches.push((1, times.infer)),
+            }
+            timings.decoding.push(times.decode);
+            let rest = took - times.queue - times.decode - times.infer;
+            timings.calls.push(rest.max(0.0));
+        }
+        timings
+    }
+
+    /// The same, with what was measured before for sizes of batches that came up less than so often.
+    pub(super) fn with_rare(mut self, before: &Self, often: usize) -> Self {
+        let count = |size: usize| self.batches.iter().filter(|(of, _)| *of == size).count();
+        let is_rare = |&&(size, _): &&(usize, f64)| count(size) < often;
+        let rare: Vec<(usize, f64)> = before.batches.iter().filter(is_rare).copied().collect();
+        self.batches.extend(rare);
+        self
+    }
+
     /// This and what was measured later.
     pub(super) fn and(&self, later: &Self) -> Self {
         Self {
@@ -96,6 +124,18 @@ pub(super) struct Sent {
     pub(super) is_answered: bool,
 }
 
+/// An answered call.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Called {
+    /// When its image came, in seconds since the origin.
+    pub(super) taken: f64,
+    /// When it was answered.
+    done: f64,
+    /// Seconds from when it was to be sent to then.
+    took: f64,
+    times: Times,
+}
+
 /// The images of a run that were to be sent.
 #[derive(Debug, Clone)]
 pub(super) struct Served(pub(super) Vec<Sent>);
@@ -103,6 +143,7 @@ pub(super) struct Served(pub(super) Vec<Sent>);
 /// Where the time of a call went, in seconds, as the service told.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Times {
+    queue: f64,
     decode: f64,
     infer: f64,
 }
@@ -185,15 +226,11 @@ impl Real {
     }
 
     /// Measures the service without load: batches of 1 to `max_batch` images, in turn.
-    pub(super) fn unloaded(
-        &self,
-        max_batch: usize,
-        of_each: usize,
-    ) -> Result<Unloaded, ValidateError> {
+    pub(super) fn alone(&self, max_batch: usize, of_each: usize) -> Result<Timings, ValidateError> {
         self.runtime.block_on(async {
             let channel = self.channel().await?;
             let mut next = 0;
-            let mut unloaded = Unloaded::default();
+            let mut timings = Timings::default();
             for round in 0..of_each + WARM_UP_CALLS {
                 for images in 1..=max_batch {
                     let chosen: Vec<usize> = (0..images)
@@ -208,15 +245,15 @@ impl Real {
                     if round < WARM_UP_CALLS {
                         continue;
                     }
-                    unloaded.batches.push((images, times.infer));
-                    unloaded.decoding.push(times.decode / images as f64);
+                    timings.batches.push((images, times.infer));
+                    timings.decoding.push(times.decode / images as f64);
                     if images == 1 {
                         let rest = took - times.decode - times.infer;
-                        unloaded.calls.push(rest);
+                        timings.calls.push(rest);
                     }
                 }
             }
-            Ok(unloaded)
+            Ok(timings)
         })
     }
 
@@ -225,7 +262,7 @@ impl Real {
         &self,
         devices: u32,
         schedule: &[Scheduled],
-    ) -> Result<Served, ValidateError> {
+    ) -> Result<(Served, Vec<Called>), ValidateError> {
         self.runtime.block_on(async {
             let mut channels = Vec::new();
             for _ in 0..devices {
@@ -247,20 +284,29 @@ impl Real {
                 let channel = channels[one.arrival.device as usize].clone();
                 running.spawn(async move {
                     let called = tokio::time::timeout(left, call(channel, request, left)).await;
-                    let seconds = origin.elapsed().as_secs_f64() - taken;
-                    Sent {
+                    let done = origin.elapsed().as_secs_f64();
+                    let times = called.ok().and_then(Result::ok);
+                    let sent = Sent {
                         taken,
-                        seconds: seconds.min(deadline.as_secs_f64()),
-                        is_answered: matches!(called, Ok(Ok(_))),
-                    }
+                        seconds: (done - taken).min(deadline.as_secs_f64()),
+                        is_answered: times.is_some(),
+                    };
+                    let called = times.map(|times| Called {
+                        taken,
+                        done,
+                        took: done - at,
+                        times,
+                    });
+                    (sent, called)
                 });
                 while let Some(one) = running.try_join_next() {
                     sent.push(one.expect("calls do not panic"));
                 }
             }
             sent.extend(running.join_all().await);
-            sent.sort_by(|a, b| a.taken.total_cmp(&b.taken));
-            Ok(Served(sent))
+            sent.sort_by(|a: &(Sent, _), b| a.0.taken.total_cmp(&b.0.taken));
+            let (sent, called): (Vec<Sent>, Vec<Option<Called>>) = sent.into_iter().unzip();
+            Ok((Served(sent), called.into_iter().flatten().collect()))
         })
     }
 }
@@ -293,6 +339,7 @@ fn times(metadata: &MetadataMap) -> Option<Times> {
         Some(milliseconds / 1e3)
     };
     Some(Times {
+        queue: of("queue")?,
         decode: of("decode")?,
         infer: of("infer")?,
     })
@@ -303,12 +350,47 @@ mod tests {
     use super::*;
 
     #[test]
+    fn calls_of_one_batch_are_known_by_its_time() {
+        let called = |done: f64, infer: f64| Called {
+            taken: 0.0,
+            done,
+            took: infer + 0.004,
+            times: Times {
+                queue: 0.001,
+                decode: 0.002,
+                infer,
+            },
+        };
+        let run = [
+            called(0.3, 0.030),
+            called(0.1, 0.020),
+            called(0.2, 0.020),
+            called(0.4, 0.020),
+        ];
+        let timings = Timings::of(run, 1);
+        assert_eq!(timings.batches, [(2, 0.020), (1, 0.030), (1, 0.020)]);
+        assert!((timings.decode_seconds() - 0.002).abs() < 1e-12);
+        assert!((timings.call_seconds() - 0.001).abs() < 1e-12);
+        let before = Timings {
+            batches: vec![(1, 0.010), (3, 0.060)],
+            ..Timings::default()
+        };
+        let both = timings.with_rare(&before, 2);
+        assert!(both.batches.contains(&(3, 0.060)));
+        assert!(!both.batches.contains(&(1, 0.010)));
+        // Two instances answer in turns.
+        let turns = [called(0.1, 0.02), called(0.2, 0.03), called(0.3, 0.02)];
+        assert_eq!(Timings::of(turns, 2).batches, [(2, 0.02), (1, 0.03)]);
+    }
+
+    #[test]
     fn the_services_own_times_are_read() {
         let mut metadata = MetadataMap::new();
         assert_eq!(times(&metadata), None);
         let header = "queue;dur=0.1, decode;dur=2.000, infer;dur=25.500, total;dur=28";
         metadata.insert("server-timing", header.parse().unwrap());
         let expected = Times {
+            queue: 0.0001,
             decode: 0.002,
             infer: 0.0255,
         };

@@ -60,11 +60,11 @@ pub struct Record {
     pub seed: u64,
     /// How near the simulator must come, as a share of what is real.
     pub tolerance: f64,
-    /// Mean milliseconds of batches of 1, 2, … images, measured without load.
+    /// Mean milliseconds of batches of 1, 2, … images.
     pub batch_ms: Vec<f64>,
-    /// Milliseconds to decode an image, measured so.
+    /// Milliseconds to decode an image.
     pub decode_ms: f64,
-    /// Milliseconds of the rest of a call, measured so.
+    /// Milliseconds of the rest of a call.
     pub call_ms: f64,
     /// By number of devices.
     pub points: Vec<Point>,
@@ -78,9 +78,9 @@ pub struct Point {
     pub devices: u32,
     /// Images a second of each.
     pub images_per_second_of_device: f64,
-    /// By how much a batch of one image took longer after the run than before it, without load, as a share: what else the machine
-    /// had to do.
-    pub drift: f64,
+    /// By how much a batch of one image took longer in the half of the run that is compared than in the other, as a share: what
+    /// else the machine had to do. None where there was none.
+    pub drift: Option<f64>,
     /// Images that counted.
     pub images: usize,
     /// Of these, those that were sent.
@@ -231,7 +231,7 @@ pub(super) mod tests {
         Point {
             devices,
             images_per_second_of_device: 1.0,
-            drift: 0.0,
+            drift: Some(0.01),
             images: 1000,
             sent: 500,
             compared: vec![Compared {
