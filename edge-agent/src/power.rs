@@ -83,7 +83,7 @@ impl Power {
             })),
         };
         if power.follows() {
-            power.look();
+            *power.lock() = power.look();
         }
         metrics.runs_from(power.present(), false);
         power
@@ -162,12 +162,11 @@ impl Power {
             let before = self.present();
             let power = self.clone();
             // A driver answers for a file there, and may take its time.
-            if spawn_blocking(move || power.look()).await.is_err() {
+            let Ok(now) = spawn_blocking(move || power.look()).await else {
                 continue;
-            }
-            let now = self.present();
+            };
+            *self.lock() = now;
             let has_changed = now.class != before.class;
-            self.metrics.runs_from(now, has_changed);
             if has_changed {
                 tracing::info!(
                     from = before.class.as_str(),
@@ -177,6 +176,7 @@ impl Power {
                 );
                 self.enter(&agent, before.class);
             }
+            self.metrics.runs_from(now, has_changed);
         }
     }
 
@@ -203,16 +203,15 @@ impl Power {
         self.config.class == PowerClass::Auto
     }
 
-    /// Looks at the supplies.
-    fn look(&self) {
-        let found = Supplies::read(&self.config.supplies);
-        let mut present = self.lock();
-        match found {
-            Ok(supplies) => {
-                present.class = supplies.class(present.class, self.config.saver_below);
-                present.charge = supplies.charge();
-                present.is_blind = false;
-            }
+    /// What holds by the supplies as they are now.
+    fn look(&self) -> Present {
+        let present = self.present();
+        match Supplies::read(&self.config.supplies) {
+            Ok(supplies) => Present {
+                class: supplies.class(present.class, self.config.saver_below),
+                charge: supplies.charge(),
+                is_blind: false,
+            },
             Err(error) => {
                 if !present.is_blind {
                     tracing::warn!(
@@ -221,7 +220,10 @@ impl Power {
                         "what the device runs from cannot be told: it is taken to be as before"
                     );
                 }
-                present.is_blind = true;
+                Present {
+                    is_blind: true,
+                    ..present
+                }
             }
         }
     }

@@ -1,29 +1,30 @@
 //! `[power]`: a device that spares its battery, as the system's power supplies say.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::symlink, path::Path};
 
 use outpost_tests::{CertificateFolder, CloudService, repository, some_cifar};
 use serde_json::Value;
 
 use crate::run::{Device, json, until};
 
-/// What the system would tell of a laptop's supplies.
-fn supply(folder: &Path, name: &str, says: &[(&str, &str)]) {
-    let folder = folder.join("supplies").join(name);
-    fs::create_dir_all(&folder).unwrap();
-    for (file, text) in says {
-        fs::write(folder.join(file), format!("{text}\n")).unwrap();
-    }
-}
-
+/// What the system tells of a laptop's supplies from now on, at once.
 fn plug(folder: &Path, online: &str, status: &str, capacity: &str) {
-    supply(folder, "AC", &[("type", "Mains"), ("online", online)]);
+    let supplies = tempfile::tempdir_in(folder).unwrap().keep();
+    let supply = |name: &str, says: &[(&str, &str)]| {
+        fs::create_dir(supplies.join(name)).unwrap();
+        for (file, text) in says {
+            fs::write(supplies.join(name).join(file), format!("{text}\n")).unwrap();
+        }
+    };
+    supply("AC", &[("type", "Mains"), ("online", online)]);
     let battery = [
         ("type", "Battery"),
         ("status", status),
         ("capacity", capacity),
     ];
-    supply(folder, "BAT0", &battery);
+    supply("BAT0", &battery);
+    symlink(&supplies, folder.join("next")).unwrap();
+    fs::rename(folder.join("next"), folder.join("supplies")).unwrap();
 }
 
 fn device(cloud: &CloudService, certificates: &CertificateFolder, extra: &str) -> Device {
@@ -84,16 +85,18 @@ fn offloads_end_with_their_energy_while_the_device_runs_from_its_battery() {
     assert!(power(&device)["joules_spent"].as_f64().unwrap() > 100.0);
     // A byte takes a joule: not one image is sent.
     plug(&folder, "0", "Discharging", "50");
-    let on_battery = becomes(&device, "battery");
-    assert_eq!(on_battery["joules_left"], 1.0);
+    becomes(&device, "battery");
+    until("the bound", || {
+        (power(&device)["joules_left"] == 1.0).then_some(())
+    });
     assert_eq!(reason(&device), "fallback:budget");
     until("the operating point", || {
         (goal(&device) != before).then_some(())
     });
-    assert_eq!(
-        device.metric("outpost_edge_power_class{class=\"battery\"}"),
-        Some(1.0)
-    );
+    until("the metric", || {
+        let metric = device.metric("outpost_edge_power_class{class=\"battery\"}");
+        (metric == Some(1.0)).then_some(())
+    });
     // Nearly empty: one offload an hour, whatever it takes.
     plug(&folder, "0", "Discharging", "5");
     becomes(&device, "saver");
@@ -113,11 +116,11 @@ fn offloads_end_with_their_energy_while_the_device_runs_from_its_battery() {
     fs::rename(folder.join("away"), folder.join("supplies")).unwrap();
     plug(&folder, "1", "Charging", "6");
     becomes(&device, "mains");
+    let changes = "outpost_edge_power_class_changes_total";
+    until("the change", || {
+        (device.metric(changes) == Some(3.0)).then_some(())
+    });
     assert_eq!(reason(&device), "offloaded");
-    assert_eq!(
-        device.metric("outpost_edge_power_class_changes_total"),
-        Some(3.0)
-    );
     assert_eq!(device.metric("outpost_edge_battery_charge{}"), Some(0.06));
     let (log, _folder) = device.end();
     assert!(log.contains("the device runs from something else"), "{log}");
