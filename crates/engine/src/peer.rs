@@ -212,6 +212,19 @@ pub enum PeerError {
     /// Two endpoints are one.
     #[error("the endpoint {0} is there twice: leave one out")]
     SameUrl(String),
+    /// Connections would be asked for a sign of life without a pause.
+    #[error(
+        "`keep_alive_seconds` is 0: give the seconds of silence, 1 or more; where a connection is to cost nothing, set `close_idle_seconds`"
+    )]
+    KeepAlive,
+    /// A time beyond reason.
+    #[error("`{field}` is {seconds}: give at most {}, a day", config::MOST_SECONDS)]
+    Seconds {
+        /// The field.
+        field: &'static str,
+        /// What it is.
+        seconds: u32,
+    },
     /// Endpoints would be asked without a pause.
     #[error("`health_every_ms` is 0: give the milliseconds between two questions, 1 or more")]
     HealthEvery,

@@ -2,7 +2,8 @@
 //!
 //! A call carries a photo's worth of bytes (30 KB) there and the probabilities of 1000 classes
 //! back, one call at a time. Then, how long connecting takes: over each protocol, where UDP is
-//! blocked, and where nothing listens.
+//! blocked, and where nothing listens. Then the first call after a connection was closed for being idle: of a new channel, and
+//! of one that resumes its TLS session; with the bytes on the wire of each.
 
 use std::{
     error::Error,
@@ -97,8 +98,42 @@ async fn measure(service: &tokio::runtime::Runtime) -> Result<(), Box<dyn Error>
         }
         report(what, times);
     }
+    for transport in [Transport::H2, Transport::H3] {
+        let resuming = channel(both, transport)?;
+        first_call(&resuming).await?;
+        for (what, is_resumed) in [("a new channel", false), ("a resumed session", true)] {
+            let (mut times, mut bytes) = (Vec::with_capacity(CONNECTIONS), 0);
+            for _ in 0..CONNECTIONS {
+                let new = channel(both, transport)?;
+                let channel = if is_resumed { &resuming } else { &new };
+                channel.retire();
+                let (time, wire) = first_call(channel).await?;
+                times.push(time);
+                bytes += wire;
+            }
+            report(&format!("first call, {transport}, {what}"), times);
+            println!(
+                "| its bytes on the wire | {} | |",
+                bytes / CONNECTIONS as u64
+            );
+        }
+    }
     drop(blocked);
     Ok(())
+}
+
+/// Makes a call over a new connection; gives its time and what both cost on the wire.
+async fn first_call(channel: &Channel) -> Result<(Duration, u64), Box<dyn Error>> {
+    let total = || {
+        let [h2, h3] = [Protocol::H2, Protocol::H3].map(|protocol| channel.wire().bytes(protocol));
+        let both = h2 + h3;
+        both.sent + both.received
+    };
+    let before = total();
+    let started = Instant::now();
+    let mut client = GrpcInferenceServiceClient::new(channel.clone());
+    client.model_infer(photo()).await?;
+    Ok((started.elapsed(), total() - before))
 }
 
 fn report(what: &str, mut times: Vec<Duration>) {

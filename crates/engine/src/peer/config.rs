@@ -15,6 +15,9 @@ use tonic::codegen::http::Uri;
 
 use super::{PeerError, packing::Encoding};
 
+/// A day.
+pub(super) const MOST_SECONDS: u32 = 86_400;
+
 /// Where a peer is, and how it is asked.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +31,13 @@ pub struct PeerConfig {
     /// has over HTTP/2.
     #[serde(default)]
     pub congestion: Option<Congestion>,
+    /// Seconds that a connection may be silent before it is asked for a sign of life: over HTTP/2 while an image is on its way,
+    /// over HTTP/3 always. Default 5.
+    #[serde(default = "five")]
+    pub keep_alive_seconds: u32,
+    /// Seconds without a call after which a connection is closed, so that it costs nothing; 0 keeps it open. Default 0.
+    #[serde(default)]
+    pub close_idle_seconds: u32,
     /// Certificate authority to trust, PEM; the public ones where it is absent.
     #[serde(default)]
     pub certificate_authority: Option<PathBuf>,
@@ -120,6 +130,10 @@ impl OtherConfig {
     }
 }
 
+const fn five() -> u32 {
+    5
+}
+
 const fn ten_seconds() -> u64 {
     10_000
 }
@@ -173,6 +187,8 @@ impl PeerConfig {
             url: url.into(),
             transport: Transport::default(),
             congestion: None,
+            keep_alive_seconds: five(),
+            close_idle_seconds: 0,
             certificate_authority: None,
             token: None,
             client_certificate: None,
@@ -265,6 +281,20 @@ impl PeerConfig {
         let mut client = ClientConfig::new(&self.url);
         client.transport = self.transport;
         client.congestion = self.congestion;
+        for (field, seconds) in [
+            ("keep_alive_seconds", self.keep_alive_seconds),
+            ("close_idle_seconds", self.close_idle_seconds),
+        ] {
+            if seconds > MOST_SECONDS {
+                return Err(PeerError::Seconds { field, seconds });
+            }
+        }
+        if self.keep_alive_seconds == 0 {
+            return Err(PeerError::KeepAlive);
+        }
+        client.keep_alive = Duration::from_secs(self.keep_alive_seconds.into());
+        let close_idle = Duration::from_secs(self.close_idle_seconds.into());
+        client.close_idle = Some(close_idle).filter(|limit| !limit.is_zero());
         client.server_name.clone_from(&self.server_name);
         if let Some(path) = &self.certificate_authority {
             let pem = std::fs::read(path).map_err(|source| PeerError::Authority {

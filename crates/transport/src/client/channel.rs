@@ -2,8 +2,9 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::{
@@ -11,7 +12,7 @@ use futures::{
     future::{BoxFuture, Shared},
 };
 use http::{HeaderValue, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, body::Body};
 
@@ -43,6 +44,24 @@ pub struct Channel {
 struct State {
     connector: Arc<Connector>,
     slot: Mutex<Numbered>,
+    calls: Mutex<Calls>,
+}
+
+/// Calls that are under way, and when there was one last.
+struct Calls {
+    under_way: usize,
+    latest: Instant,
+}
+
+/// A call, until its answer has begun.
+struct Calling<'a>(&'a State);
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        let mut calls = self.0.calls();
+        calls.under_way -= 1;
+        calls.latest = Instant::now();
+    }
 }
 
 /// What there is of a connection, and how often that was changed: an attempt that ends after another took its place
@@ -80,6 +99,10 @@ impl Channel {
                     slot: Slot::Idle,
                     number: 0,
                 }),
+                calls: Mutex::new(Calls {
+                    under_way: 0,
+                    latest: Instant::now(),
+                }),
             }),
         })
     }
@@ -106,7 +129,8 @@ impl Channel {
     pub async fn renew(&self) -> Result<Protocol, ConnectError> {
         let connection = self.state.connector.connect().await?;
         let protocol = connection.protocol();
-        self.state.slot().put(Slot::Ready(connection));
+        let mut slot = self.state.slot();
+        self.state.use_from_now_on(&mut slot, connection);
         Ok(protocol)
     }
 
@@ -182,10 +206,10 @@ impl Channel {
             if let Some(state) = state.upgrade() {
                 let mut slot = state.slot();
                 if slot.number == number {
-                    slot.put(match &result {
-                        Ok(connection) => Slot::Ready(connection.clone()),
-                        Err(_) => Slot::Idle,
-                    });
+                    match &result {
+                        Ok(connection) => state.use_from_now_on(&mut slot, connection.clone()),
+                        Err(_) => slot.put(Slot::Idle),
+                    }
                 }
             }
             result
@@ -205,6 +229,7 @@ impl Channel {
 
     async fn answer(self, mut request: Request<Body>) -> Result<Response<Body>, Status> {
         let time_allowed = TimeAllowed::from_headers(request.headers())?;
+        let _calling = self.state.calling();
         self.complete(&mut request);
         let Some(time_allowed) = time_allowed else {
             return Ok(self.send(request).await?);
@@ -264,6 +289,32 @@ impl Channel {
     }
 }
 
+/// Retires the connection of that number once there was no call for so long; ends with it. Answers that are still read end
+/// over it, and then it closes.
+async fn close_once_idle(state: Weak<State>, number: u64, limit: Duration) {
+    loop {
+        let idle_at = {
+            let Some(state) = state.upgrade() else { return };
+            let mut slot = state.slot();
+            if slot.number != number {
+                return;
+            }
+            let calls = state.calls();
+            let since = if calls.under_way > 0 {
+                Instant::now()
+            } else {
+                calls.latest
+            };
+            if since + limit <= Instant::now() {
+                slot.put(Slot::Idle);
+                return;
+            }
+            since + limit
+        };
+        sleep_until(idle_at).await;
+    }
+}
+
 /// Whether a gRPC server can have answered this; a proxy's own word is a page.
 fn is_grpc(response: &Response<Body>) -> bool {
     let of_grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
@@ -276,6 +327,24 @@ fn is_grpc(response: &Response<Body>) -> bool {
 }
 
 impl State {
+    /// Makes calls over a connection, which is closed once there were none for as long as it may be idle.
+    fn use_from_now_on(self: &Arc<Self>, slot: &mut Numbered, connection: Connection) {
+        slot.put(Slot::Ready(connection));
+        if let Some(limit) = self.connector.target.close_idle {
+            self.calls().latest = Instant::now();
+            tokio::spawn(close_once_idle(Arc::downgrade(self), slot.number, limit));
+        }
+    }
+
+    fn calling(&self) -> Calling<'_> {
+        self.calls().under_way += 1;
+        Calling(self)
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().expect("no holder of the lock panics")
+    }
+
     fn slot(&self) -> MutexGuard<'_, Numbered> {
         self.slot.lock().expect("no holder of the lock panics")
     }

@@ -41,6 +41,10 @@ pub struct ClientConfig {
     /// HTTP/2 asks only while calls are in flight, QUIC always. A connection that stays silent for
     /// three times as long is given up.
     pub keep_alive: Duration,
+    /// How long a connection is kept without a call; the next one connects anew. Default: as long as the server keeps it.
+    ///
+    /// On a metered link it saves the keep-alives of either side, for a handshake before the next call.
+    pub close_idle: Option<Duration>,
     /// The algorithm that says how fast may be sent. Default: QUIC's is CUBIC, TCP's what the system has.
     pub congestion: Option<Congestion>,
 }
@@ -60,6 +64,7 @@ impl ClientConfig {
             // Often enough to notice a dead path within one patient user's wait, and longer than
             // the slowest usual round trip many times over.
             keep_alive: Duration::from_secs(5),
+            close_idle: None,
             congestion: None,
         }
     }
@@ -129,6 +134,7 @@ pub(super) struct Target {
     pub(super) connect_timeout: Duration,
     pub(super) max_message_bytes: usize,
     pub(super) keep_alive: Duration,
+    pub(super) close_idle: Option<Duration>,
     pub(super) congestion: Option<Congestion>,
 }
 
@@ -151,6 +157,7 @@ impl Target {
         for (name, zero) in [
             ("connect_timeout", config.connect_timeout.is_zero()),
             ("keep_alive", config.keep_alive.is_zero()),
+            ("close_idle", config.close_idle == Some(Duration::ZERO)),
             ("max_message_bytes", config.max_message_bytes == 0),
         ] {
             if zero {
@@ -189,6 +196,7 @@ impl Target {
             connect_timeout: config.connect_timeout,
             max_message_bytes: config.max_message_bytes,
             keep_alive: config.keep_alive,
+            close_idle: config.close_idle,
             congestion: config.congestion,
         })
     }

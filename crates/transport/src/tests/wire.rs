@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::{
-    fixture::{BOTH, Cloud, client, infer, request},
+    fixture::{BOTH, Cloud, LOOPBACK, certificates, client, infer, request},
     relay::{TcpRelay, UdpRelay},
 };
 use crate::{Channel, ClientConfig, Protocol, Transport, WireBytes, WireMeter};
@@ -105,6 +105,85 @@ async fn a_connection_that_is_open_counts_as_it_goes() {
         let after = channel.wire().bytes(protocol);
         assert!(after.sent > handshake.sent + 1000, "{after:?}");
         assert!(after.received > handshake.received + 1000, "{after:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_costs_its_keep_alives_and_one_that_is_closed_nothing() {
+    let cloud = Cloud::start().await;
+    let channel = |close_idle| {
+        Channel::new(ClientConfig {
+            keep_alive: Duration::from_millis(200),
+            close_idle,
+            ..cloud.config(Transport::H3)
+        })
+        .unwrap()
+    };
+    let kept = channel(None);
+    let closed = channel(Some(Duration::from_millis(400)));
+    for channel in [&kept, &closed] {
+        infer(channel, "echo").await.unwrap();
+    }
+    sleep(Duration::from_secs(1)).await;
+    assert!(kept.protocol().is_some());
+    assert_eq!(closed.protocol(), None);
+    let total = |channel: &Channel| {
+        let wire = channel.wire().bytes(Protocol::H3);
+        wire.sent + wire.received
+    };
+    let before = [&kept, &closed].map(total);
+    sleep(Duration::from_secs(4)).await;
+    let after = [&kept, &closed].map(total);
+    let each = (after[0] - before[0]) / 20;
+    println!("{each} bytes a keep-alive over HTTP/3, both ways");
+    // On a busy machine some are late.
+    assert!((40..400).contains(&each), "{each}");
+    assert_eq!(after[1], before[1]);
+    // The next call connects.
+    infer(&closed, "echo").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_connection_over_http2_costs_the_questions_of_the_service() {
+    let cloud = Cloud::start_with(certificates(), LOOPBACK, |config| {
+        // It asks in half of the time.
+        config.idle_timeout = Duration::from_secs(2);
+    });
+    let cloud = cloud.await;
+    let channel = cloud.channel(Transport::H2);
+    infer(&channel, "echo").await.unwrap();
+    let total = || {
+        let wire = channel.wire().bytes(Protocol::H2);
+        wire.sent + wire.received
+    };
+    // The first of them, with which the last acknowledgements of the call have come.
+    sleep(Duration::from_millis(1500)).await;
+    let before = total();
+    sleep(Duration::from_secs(4)).await;
+    let each = (total() - before) / 4;
+    println!("{each} bytes a question of the service over HTTP/2, both ways");
+    assert!((50..400).contains(&each), "{each}");
+    assert!(channel.protocol().is_some());
+}
+
+#[tokio::test]
+async fn a_connection_with_a_call_under_way_is_not_idle() {
+    for transport in BOTH {
+        let cloud = Cloud::start().await;
+        let channel = Channel::new(ClientConfig {
+            close_idle: Some(Duration::from_millis(50)),
+            ..cloud.config(transport)
+        })
+        .unwrap();
+        let held = {
+            let channel = channel.clone();
+            tokio::spawn(async move { infer(&channel, "hold").await })
+        };
+        cloud.script.begun.acquire().await.unwrap().forget();
+        sleep(Duration::from_millis(300)).await;
+        assert!(channel.protocol().is_some(), "{transport}");
+        cloud.script.release.add_permits(1);
+        held.await.unwrap().unwrap();
     }
 }
 
