@@ -284,10 +284,19 @@ fn what_a_device_says_that_it_cost_on_the_wire_is_what_came_through() {
 }
 
 #[test]
-fn a_congestion_control_that_there_is_not_is_refused_by_name() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = "[api]\naddress = \"127.0.0.1:0\"\n[cloud]\nurl = \"https://a.example\"\ncongestion = \"vegas\"";
-    let (code, said) = Device::refused(&folder, config);
-    assert_eq!(code, 1, "{said}");
-    assert!(said.contains("vegas") && said.contains("cubic"), "{said}");
+fn what_is_no_congestion_control_and_no_time_is_refused_by_name() {
+    for (line, named) in [
+        ("congestion = \"vegas\"", "cubic"),
+        ("keep_alive_seconds = 0", "close_idle_seconds"),
+        ("close_idle_seconds = 90_000", "86400"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let config = format!(
+            "[api]\naddress = \"127.0.0.1:0\"\n[cloud]\nurl = \"https://a.example\"\n{line}"
+        );
+        let (code, said) = Device::refused(&folder, &config);
+        assert_eq!(code, 1, "{said}");
+        let field = line.split(' ').next().unwrap();
+        assert!(said.contains(field) && said.contains(named), "{said}");
+    }
 }
