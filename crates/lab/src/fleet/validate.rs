@@ -444,7 +444,7 @@ impl Validation<'_> {
                     },
                     deadline: self.args.deadline / 1e3,
                     late: 0.0,
-                    seed: self.args.seed + 1 + replication,
+                    seed: self.args.seed.wrapping_add(1 + replication),
                 };
                 let window = Window {
                     warm_up: warm_up as u64,

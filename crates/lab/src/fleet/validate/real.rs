@@ -78,12 +78,17 @@ impl Timings {
         timings
     }
 
-    /// The same, with what was measured before for sizes of batches that came up less than so often.
+    /// The same, with what was measured before for sizes of batches that came up less than so often, and for all else where
+    /// nothing was answered.
     pub(super) fn with_rare(mut self, before: &Self, often: usize) -> Self {
         let count = |size: usize| self.batches.iter().filter(|(of, _)| *of == size).count();
         let is_rare = |&&(size, _): &&(usize, f64)| count(size) < often;
         let rare: Vec<(usize, f64)> = before.batches.iter().filter(is_rare).copied().collect();
         self.batches.extend(rare);
+        if self.calls.is_empty() {
+            self.decoding.clone_from(&before.decoding);
+            self.calls.clone_from(&before.calls);
+        }
         self
     }
 
@@ -373,8 +378,14 @@ mod tests {
         assert!((timings.call_seconds() - 0.001).abs() < 1e-12);
         let before = Timings {
             batches: vec![(1, 0.010), (3, 0.060)],
-            ..Timings::default()
+            decoding: vec![0.5],
+            calls: vec![0.5],
         };
+        let of_none = Timings::default().with_rare(&before, 2);
+        assert_eq!(
+            (of_none.decode_seconds(), of_none.call_seconds()),
+            (0.5, 0.5)
+        );
         let both = timings.with_rare(&before, 2);
         assert!(both.batches.contains(&(3, 0.060)));
         assert!(!both.batches.contains(&(1, 0.010)));
