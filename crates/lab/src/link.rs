@@ -9,6 +9,7 @@ mod end;
 mod images;
 pub mod plan;
 pub mod profile;
+pub mod report;
 pub mod rows;
 mod stage;
 

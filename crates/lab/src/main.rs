@@ -42,6 +42,8 @@ enum Command {
     /// What `lab link` starts at an end of the path.
     #[command(hide = true)]
     LinkEnd(link::EndArgs),
+    /// An experiment of `lab link` as a page with plots.
+    LinkReport(link::report::LinkReportArgs),
     /// Call a server of the Open Inference Protocol; tell throughput, latencies and refusals.
     Load(load::LoadArgs),
     /// Leave the device program running beside a cloud that dies, over a link that comes and goes; count what was promised.
@@ -75,6 +77,7 @@ fn run(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Encoders(args) => encoders::run(args, out)?,
         Command::Link(args) => link::run(args, out)?,
         Command::LinkEnd(args) => link::run_end(args, out)?,
+        Command::LinkReport(args) => link::report::run(args, out)?,
         Command::Load(args) => load::run(args, out)?,
         Command::Soak(args) => soak::run(args, out)?,
         Command::Fleet(args) => fleet::run(args, out)?,

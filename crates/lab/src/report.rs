@@ -4,7 +4,7 @@ mod plot;
 
 use std::{fs, io::Write, path::PathBuf};
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
 use outpost_exit_policy::Measure;
 
 use crate::{
@@ -24,7 +24,7 @@ const CSS: &str = include_str!("report/page.css");
 /// Size of a wide plot.
 pub(crate) const WIDE: (u32, u32) = (860, 420);
 /// Size of one of several plots in a row.
-const NARROW: (u32, u32) = (420, 320);
+pub(crate) const NARROW: (u32, u32) = (420, 320);
 
 /// What `lab report` is asked.
 #[derive(Debug, clap::Args)]
@@ -138,21 +138,30 @@ fn headlines(study: &Study) -> Markup {
 }
 
 /// A plot with its legend.
-pub(crate) fn figure(plot: &Plot, caption: &str) -> Markup {
+pub(crate) fn figure(plot: &Plot, caption: impl Render) -> Markup {
     html! {
         figure {
             (PreEscaped(plot.svg()))
             figcaption {
-                ul.legend {
-                    @for series in plot.series.iter().filter(|series| !series.name.is_empty()) {
-                        li {
-                            @let (r, g, b) = PALETTE[series.colour % PALETTE.len()];
-                            i.dot[series.mark == Mark::Dots] style=(format!("background:rgb({r},{g},{b})")) {}
-                            (series.name)
-                        }
-                    }
-                }
+                (legend(&plot.series))
                 (caption)
+            }
+        }
+    }
+}
+
+/// The names of series beside their colours.
+pub(crate) fn legend(series: &[Series]) -> Markup {
+    html! {
+        ul.legend {
+            @for series in series.iter().filter(|series| !series.name.is_empty()) {
+                li {
+                    @let (r, g, b) = PALETTE[series.colour % PALETTE.len()];
+                    i.dot[matches!(series.mark, Mark::Dots | Mark::SmallDots)]
+                        .thin[series.mark == Mark::Thin]
+                        style=(format!("background:rgb({r},{g},{b})")) {}
+                    (series.name)
+                }
             }
         }
     }

@@ -1,6 +1,15 @@
 //! Plots as SVG that takes its ink from the page around it.
 
-use plotters::{coord::Shift, prelude::*};
+use std::ops::Range;
+
+use plotters::{
+    coord::{
+        Shift,
+        ranged1d::{DefaultFormatting, KeyPointHint, Ranged},
+        types::RangedCoordf64,
+    },
+    prelude::*,
+};
 
 /// Stands for the page's ink until [`themed`] puts that in its place.
 const INK: RGBColor = RGBColor(1, 2, 3);
@@ -47,8 +56,20 @@ pub(crate) enum Scale {
     /// Evenly.
     #[default]
     Linear,
-    /// By their logarithm, on both axes; values must be above 0.
+    /// By their logarithm along x, evenly along y.
+    LogarithmicX,
+    /// By their logarithm on both axes.
     Logarithmic,
+}
+
+impl Scale {
+    fn is_log_x(self) -> bool {
+        self != Self::Linear
+    }
+
+    fn is_log_y(self) -> bool {
+        self == Self::Logarithmic
+    }
 }
 
 /// A plot of two axes.
@@ -61,10 +82,61 @@ pub(crate) struct Plot {
     pub(crate) band: Vec<(f64, f64, f64)>,
     /// Ranges of x, drawn behind all else.
     pub(crate) spans: Vec<(f64, f64)>,
-    /// How values lie on the axes.
+    /// How values lie on the axes; points that have no logarithm where one is needed are left out.
     pub(crate) scale: Scale,
+    /// The range of y, where the points are not to say it.
+    pub(crate) y_range: Option<(f64, f64)>,
     /// Width and height in pixels.
     pub(crate) size: (u32, u32),
+}
+
+/// An axis, level or by its logarithm.
+#[derive(Debug, Clone, Copy)]
+struct Axis {
+    from: f64,
+    to: f64,
+    is_log: bool,
+}
+
+impl Axis {
+    fn place(&self, value: f64) -> f64 {
+        match self.is_log {
+            true => value.max(f64::MIN_POSITIVE).ln(),
+            false => value,
+        }
+    }
+}
+
+impl Ranged for Axis {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        let places = RangedCoordf64::from(self.place(self.from)..self.place(self.to));
+        places.map(&self.place(*value), limit)
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
+        if !self.is_log {
+            return RangedCoordf64::from(self.from..self.to).key_points(hint);
+        }
+        let decades = self.from.log10().floor() as i32..=self.to.log10().ceil() as i32;
+        let within = |steps: &[f64]| {
+            let all = decades.clone();
+            let all = all.flat_map(|decade| steps.iter().map(move |s| s * 10f64.powi(decade)));
+            all.filter(|value| (self.from..=self.to).contains(value))
+                .collect::<Vec<f64>>()
+        };
+        let fine = within(&[1.0, 2.0, 5.0]);
+        match fine.len() <= hint.max_num_points() {
+            true => fine,
+            false => within(&[1.0]),
+        }
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.from..self.to
+    }
 }
 
 impl Plot {
@@ -77,6 +149,7 @@ impl Plot {
             band: vec![],
             spans: vec![],
             scale: Scale::Linear,
+            y_range: None,
             size,
         }
     }
@@ -86,15 +159,17 @@ impl Plot {
         let mut svg = String::new();
         let drawn = {
             let root = SVGBackend::with_string(&mut svg, self.size).into_drawing_area();
-            match self.scale {
-                Scale::Linear => self.draw(&root, &short),
-                Scale::Logarithmic => self.logarithms().draw(&root, &power),
-            }
+            self.draw(&root)
         };
         match drawn {
             Ok(()) => themed(&svg),
             Err(error) => format!("<p>This plot cannot be drawn: {error}</p>"),
         }
+    }
+
+    /// Whether a point has a place on the axes.
+    fn has_place(&self, point: (f64, f64)) -> bool {
+        (point.0 > 0.0 || !self.scale.is_log_x()) && (point.1 > 0.0 || !self.scale.is_log_y())
     }
 
     fn ranges(&self) -> ((f64, f64), (f64, f64)) {
@@ -107,7 +182,8 @@ impl Plot {
                 .band
                 .iter()
                 .flat_map(|&(x, low, high)| [(x, low), (x, high)]);
-            of_series.chain(of_band)
+            let all = of_series.chain(of_band);
+            all.filter(|point| self.has_place(*point))
         };
         let range = |values: &mut dyn Iterator<Item = f64>, pad: f64| {
             let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| {
@@ -119,40 +195,37 @@ impl Plot {
                 false => (0.0, 1.0),
             }
         };
-        let mut x = range(&mut points().map(|p| p.0), 0.03);
+        let of = |values: &mut dyn Iterator<Item = f64>, pad: f64, is_log: bool| match is_log {
+            true => {
+                let (from, to) = range(&mut values.map(f64::ln), pad);
+                (from.exp(), to.exp())
+            }
+            false => range(values, pad),
+        };
+        let y = || of(&mut points().map(|p| p.1), 0.06, self.scale.is_log_y());
+        let y = self.y_range.unwrap_or_else(y);
+        let mut x = of(&mut points().map(|p| p.0), 0.03, self.scale.is_log_x());
         if points().all(|p| p.0 >= 0.0) {
             x.0 = x.0.max(0.0);
         }
-        (x, range(&mut points().map(|p| p.1), 0.06))
+        (x, y)
     }
 
-    /// The plot with the logarithms of all its values.
-    fn logarithms(&self) -> Self {
-        let mut plot = self.clone();
-        for (x, y) in plot.series.iter_mut().flat_map(|series| &mut series.points) {
-            (*x, *y) = (x.log10(), y.log10());
-        }
-        for (x, low, high) in &mut plot.band {
-            (*x, *low, *high) = (x.log10(), low.log10(), high.log10());
-        }
-        for (from, to) in &mut plot.spans {
-            (*from, *to) = (from.log10(), to.log10());
-        }
-        plot
-    }
-
-    fn draw(
-        &self,
-        root: &DrawingArea<SVGBackend<'_>, Shift>,
-        label: &dyn Fn(f64) -> String,
-    ) -> Result<(), String> {
+    fn draw(&self, root: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), String> {
         let ((x0, x1), (y0, y1)) = self.ranges();
         let failed = |error: &dyn std::fmt::Display| error.to_string();
+        let axis = |from, to, is_log| Axis { from, to, is_log };
+        let is_drawn = |point: &(f64, f64)| self.has_place(*point);
+        let label = match self.scale {
+            Scale::Logarithmic => abbreviated,
+            _ => short,
+        };
+        let (log_x, log_y) = (self.scale.is_log_x(), self.scale.is_log_y());
         let mut chart = ChartBuilder::on(root)
             .margin(10)
             .x_label_area_size(44)
             .y_label_area_size(58)
-            .build_cartesian_2d(x0..x1, y0..y1)
+            .build_cartesian_2d(axis(x0, x1, log_x), axis(y0, y1, log_y))
             .map_err(|e| failed(&e))?;
         chart
             .configure_mesh()
@@ -189,15 +262,15 @@ impl Plot {
             match series.mark {
                 Mark::Dots | Mark::SmallDots => {
                     let radius = if series.mark == Mark::Dots { 5 } else { 2 };
-                    let dots = series.points.iter();
+                    let dots = series.points.iter().copied().filter(is_drawn);
                     chart
-                        .draw_series(dots.map(|&point| Circle::new(point, radius, colour.filled())))
+                        .draw_series(dots.map(|point| Circle::new(point, radius, colour.filled())))
                         .map_err(|e| failed(&e))?;
                 }
                 Mark::Line | Mark::Thin => {
                     let width = if series.mark == Mark::Line { 3 } else { 1 };
-                    let line =
-                        LineSeries::new(series.points.iter().copied(), colour.stroke_width(width));
+                    let points = series.points.iter().copied().filter(is_drawn);
+                    let line = LineSeries::new(points, colour.stroke_width(width));
                     chart.draw_series(line).map_err(|e| failed(&e))?;
                 }
             }
@@ -221,18 +294,12 @@ fn short(value: f64) -> String {
     }
 }
 
-/// The number of which a value is the logarithm, to two digits.
-fn power(logarithm: f64) -> String {
-    let number = 10_f64.powf(logarithm);
-    let digits = (1.0 - logarithm.floor()).max(0.0) as usize;
-    match number {
-        number if number >= 1e6 => format!("{}M", short(number / 1e6)),
-        number if number >= 1e3 => format!("{}k", short(number / 1e3)),
-        number if number >= 1.0 => short((number * 10.0).round() / 10.0),
-        _ => {
-            let text = format!("{number:.digits$}");
-            text.trim_end_matches('0').to_owned()
-        }
+/// A number with its thousands and millions as letters.
+fn abbreviated(value: f64) -> String {
+    match value {
+        value if value >= 1e6 => format!("{}M", short(value / 1e6)),
+        value if value >= 1e3 => format!("{}k", short(value / 1e3)),
+        value => short(value),
     }
 }
 
@@ -299,6 +366,7 @@ mod tests {
             ..Plot::new((400, 300))
         };
         assert!(plot.svg().contains("100k"), "{}", plot.svg());
+            y_range: None,
     }
 
     #[test]
