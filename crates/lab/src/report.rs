@@ -37,6 +37,9 @@ pub struct ReportArgs {
     pub out: PathBuf,
 }
 
+/// Size of one of many plots in a grid.
+pub(crate) const SMALL: (u32, u32) = (330, 250);
+
 /// Runs `lab report`.
 ///
 /// # Errors

@@ -194,7 +194,7 @@ fn words(found: &Findings) -> String {
         "link",
         "by",
         "policy",
-        "points beside the cloud",
+        "points",
         "mean ms",
         "times sooner",
         "than",

@@ -237,7 +237,7 @@ impl Plot {
             .axis_desc_style(("sans-serif", 14, &INK))
             .x_desc(self.x)
             .y_desc(self.y)
-            .x_labels(8)
+            .x_labels((self.size.0 as usize / 60).min(8))
             .y_labels(7)
             .x_label_formatter(&|value| label(*value))
             .y_label_formatter(&|value| label(*value))

@@ -42,7 +42,7 @@ fn timelines(found: &Findings, runs: &[(&Measured, Vec<(f64, f64)>)]) -> Markup 
         .collect();
     html! {
         (legend(&named))
-        div.row { @for (title, plot, source) in &plots { (small(title, plot, source)) } }
+        div.pairs { @for (title, plot, source) in &plots { (small(title, plot, source)) } }
     }
 }
 
@@ -119,13 +119,19 @@ pub(super) fn outages(found: &Findings) -> Markup {
     }
 }
 
+/// A run at the head of a line: who decided, by what, and its identifier.
+fn run_head(measured: &Measured) -> Markup {
+    let run = &measured.record.run;
+    html! { th.id { (run.policy) ", " (run.transport) small { (run.id) } } }
+}
+
 fn outage_line(outage: &Outage<'_>) -> Markup {
     let seconds = match outage.up.is_finite() {
         true => format!("{:.1} s", (outage.up - outage.down) / 1e3),
         false => "the rest".to_owned(),
     };
     html! { tr {
-        th { (outage.run.record.run.id) }
+        (run_head(outage.run))
         td { (seconds) }
         td { (outage.images) }
         td { (outage.late) }
@@ -155,7 +161,7 @@ pub(super) fn moves(found: &Findings) -> Markup {
                         th { "run" } th { "calls after it" } th { "lost" } th { "longest stall" } th { "allowed" } th { "elsewhere" } th {}
                     } }
                     tbody { @for moved in &moves { tr {
-                        th { (moved.run.record.run.id) }
+                        (run_head(moved.run))
                         td { (moved.calls) }
                         td { (moved.lost) }
                         td { (milliseconds(moved.stalled)) }
@@ -208,8 +214,8 @@ fn regret_table(found: &Findings) -> Markup {
     html! {
         div.scroll { table {
             thead { tr {
-                th { "link" } th { "by" } th { "goal" } th { "follows" } th { "keeps to it" } th { "following saves" }
-                th { "best point, chosen after" } th {} th { "regret" } th {}
+                th { "goal" } th { "follows" } th { "keeps to it" } th { "following saves" }
+                th { "best point after all" } th { "regret" } th {}
             } }
             tbody { @for regret in &found.regrets { (regret_line(found, regret)) } }
         } }
@@ -222,9 +228,10 @@ fn regret_table(found: &Findings) -> Markup {
 
 fn regret_line(found: &Findings, regret: &Regret) -> Markup {
     html! { tr {
-        th { (found.experiment.words(&regret.setting)) ", " (regret.setting.cascade) }
-        td { (regret.setting.transport) }
-        td { (regret.goal) }
+        th.id {
+            (regret.goal)
+            small { (found.experiment.words(&regret.setting)) ", " (regret.setting.cascade) ", " (regret.setting.transport) }
+        }
         td { (outcome(&regret.followed)) }
         @match &regret.kept {
             Some((kept, saved)) => {
@@ -235,8 +242,7 @@ fn regret_line(found: &Findings, regret: &Regret) -> Markup {
         }
         @match &regret.best {
             Some((policy, best, lost)) => {
-                td { (policy) }
-                td { (outcome(best)) }
+                td { b { (policy) } br; (outcome(best)) }
                 td {
                     b { (format!("{:+.0} ms", lost.value)) }
                     (interval(lost, 0))
@@ -244,7 +250,7 @@ fn regret_line(found: &Findings, regret: &Regret) -> Markup {
                 }
                 td { (verdict_of_regret(lost.low, lost.high)) }
             }
-            None => { td { "none is as accurate" } td { "–" } td { "–" } td { (verdict_of_regret(f64::NEG_INFINITY, -1.0)) } }
+            None => { td { "none is as accurate" } td { "–" } td { (verdict_of_regret(f64::NEG_INFINITY, -1.0)) } }
         }
     } }
 }

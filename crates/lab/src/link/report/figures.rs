@@ -10,7 +10,7 @@ use super::{
         plan::{CascadePlan, Plan, Policy},
         rows::Row,
     },
-    experiment::{Experiment, Measured},
+    experiment::{Experiment, Measured, Setting, may_send},
 };
 use crate::percentile::nearest_rank;
 
@@ -235,8 +235,54 @@ impl Reference {
         Some((mean(&shares)?, shares.len()))
     }
 
+    /// How many points a policy is more accurate than the cloud in a setting: over all links that stay as they are and on which none
+    /// of its images fell back, if none did here, else here.
+    pub(super) fn accuracy(
+        &self,
+        experiment: &Experiment,
+        setting: &Setting,
+        policy: &Policy,
+    ) -> Option<Accuracy> {
+        let runs = experiment.of(setting, policy);
+        let here = self.points(&runs, &setting.payload)?;
+        let told = match runs.iter().all(|run| is_whole(run)) {
+            true => self.pooled(experiment, setting, policy).unwrap_or(here),
+            false => here,
+        };
+        Some(Accuracy { told, here })
+    }
+
+    /// Over all links; an image that was seen several times counts once, as its mean.
+    fn pooled(
+        &self,
+        experiment: &Experiment,
+        setting: &Setting,
+        policy: &Policy,
+    ) -> Option<Estimate> {
+        let key = (setting.cascade.clone(), setting.payload.clone());
+        let cloud = self.right.get(&key)?;
+        let runs = experiment.runs.iter().filter(|measured| {
+            let run = &measured.record.run;
+            let is_of = run.cascade == setting.cascade && run.policy == *policy;
+            let is_alike = run.payload == setting.payload || !may_send(policy);
+            is_of && is_alike && is_whole(measured) && !experiment.changes(&run.profile)
+        });
+        let mut files: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+        for row in runs.flat_map(|run| &run.rows) {
+            if let Some(seen) = cloud.get(&row.file) {
+                let file = files.entry(&row.file).or_default();
+                file.0 += f64::from(u8::from(row.is_right())) - share_of(seen);
+                file.1 += 1.0;
+            }
+        }
+        let points = files.values().map(|(sum, count)| 100.0 * sum / count);
+        estimate(&[points.collect::<Vec<f64>>()], |points| {
+            mean(points).unwrap_or_default()
+        })
+    }
+
     /// How many points runs are more accurate than the cloud on the same images, as delivered: fallbacks count as what they are.
-    pub(super) fn points(&self, runs: &[&Measured], payload: &str) -> Option<Estimate> {
+    fn points(&self, runs: &[&Measured], payload: &str) -> Option<Estimate> {
         let run = &runs.first()?.record.run;
         let files = self.right.get(&(run.cascade.clone(), payload.to_owned()))?;
         let of_run = |measured: &&Measured| {
@@ -251,6 +297,21 @@ impl Reference {
             mean(differences).unwrap_or_default()
         })
     }
+}
+
+/// Whether all images of a run have the answer that the policy wanted.
+fn is_whole(run: &Measured) -> bool {
+    let mut rows = run.rows.iter();
+    rows.all(|row| !row.is_fallback() && row.class.is_some())
+}
+
+/// How many points a policy is more accurate than the cloud on the same images.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Accuracy {
+    /// As it is told.
+    pub(super) told: Estimate,
+    /// In the setting alone.
+    pub(super) here: Estimate,
 }
 
 /// Cascades of a plan that have the same networks and images as this one, itself among them.

@@ -5,7 +5,7 @@ use super::{
     experiment::{Experiment, Measured, Setting},
     figures::{Reference, Times, by_second, rows, share},
 };
-use crate::report::{Mark, NARROW, Plot, Series, WIDE};
+use crate::report::{Mark, NARROW, Plot, SMALL, Series, WIDE};
 
 /// Points of a distribution.
 const STEPS: usize = 150;
@@ -70,9 +70,9 @@ pub(super) fn distribution(experiment: &Experiment, setting: &Setting) -> Plot {
         series: of_policy
             .filter(|series| !series.points.is_empty())
             .collect(),
-        scale: Scale::LogarithmicX,
+        is_log: true,
         y_range: Some((0.0, 101.0)),
-        ..Plot::new(NARROW)
+        ..Plot::new(SMALL)
     }
 }
 
@@ -142,13 +142,13 @@ pub(super) fn frontier(experiment: &Experiment, reference: &Reference, setting: 
         x: "mean ms to the answer",
         y: "top-1, %",
         series: all,
-        scale: Scale::LogarithmicX,
-        ..Plot::new(NARROW)
+        is_log: true,
+        ..Plot::new(SMALL)
     }
 }
 
-/// Mean latency and accuracy of a policy: the cloud's over all its images, and what the policy is better or worse on the same; its
-/// own where the cloud alone was not run.
+/// Mean latency and accuracy of a policy: the cloud's over all its images, and what the policy is better or worse; its own where the
+/// cloud alone was not run.
 pub(super) fn point(
     experiment: &Experiment,
     reference: &Reference,
@@ -158,9 +158,9 @@ pub(super) fn point(
     let runs = experiment.of(setting, policy);
     let mean = Times::of_runs(&runs)?.mean;
     let cloud = reference.top1(&setting.cascade, &setting.payload);
-    let points = reference.points(&runs, &setting.payload);
+    let points = reference.accuracy(experiment, setting, policy);
     let top1 = match (cloud, points) {
-        (Some((top1, _)), Some(points)) => 100.0 * top1 + points.value,
+        (Some((top1, _)), Some(points)) => 100.0 * top1 + points.told.value,
         _ => 100.0 * share(rows(&runs), Row::is_right)?,
     };
     Some((mean, top1))
@@ -215,7 +215,7 @@ pub(super) enum Seen {
     Mean,
 }
 
-/// What images saw over links of several rates or round trips.
+/// What images saw over links of several rates or round trips: dots, and a line through them where no two links share a place.
 pub(super) fn over_links(
     experiment: &Experiment,
     settings: &[&Setting],
@@ -240,12 +240,18 @@ pub(super) fn over_links(
         if line.points.is_empty() {
             continue;
         }
+        let is_line = line.points.is_sorted_by(|a, b| a.0 < b.0);
+        if is_line {
+            all.push(Series {
+                name: String::new(),
+                mark: Mark::Thin,
+                ..line.clone()
+            });
+        }
         all.push(Series {
-            name: String::new(),
-            mark: Mark::SmallDots,
-            ..line.clone()
+            mark: Mark::Dots,
+            ..line
         });
-        all.push(line);
     }
     Plot {
         x: along.as_str(),
@@ -254,7 +260,7 @@ pub(super) fn over_links(
             Seen::Mean => "mean ms to the answer",
         },
         series: all,
-        scale: Scale::LogarithmicX,
+        is_log: true,
         y_range: (seen == Seen::Sent).then_some((-2.0, 102.0)),
         ..Plot::new(NARROW)
     }

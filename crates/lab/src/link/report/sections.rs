@@ -35,8 +35,8 @@ pub(super) fn speed(found: &Findings) -> Markup {
                     }
                     div.scroll { table.wide {
                         thead { tr {
-                            th { "link" } th { "by" } th { "policy" } th { "points beside the cloud" } th { "mean" }
-                            th { "against" } th { "its mean" } th { "times sooner" } th {} th { "needed" } th {}
+                            th { "link" } th { "learned policy" } th { "points" } th { "against" }
+                            th { "times sooner" } th {} th {}
                         } }
                         tbody { @for speed in &speeds { (speed_line(found, speed)) } }
                     } }
@@ -49,9 +49,12 @@ pub(super) fn speed(found: &Findings) -> Markup {
                     } }
                 }
             }
-            p.quiet { "Of the learned policies that lose no more than a point to the cloud on the same images the fastest is told of, \
-                else the most accurate. What an image that fell back was answered counts as it is. A mean is over all images of the \
-                policy, a ratio over those that both had. The line goes from a quarter to sixteen times; the stroke is what is needed." }
+            p.quiet { "Points: what it is more accurate than the cloud on the same images, over all links that stay as they are and on \
+                which none of its images fell back, as long as none fell back here; else here, where what an image that fell back was \
+                answered counts as it is. Of the learned policies that lose no more than a point, and are not seen to lose more here, \
+                the fastest is told of, else the most accurate; that goes by the figure itself, not by its interval. A mean is over \
+                all images of the policy, times over those that both had. The line goes from a quarter to sixteen times; the stroke \
+                is what is needed." }
             (source("profile, cascade, transport and payload of the line; policy IN (the two named, 'cloud-only')",
                 found.experiment.runs.iter().map(|run| run.rows.len()).sum(), found.experiment.runs.len(), None))
         }
@@ -60,22 +63,19 @@ pub(super) fn speed(found: &Findings) -> Markup {
 
 fn speed_line(found: &Findings, speed: &Speed) -> Markup {
     html! { tr {
-        th { (found.experiment.words(&speed.setting)) }
-        td { (speed.setting.transport) }
-        td { (speed.policy) }
-        td { (format!("{:+.1}", speed.points.value)) (interval(&speed.points, 1)) }
-        td { (milliseconds(speed.parts.latency)) }
+        th { (found.experiment.words(&speed.setting)) small { (speed.setting.transport) } }
+        td { (milliseconds(speed.parts.latency)) small { (speed.policy) } }
+        td { (format!("{:+.1}", speed.points.value)) (interval(&speed.points, 1))
+            @if speed.here != speed.points { small { (format!("here {:+.1}", speed.here.value)) } } }
         @match &speed.rival {
             Some(rival) => {
-                td { (rival.policy) }
-                td { (milliseconds(rival.parts.latency)) }
+                td { (milliseconds(rival.parts.latency)) small { (rival.policy) } }
                 td { b { (format!("{:.2}", rival.faster.value)) } (interval(&rival.faster, 2)) }
-                td.tracks { (track(&rival.faster, speed.needed, speed.verdict)) }
+                td.tracks { (track(&rival.faster, speed.needed, speed.verdict)) small { (format!("needed {:.1}", speed.needed)) } }
             }
-            None => { td { "–" } td { "–" } td { "–" } td {} }
+            None => { td { "–" } td { "–" } td {} }
         }
-        td { (format!("{:.1}", speed.needed)) }
-        td { (verdict(speed.verdict)) }
+        td { (verdict(speed.verdict)) @if !speed.is_as_accurate { small { "by its accuracy" } } }
     } }
 }
 
@@ -88,8 +88,8 @@ pub(super) fn milliseconds(ms: f64) -> String {
     }
 }
 
-/// Plots of several settings below one legend.
-fn several(plots: Vec<(String, Plot, Markup)>) -> Markup {
+/// Plots of several settings below one legend, in a grid of a class: `plots` or, larger, `pairs`.
+fn several(class: &str, plots: Vec<(String, Plot, Markup)>) -> Markup {
     let mut named: Vec<Series> = Vec::new();
     for series in plots.iter().flat_map(|plot| &plot.1.series) {
         if !named.iter().any(|other| other.name == series.name) {
@@ -98,7 +98,7 @@ fn several(plots: Vec<(String, Plot, Markup)>) -> Markup {
     }
     html! {
         (legend(&named))
-        div.row { @for (title, plot, source) in &plots { (small(title, plot, source)) } }
+        div class=(class) { @for (title, plot, source) in &plots { (small(title, plot, source)) } }
     }
 }
 
@@ -122,7 +122,7 @@ pub(super) fn latency(found: &Findings) -> Markup {
             @for cascade in experiment.cascades() {
                 @let settings = plotted(found, cascade);
                 @if !settings.is_empty() { h3 { (cascade) } }
-                (several(settings.iter().map(|setting| (
+                (several("plots", settings.iter().map(|setting| (
                     experiment.words(setting),
                     plots::distribution(experiment, setting),
                     source_of(experiment, setting, true),
@@ -172,7 +172,7 @@ pub(super) fn frontiers(found: &Findings) -> Markup {
             @for cascade in experiment.cascades() {
                 @let settings = plotted(found, cascade);
                 @if !settings.is_empty() { h3 { (cascade) } }
-                (several(settings.iter().map(|setting| (
+                (several("plots", settings.iter().map(|setting| (
                     experiment.words(setting),
                     plots::frontier(experiment, &found.reference, setting),
                     source_of(experiment, setting, !experiment.changes(&setting.profile)),
@@ -180,8 +180,8 @@ pub(super) fn frontiers(found: &Findings) -> Markup {
             }
             p.quiet { "By " (experiment.transport()) ". A dot is a policy: its mean latency on this link, and the accuracy of what it \
                 answered. That is the cloud's over all images of the experiment, and what the policy is better or worse on the same \
-                images, so that runs of other images can be seen in one plot. What the cloud says of an image is taken from all links, \
-                as it does not depend on them." }
+                images: over all links on which none of its images fell back, if none did here, else here. What the cloud says of an \
+                image does not depend on the link, and is taken from all." }
         }
     }
 }
@@ -198,7 +198,7 @@ pub(super) fn offloading(found: &Findings) -> Markup {
                 @if !settings.is_empty() {
                     h3 { (cascade) }
                     @match Along::of(experiment, &settings) {
-                        Some(along) => (several(over_links(found, &settings, along))),
+                        Some(along) => (several("pairs", over_links(found, &settings, along))),
                         None => { p { "All links that were run have one rate and one round trip." } }
                     }
                 }

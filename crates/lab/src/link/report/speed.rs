@@ -3,7 +3,7 @@
 use super::{
     super::plan::Policy,
     experiment::{Experiment, Setting, may_send},
-    figures::{Estimate, Reference, Times, mean, pairs, rows, share, times_faster},
+    figures::{Accuracy, Estimate, Reference, Times, mean, pairs, rows, share, times_faster},
 };
 
 /// Points of accuracy that a policy may lose against the cloud.
@@ -52,9 +52,12 @@ pub(super) struct Speed {
     pub(super) needed: f64,
     /// The learned policy that is told of: of those as accurate as needed the fastest, else the most accurate.
     pub(super) policy: Policy,
-    /// Points that it is more accurate than the cloud.
+    /// Points that it is more accurate than the cloud, over all links, and in this setting alone.
     pub(super) points: Estimate,
-    /// The better of the device and the cloud alone; absent where no policy is as accurate as needed.
+    pub(super) here: Estimate,
+    /// Whether that is as accurate as needed.
+    pub(super) is_as_accurate: bool,
+    /// The better of the device and the cloud alone; absent where none had the same images.
     pub(super) rival: Option<Rival>,
     pub(super) verdict: Verdict,
     /// Where the time goes.
@@ -112,12 +115,9 @@ fn speed(experiment: &Experiment, reference: &Reference, setting: &Setting) -> O
         true => BAD,
         false => ANYWHERE,
     };
-    let points = |policy: &Policy| {
-        let runs = experiment.of(setting, policy);
-        reference.points(&runs, &setting.payload)
-    };
+    let points = |policy: &Policy| reference.accuracy(experiment, setting, policy);
     let policies = experiment.policies(setting);
-    let qualifies = |points: &Estimate| points.value >= -POINTS;
+    let qualifies = |found: &Accuracy| found.told.value >= -POINTS && found.here.high >= -POINTS;
     let alone = [Policy::CloudOnly, Policy::DeviceOnly];
     let rivals: Vec<&Policy> = alone
         .iter()
@@ -127,7 +127,7 @@ fn speed(experiment: &Experiment, reference: &Reference, setting: &Setting) -> O
     if !rivals.contains(&&Policy::CloudOnly) {
         return None;
     }
-    let learned: Vec<(&Policy, Estimate)> = policies
+    let learned: Vec<(&Policy, Accuracy)> = policies
         .iter()
         .filter(|policy| matches!(policy, Policy::Learned(_)))
         .filter_map(|policy| Some((policy, points(policy)?)))
@@ -152,29 +152,32 @@ fn speed(experiment: &Experiment, reference: &Reference, setting: &Setting) -> O
         .filter(|(_, points)| qualifies(points))
         .filter_map(|(policy, points)| Some((*policy, *points, against(policy)?)))
         .max_by(|a, b| a.2.faster.value.total_cmp(&b.2.faster.value));
-    let (policy, points, rival, verdict) = match best {
-        Some((policy, points, rival)) => {
-            let verdict = Verdict::at_least(&rival.faster, needed);
-            (policy, points, Some(rival), verdict)
-        }
+    let is_as_accurate = best.is_some();
+    let (policy, points, rival) = match best {
+        Some((policy, points, rival)) => (policy, points, Some(rival)),
         None => {
-            let most = learned
-                .iter()
-                .max_by(|a, b| a.1.value.total_cmp(&b.1.value))?;
-            let verdict = match most.1.high >= -POINTS {
-                true => Verdict::Open,
-                false => Verdict::Fails,
-            };
-            (most.0, most.1, None, verdict)
+            let most = learned.iter();
+            let (policy, points) = most.max_by(|a, b| a.1.told.value.total_cmp(&b.1.told.value))?;
+            (*policy, *points, against(policy))
         }
     };
+    let accurate = match points.told.high.min(points.here.high) >= -POINTS {
+        _ if is_as_accurate => Verdict::Holds,
+        true => Verdict::Open,
+        false => Verdict::Fails,
+    };
+    let fast = rival.as_ref().map_or(Verdict::NotRun, |rival| {
+        Verdict::at_least(&rival.faster, needed)
+    });
     Some(Speed {
         setting: setting.clone(),
         needed,
         policy: policy.clone(),
-        points,
+        points: points.told,
+        here: points.here,
+        is_as_accurate,
         rival,
-        verdict,
+        verdict: Verdict::all([accurate, fast]),
         parts: Parts::of(experiment, setting, policy)?,
     })
 }

@@ -152,7 +152,7 @@ fn row(
         Policy::Threshold(share) => f64::from(*share) > 0.9 || !image.is_sure,
         Policy::Fixed(goal) => !image.is_sure && (goal == "loss=1" || place % 4 == 0),
         // Sends less where it takes long.
-        Policy::Learned(_) => !image.is_sure && (link(&condition) < 150.0 || place % 4 == 0),
+        Policy::Learned(_) => !image.is_sure && (link(&condition) < 400.0 || place % 4 == 0),
     };
     let device = match run.policy {
         Policy::CloudOnly => 1.0,
@@ -162,7 +162,7 @@ fn row(
     let (mut site, mut reason) = ("device", "confident".to_owned());
     let moved = profile.changes.iter().find(|change| {
         let is_move = matches!(change.what, Event::NewAddress(_));
-        is_move && (0.0..LOST_FOR_MS).contains(&(at - 1e3 * change.at + 300.0))
+        is_move && (0.0..LOST_FOR_MS).contains(&(at - 1e3 * change.at + 50.0))
     });
     if sends {
         let mut took = link(&condition) + CLOUD_MS + 2.0 * noise.f64();

@@ -74,43 +74,53 @@ pub(super) fn speed(experiment: &Experiment, speeds: &[Speed]) -> Target {
     }
 }
 
-/// Why a learned policy is not as fast as it should be, in figures.
+/// Why a learned policy is not as accurate or as fast as it should be, in figures.
 pub(super) fn why(speed: &Speed) -> String {
-    let Some(rival) = &speed.rival else {
+    let mut reasons = Vec::new();
+    if !speed.is_as_accurate {
         let points = &speed.points;
-        let reach = match speed.verdict {
-            Verdict::Open => "; of so few images that may be chance",
-            _ => "",
-        };
-        let lost = match speed.parts.fallbacks > 0.0 {
-            true => format!(
-                ", {} of its images fell back",
-                percent(speed.parts.fallbacks)
-            ),
-            false => String::new(),
-        };
-        return format!(
-            "no learned policy is within {POINTS} point of the cloud: {} is at {:+.1} ({:+.1} to {:+.1}){lost}{reach}",
+        let mut text = format!(
+            "no learned policy is within {POINTS} point of the cloud: {} is at {:+.1} ({:+.1} to {:+.1})",
             speed.policy, points.value, points.low, points.high
         );
-    };
-    let faster = &rival.faster;
-    let mut text = format!(
-        "{:.2} times as fast as {} ({:.2} to {:.2}), needed {:.1}: {} takes {}, {} {}",
-        faster.value,
-        rival.policy,
-        faster.low,
-        faster.high,
-        speed.needed,
-        speed.policy,
-        parts(&speed.parts),
-        rival.policy,
-        parts(&rival.parts),
-    );
-    if faster.is_of_few() {
-        text += &format!("; only {} images", faster.images);
+        if speed.here.high < -POINTS {
+            let here = &speed.here;
+            text += &format!(
+                ", here at {:+.1} ({:+.1} to {:+.1})",
+                here.value, here.low, here.high
+            );
+        }
+        if speed.parts.fallbacks > 0.0 {
+            let share = percent(speed.parts.fallbacks);
+            text += &format!(", {share} of its images fell back");
+        }
+        if points.high.min(speed.here.high) >= -POINTS {
+            text += &format!("; of {} images that may be chance", points.images);
+        }
+        reasons.push(text);
     }
-    text
+    if let Some(rival) = &speed.rival
+        && Verdict::at_least(&rival.faster, speed.needed) != Verdict::Holds
+    {
+        let faster = &rival.faster;
+        let mut text = format!(
+            "{:.2} times as fast as {} ({:.2} to {:.2}), needed {:.1}: {} takes {}, {} {}",
+            faster.value,
+            rival.policy,
+            faster.low,
+            faster.high,
+            speed.needed,
+            speed.policy,
+            parts(&speed.parts),
+            rival.policy,
+            parts(&rival.parts),
+        );
+        if faster.is_of_few() {
+            text += &format!("; only {} images", faster.images);
+        }
+        reasons.push(text);
+    }
+    reasons.join("; ")
 }
 
 fn parts(parts: &Parts) -> String {
