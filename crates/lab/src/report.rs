@@ -535,7 +535,7 @@ fn calibration(study: &Study) -> Markup {
             h2 { "Does a confidence mean what it says?" }
             div.row { @for network in &study.calibrations { div {
                 h3 { (network.network) }
-                (figure(&calibration_plot(network), &format!(
+                (figure(&calibration_plot(network), format!(
                     "Temperature {:.2}: the calibration error goes from {} to {}.",
                     network.temperature, percent(network.error_before), percent(network.error_after)
                 )))

@@ -207,7 +207,7 @@ fn row(
         total_ms: Some(latency - 0.2),
         device_ms: Some(device),
         encode_ms: None,
-        link_ms: (site == "cloud").then(|| latency - device - CLOUD_MS),
+        link_ms: (site == "cloud").then_some(latency - device - CLOUD_MS),
         cloud_ms: (site == "cloud").then_some(CLOUD_MS),
         bytes_sent: if sends { image.bytes } else { 0 },
         used: (site == "cloud").then(|| run.transport.as_str().to_owned()),

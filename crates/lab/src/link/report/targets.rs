@@ -197,7 +197,7 @@ pub(super) fn resumes(experiment: &Experiment, outages: &[Outage<'_>]) -> Target
             true => format!("after {most:.0} ms at the most"),
             false => "in one run not at all".to_owned(),
         };
-        format!("{transport}: {words} ({} outages)", after.len())
+        format!("{transport}, {} times: {words}", after.len())
     });
     let missed = told().filter(|outage| outage.resumes() == Verdict::Fails);
     let why = missed.map(|outage| {
