@@ -36,6 +36,7 @@ pub use emulator::{EmulatorError, Kind};
 pub use end::{EndArgs, run as run_end};
 use plan::{Plan, PlanError, Run};
 use profile::{Profiles, ProfilesError};
+use report::ReportError;
 use rows::{Origin, RowsError, Store};
 use stage::{Programs, Stage};
 
@@ -76,6 +77,9 @@ pub struct LinkArgs {
     /// The cloud program; by default the one beside this program.
     #[arg(long, value_name = "PROGRAM")]
     pub cloud_service: Option<PathBuf>,
+    /// A page of `lab fleet`, which is taken into the report.
+    #[arg(long, value_name = "FILE.html")]
+    pub fleet: Option<PathBuf>,
     /// Tells what would be run and how long it takes at the most, and ends.
     #[arg(long)]
     pub dry_run: bool,
@@ -94,6 +98,9 @@ pub enum LinkError {
     /// Rows or records are at fault.
     #[error(transparent)]
     Rows(#[from] RowsError),
+    /// The page cannot be made.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// There is no path.
     #[error(transparent)]
     Emulator(#[from] EmulatorError),
@@ -290,7 +297,10 @@ pub fn run(args: &LinkArgs, out: &mut dyn Write) -> Result<(), LinkError> {
     };
     let void = experiment.go(&store, &emulator, &programs)?;
     store.gather()?;
-    writeln!(out, "{}", args.out.join("rows.parquet").display()).map_err(LinkError::Print)?;
+    let page = store.path("report.html");
+    let found = report::report(&store, &page, args.fleet.as_deref())?;
+    let rows = store.path("rows.parquet");
+    writeln!(out, "{found}\n{}\n{}", rows.display(), page.display()).map_err(LinkError::Print)?;
     if void > 0 {
         let words =
             "runs are void: their path was not as its profile says; a quieter machine may have it";

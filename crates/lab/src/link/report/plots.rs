@@ -5,7 +5,7 @@ use super::{
     experiment::{Experiment, Measured, Setting},
     figures::{Reference, Times, by_second, rows, share},
 };
-use crate::report::{Mark, NARROW, Plot, SMALL, Series, WIDE};
+use crate::report::{Mark, NARROW, Plot, SMALL, Scale, Series, WIDE};
 
 /// Points of a distribution.
 const STEPS: usize = 150;
@@ -70,7 +70,7 @@ pub(super) fn distribution(experiment: &Experiment, setting: &Setting) -> Plot {
         series: of_policy
             .filter(|series| !series.points.is_empty())
             .collect(),
-        is_log: true,
+        scale: Scale::LogarithmicX,
         y_range: Some((0.0, 101.0)),
         ..Plot::new(SMALL)
     }
@@ -142,7 +142,7 @@ pub(super) fn frontier(experiment: &Experiment, reference: &Reference, setting: 
         x: "mean ms to the answer",
         y: "top-1, %",
         series: all,
-        is_log: true,
+        scale: Scale::LogarithmicX,
         ..Plot::new(SMALL)
     }
 }
@@ -260,7 +260,7 @@ pub(super) fn over_links(
             Seen::Mean => "mean ms to the answer",
         },
         series: all,
-        is_log: true,
+        scale: Scale::LogarithmicX,
         y_range: (seen == Seen::Sent).then_some((-2.0, 102.0)),
         ..Plot::new(NARROW)
     }
