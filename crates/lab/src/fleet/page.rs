@@ -44,7 +44,7 @@ pub(super) fn page(results: &Results) -> Markup {
                 h2 { "Cost" }
                 (figure(&plot(results, "cost of a million images",
                     |row| row.sized.holds.then_some(row.sized.cost_per_million)),
-                    &format!("In {}, at the plan's prices; the devices' own cost is not in it.", plan.prices.currency)))
+                    format!("In {}, at the plan's prices; the devices' own cost is not in it.", plan.prices.currency)))
             }
             (policies(results))
             (fleets(results))
