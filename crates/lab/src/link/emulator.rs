@@ -320,7 +320,11 @@ impl Holder {
 
     fn enter(&self) -> Vec<String> {
         let namespace = format!("--net=/proc/{}/ns/net", self.process);
-        vec!["nsenter".to_owned(), namespace, "--".to_owned()]
+        // What runs there ends with this program, whatever ends that.
+        let bound = ["--", "setpriv", "--pdeathsig", "TERM", "--"].map(str::to_owned);
+        let mut words = vec!["nsenter".to_owned(), namespace];
+        words.extend(bound);
+        words
     }
 
     fn run(&self, program: &str, arguments: &[&str]) -> Result<(), EmulatorError> {
