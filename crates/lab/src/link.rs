@@ -29,6 +29,7 @@ use crate::{
     host,
     learn::LearnPolicyError,
     programs::{ProgramError, beside},
+    summarise::ReadError,
     table::{row, table},
 };
 use emulator::Emulator;
@@ -122,8 +123,11 @@ pub enum LinkError {
     #[error("the cascade {0:?} has no network in the cloud: give another")]
     NoCloud(String),
     /// The labels are at fault.
+    #[error(transparent)]
+    Labels(#[from] ReadError),
+    /// The labels are not those of the images.
     #[error("the labels {} are at fault: {problem}", path.display())]
-    Labels {
+    Unlabelled {
         /// The file.
         path: PathBuf,
         /// What is wrong.

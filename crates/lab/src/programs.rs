@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use outpost_cascade::{Cascade, Site};
+
 /// Until a program listens, on a busy machine.
 const START: Duration = Duration::from_secs(60);
 /// Until a program has ended that was asked to.
@@ -66,6 +68,22 @@ pub enum ProgramError {
 pub(crate) fn beside(name: &str) -> PathBuf {
     let here = std::env::current_exe().unwrap_or_default();
     here.with_file_name(name)
+}
+
+/// The networks that a cloud serves for a cascade whose device decides alone.
+///
+/// # Errors
+/// The name of a node that is elsewhere, or decides in the cloud.
+pub(crate) fn networks_of_the_cloud(cascade: &Cascade) -> Result<Vec<String>, String> {
+    let mut networks = Vec::new();
+    for (_, node) in cascade.nodes() {
+        match node.site() {
+            Site::Device => {}
+            Site::Cloud if node.jumps().is_empty() => networks.push(node.network().to_owned()),
+            _ => return Err(node.name().to_owned()),
+        }
+    }
+    Ok(networks)
 }
 
 /// Ports that systems do not give to whoever asks for any: a program that is away for a while finds its own again.

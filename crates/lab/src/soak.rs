@@ -23,7 +23,6 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
-use outpost_cascade::{Cascade, Site};
 use outpost_transport::development_certificates::{
     Certificates, ExistingFiles, GenerateError, Subjects, Validity,
 };
@@ -34,7 +33,7 @@ use ureq::Agent;
 use crate::{
     host,
     learn::{LearnPolicyError, load_cascade},
-    programs::{Program, ProgramError, beside, free_address},
+    programs::{Program, ProgramError, beside, free_address, networks_of_the_cloud},
     table::{row, table},
 };
 use plan::{Happening, Link, Planned, plan};
@@ -259,7 +258,7 @@ struct State {
 impl Stage {
     fn set(args: &SoakArgs, runtime: &tokio::runtime::Runtime) -> Result<Self, SoakError> {
         let cascade = load_cascade(&args.cascade)?;
-        let networks = networks_of_the_cloud(&cascade)?;
+        let networks = networks_of_the_cloud(&cascade).map_err(SoakError::Sites)?;
         if networks.is_empty() {
             return Err(SoakError::NoCloud(args.cascade.clone()));
         }
@@ -470,18 +469,6 @@ impl Stage {
         bar.finish_and_clear();
         Ok(())
     }
-}
-
-fn networks_of_the_cloud(cascade: &Cascade) -> Result<Vec<String>, SoakError> {
-    let mut networks = Vec::new();
-    for (_, node) in cascade.nodes() {
-        match node.site() {
-            Site::Device => {}
-            Site::Cloud if node.jumps().is_empty() => networks.push(node.network().to_owned()),
-            _ => return Err(SoakError::Sites(node.name().to_owned())),
-        }
-    }
-    Ok(networks)
 }
 
 impl Feed<'_> {

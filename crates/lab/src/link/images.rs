@@ -9,19 +9,15 @@ use fastrand::Rng;
 use serde::Deserialize;
 
 use super::{LinkError, end::Fed, plan::Run, rows::Row};
+use crate::summarise::Labels;
 
 /// The labelled images of a folder.
 #[derive(Debug)]
 pub(super) struct Images {
     folder: PathBuf,
-    labels: Vec<(String, u32)>,
-    by_file: HashMap<String, u32>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Labelled {
-    file: String,
-    label: u32,
+    /// By name.
+    files: Vec<String>,
+    labels: Labels,
 }
 
 /// What is looked at of an answer.
@@ -44,35 +40,30 @@ struct Answer {
 impl Images {
     /// The images that a CSV file with the columns `file` and `label` names.
     pub(super) fn load(folder: &Path, labels: &Path) -> Result<Self, LinkError> {
-        let refused = |problem: String| LinkError::Labels {
+        let refused = |problem: String| LinkError::Unlabelled {
             path: labels.to_owned(),
             problem,
         };
-        let mut reader =
-            csv::Reader::from_path(labels).map_err(|error| refused(error.to_string()))?;
-        let mut all = Vec::new();
-        for line in reader.deserialize() {
-            let Labelled { file, label } = line.map_err(|error| refused(error.to_string()))?;
-            if !folder.join(&file).is_file() {
-                return Err(refused(format!("{} has no {file:?}", folder.display())));
-            }
-            all.push((file, label));
-        }
-        if all.is_empty() {
+        let labels = Labels::load(labels)?;
+        let mut files: Vec<_> = labels.iter().map(|(file, _)| file.to_owned()).collect();
+        files.sort();
+        if files.is_empty() {
             return Err(refused("it labels nothing".to_owned()));
         }
-        all.sort();
+        if let Some(file) = files.iter().find(|file| !folder.join(file).is_file()) {
+            return Err(refused(format!("{} has no {file:?}", folder.display())));
+        }
         Ok(Self {
             folder: folder.to_owned(),
-            by_file: all.iter().cloned().collect(),
-            labels: all,
+            files,
+            labels,
         })
     }
 
     /// So many images, none twice before all were there, in an order that the seed says.
     pub(super) fn order(&self, seed: u32, count: u32) -> Vec<PathBuf> {
         let mut rng = Rng::with_seed(u64::from(seed));
-        let mut names: Vec<_> = self.labels.iter().map(|(file, _)| file).collect();
+        let mut names: Vec<_> = self.files.iter().collect();
         rng.shuffle(&mut names);
         let names = names.into_iter().cycle().take(count as usize);
         names.map(|name| self.folder.join(name)).collect()
@@ -119,7 +110,7 @@ impl Images {
             repeat: run.repeat,
             seed: run.seed,
             number: fed.number,
-            label: self.by_file.get(&file).copied().unwrap_or(u32::MAX),
+            label: self.labels.get(&file).map_or(u32::MAX, |class| class.0),
             file,
             class,
             last_class: last_class.or(class),
@@ -173,8 +164,11 @@ mod tests {
         let labels = folder.path().join("labels.csv");
         for (text, wanted) in [
             ("file,label\n77.jpg,1\n", "has no \"77.jpg\""),
-            ("file,label\n1.jpg,cat\n", "invalid digit"),
-            ("file,class\n1.jpg,1\n", "missing field `label`"),
+            (
+                "file,label\n1.jpg,cat\n",
+                "the label \"cat\" is not a class id",
+            ),
+            ("file,class\n1.jpg,1\n", "there is no column \"label\""),
             ("file,label\n", "labels nothing"),
         ] {
             fs::write(&labels, text).unwrap();

@@ -13,7 +13,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use outpost_cascade::{Cascade, Site};
 use outpost_transport::development_certificates::{
     Certificates, ExistingFiles, Subjects, Validity,
 };
@@ -31,7 +30,7 @@ use super::{
 use crate::{
     host,
     learn::load_cascade,
-    programs::{Program, free_address},
+    programs::{Program, free_address, networks_of_the_cloud},
 };
 use device::Device;
 
@@ -96,7 +95,11 @@ impl<'a> Stage<'a> {
     ) -> Result<Self, LinkError> {
         let cascade_file = base.join(&cascade.file);
         let cascade_file = fs::canonicalize(&cascade_file).map_err(file(&cascade_file))?;
-        let networks = networks_of_the_cloud(&load_cascade(&cascade_file)?)?;
+        let graph = load_cascade(&cascade_file)?;
+        let networks = networks_of_the_cloud(&graph).map_err(LinkError::Sites)?;
+        if networks.is_empty() {
+            return Err(LinkError::NoCloud(graph.name().to_owned()));
+        }
         let images = Images::load(&base.join(&cascade.images), &base.join(&cascade.labels))?;
         let path = emulator.open(profile.condition, folder)?;
         let port = free_address().map_err(file(Path::new("loopback")))?.port();
@@ -415,21 +418,6 @@ fn judged(probed: Probed, aim: Aim, loss: f64) -> Found {
         holds: round_trip
             && is_near(probed.uplink, aim.uplink)
             && is_near(probed.downlink, aim.downlink),
-    }
-}
-
-fn networks_of_the_cloud(cascade: &Cascade) -> Result<Vec<String>, LinkError> {
-    let mut networks = Vec::new();
-    for (_, node) in cascade.nodes() {
-        match node.site() {
-            Site::Device => {}
-            Site::Cloud if node.jumps().is_empty() => networks.push(node.network().to_owned()),
-            _ => return Err(LinkError::Sites(node.name().to_owned())),
-        }
-    }
-    match networks.is_empty() {
-        true => Err(LinkError::NoCloud(cascade.name().to_owned())),
-        false => Ok(networks),
     }
 }
 
