@@ -28,18 +28,17 @@ impl<'a> From<&'a OperatingPoint> for Choice<'a> {
 }
 
 impl<'a> Choice<'a> {
-    /// Two points, the second for a share of the images; none where one of them would hardly be asked.
+    /// Two points, the second for a share of the images, of which the first keeps some; none where the second would hardly be
+    /// asked.
     pub(super) fn mixed(
         point: &'a OperatingPoint,
         other: &'a OperatingPoint,
         share: f64,
     ) -> Option<Self> {
-        (LEAST_SHARE..=1.0 - LEAST_SHARE)
-            .contains(&share)
-            .then_some(Self {
-                point,
-                other: Some((other, share)),
-            })
+        (share >= LEAST_SHARE).then_some(Self {
+            point,
+            other: Some((other, share.min(1.0 - LEAST_SHARE))),
+        })
     }
 
     /// What it does, on average.

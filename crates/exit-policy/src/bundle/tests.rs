@@ -125,6 +125,15 @@ fn a_goal_between_two_points_is_met_by_both() {
     assert_eq!(choice.of(0.51).name, "p1");
 }
 
+#[test]
+fn a_goal_just_short_of_a_point_is_met_by_nearly_all_of_it() {
+    let bundle = Bundle {
+        operating_points: vec![point("p0", 0.5, 0.001, 0.0), point("p1", 0.99, 0.066, 0.0)],
+        ..bundle()
+    };
+    assert_eq!(chosen(&bundle, "time=65.9ms").unwrap(), "p0, p1 for 99 %");
+}
+
 proptest! {
     /// No mixture of points that keeps the bound is faster, and none of any number of points would be.
     #[test]
