@@ -9,7 +9,10 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -119,13 +122,15 @@ impl Drop for Broker {
 
 /// An independent client that has all messages of a topic.
 struct Subscriber {
-    process: Child,
+    process: Arc<Mutex<Child>>,
     lines: Arc<Mutex<Vec<String>>>,
+    leaving: Arc<AtomicBool>,
 }
 
 impl Subscriber {
     fn start(broker: &Broker, topic: &str) -> Self {
-        let mut process = Command::new("stdbuf")
+        let mut command = Command::new("stdbuf");
+        command
             // What it says about itself is not held back.
             .arg("-oL")
             .arg(mosquitto("mosquitto_sub").unwrap())
@@ -136,18 +141,32 @@ impl Subscriber {
             .arg(format!("of-{}", topic.replace('/', "-")))
             .args(["-t", topic, "-d"])
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let lines = Arc::<Mutex<Vec<String>>>::default();
-        let stdout = BufReader::new(process.stdout.take().unwrap());
-        let heard = lines.clone();
+            .stderr(Stdio::null());
+        let mut process = command.spawn().unwrap();
+        let mut stdout = process.stdout.take().unwrap();
+        let subscriber = Self {
+            process: Arc::new(Mutex::new(process)),
+            lines: Arc::default(),
+            leaving: Arc::default(),
+        };
+        let (process, lines) = (subscriber.process.clone(), subscriber.lines.clone());
+        let leaving = subscriber.leaving.clone();
         thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                heard.lock().unwrap().push(line);
+            loop {
+                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                    lines.lock().unwrap().push(line);
+                }
+                // It connects again by itself, but not where TLS was what broke: then it ends.
+                thread::sleep(Duration::from_millis(100));
+                let mut process = process.lock().unwrap();
+                let _ = process.wait();
+                if leaving.load(Ordering::Relaxed) {
+                    return;
+                }
+                *process = command.spawn().unwrap();
+                stdout = process.stdout.take().unwrap();
             }
         });
-        let subscriber = Self { process, lines };
         until("the subscription", || {
             let lines = subscriber.lines.lock().unwrap();
             lines
@@ -178,8 +197,10 @@ impl Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.leaving.store(true, Ordering::Relaxed);
+        let mut process = self.process.lock().unwrap();
+        let _ = process.kill();
+        let _ = process.wait();
     }
 }
 
