@@ -69,6 +69,9 @@ pub struct SimulateArgs {
     /// The plan; `crates/lab/plans/photos.toml` shows every field.
     #[arg(value_name = "PLAN.toml")]
     pub plan: PathBuf,
+    /// A trace of `lab trace` in place of the plan's; rows tell its images.
+    #[arg(long, value_name = "FILE.parquet")]
+    pub trace: Option<PathBuf>,
     /// What `lab fleet validate` found; without it no row counts as validated.
     #[arg(long, value_name = "FILE.json")]
     pub validation: Option<PathBuf>,
@@ -184,7 +187,10 @@ pub(crate) struct Results {
 }
 
 fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> Result<(), FleetError> {
-    let (plan, text) = Plan::load(&args.plan)?;
+    let (mut plan, text) = Plan::load(&args.plan)?;
+    if let Some(trace) = &args.trace {
+        plan.trace.file.clone_from(trace);
+    }
     let service = ServiceTimes::load(&plan.server.service_times, plan.server.max_batch)?;
     let validation = args.validation.as_deref().map(Record::load).transpose()?;
     let taking = Taking {

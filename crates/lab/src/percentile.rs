@@ -1,13 +1,16 @@
 //! Percentiles by nearest rank: always a value that was measured, never one in between.
 
-/// Sorts `values` and gives the smallest one that at least `percent` % of them do not exceed.
+/// Moves `values` about and gives the smallest one that at least `percent` % of them do not exceed.
 ///
 /// `None` when there are no values. `percent` is 0 to 100; 50 gives the median, of an even number of
 /// values the lower of the two in the middle.
 pub(crate) fn nearest_rank(values: &mut [f64], percent: u32) -> Option<f64> {
-    values.sort_unstable_by(f64::total_cmp);
     let rank = (values.len() * percent as usize).div_ceil(100).max(1);
-    values.get(rank - 1).copied()
+    if rank > values.len() {
+        return None;
+    }
+    let (_, value, _) = values.select_nth_unstable_by(rank - 1, f64::total_cmp);
+    Some(*value)
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! therefore taken of [`PARTS`] long parts of the run, and its interval is that of the mean of as many independent numbers
 //! (batch means).
 
+use crate::percentile::nearest_rank;
+
 /// Parts of a run.
 pub const PARTS: usize = 20;
 /// The 97.5 % quantile of Student's distribution with one degree of freedom less than there are parts.
@@ -60,14 +62,8 @@ pub fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
 }
 
 /// The smallest number that `percent` % do not exceed; none of none.
-pub fn percentile(values: impl IntoIterator<Item = f64>, percent: usize) -> Option<f64> {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    let rank = (values.len() * percent).div_ceil(100).max(1);
-    if values.is_empty() {
-        return None;
-    }
-    let (_, value, _) = values.select_nth_unstable_by(rank - 1, f64::total_cmp);
-    Some(*value)
+pub fn percentile(values: impl IntoIterator<Item = f64>, percent: u32) -> Option<f64> {
+    nearest_rank(&mut values.into_iter().collect::<Vec<_>>(), percent)
 }
 
 #[cfg(test)]

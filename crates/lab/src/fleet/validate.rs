@@ -188,6 +188,25 @@ struct Scheduled {
     sends_at: Option<f64>,
 }
 
+/// What so many devices do.
+struct Run {
+    devices: u32,
+    /// Images a second of each.
+    per_second: f64,
+    schedule: Vec<Scheduled>,
+}
+
+impl Run {
+    /// How long it takes.
+    fn seconds(&self) -> f64 {
+        self.schedule.last().map_or(0.0, |last| last.arrival.at.0)
+    }
+}
+
+fn milliseconds(seconds: f64) -> u64 {
+    (1e3 * seconds) as u64
+}
+
 /// A figure of a run.
 type Figure<'a> = &'a dyn Fn(&Served) -> f64;
 
@@ -239,19 +258,27 @@ pub fn run(args: &ValidateArgs, out: &mut dyn Write) -> Result<(), ValidateError
         rules,
     };
     let mut real = Real::start(args, &network_of(&cascade), images)?;
-    let bar = ProgressBar::new(args.devices.len() as u64).with_message("the service alone");
-    let style = "{wide_bar:.cyan/dim} {elapsed}, {pos} of {len}  {msg}";
-    bar.set_style(ProgressStyle::with_template(style).expect("the template is well-formed"));
+    let bar = ProgressBar::new_spinner().with_message("the service alone");
     bar.enable_steady_tick(Duration::from_millis(500));
     let alone = real.alone(args.max_batch, args.batches)?;
+    let runs: Vec<Run> = args
+        .devices
+        .iter()
+        .map(|&devices| validation.run(&alone, devices))
+        .collect();
+    let style = "{wide_bar:.cyan/dim} {elapsed}, {eta} left  {msg}";
+    bar.set_style(ProgressStyle::with_template(style).expect("the template is well-formed"));
+    bar.set_length(runs.iter().map(|run| milliseconds(run.seconds())).sum());
     let mut all = Timings::default();
     let mut points = Vec::new();
-    for &devices in &args.devices {
+    for run in &runs {
+        let (devices, schedule) = (run.devices, &run.schedule);
         bar.set_message(format!("{devices} devices"));
-        let per_second = validation.rate(&alone, devices);
-        let schedule = validation.schedule(devices, per_second);
-        let (served, called) = real.serve(devices, &schedule)?;
-        let compared_from = schedule[telling(&schedule)].arrival.at.0;
+        let begun = bar.position();
+        let at = |seconds| bar.set_position(begun + milliseconds(seconds));
+        let (served, called) = real.serve(devices, schedule, at)?;
+        at(run.seconds());
+        let compared_from = schedule[telling(schedule)].arrival.at.0;
         let of_half = |is_compared: bool| {
             let half = called.iter().copied();
             let half = half.filter(|call| (call.taken >= compared_from) == is_compared);
@@ -260,15 +287,14 @@ pub fn run(args: &ValidateArgs, out: &mut dyn Write) -> Result<(), ValidateError
         let (told, later) = (of_half(false), of_half(true));
         let drift = later.batch_seconds(1) / told.batch_seconds(1) - 1.0;
         let told = told.with_rare(&alone, OFTEN);
-        let simulated = validation.simulated(&schedule, devices, &told);
+        let simulated = validation.simulated(schedule, devices, &told);
         points.push(Point {
             devices,
-            images_per_second_of_device: per_second,
+            images_per_second_of_device: run.per_second,
             drift: drift.is_finite().then_some(drift),
-            ..point(&schedule, &served, &simulated)
+            ..point(schedule, &served, &simulated)
         });
         all = all.and(&told);
-        bar.inc(1);
     }
     bar.finish_and_clear();
     real.end()?;
@@ -385,6 +411,15 @@ fn images(args: &ValidateArgs, workload: &Workload) -> Result<Vec<Vec<u8>>, Vali
 }
 
 impl Validation<'_> {
+    fn run(&self, alone: &Timings, devices: u32) -> Run {
+        let per_second = self.rate(alone, devices);
+        Run {
+            devices,
+            per_second,
+            schedule: self.schedule(devices, per_second),
+        }
+    }
+
     /// Images a second of a device: as many as keep the service busy as wanted, and the device no busier than half of its time.
     fn rate(&self, timings: &Timings, devices: u32) -> f64 {
         let networks = f64::from(self.args.instances) / timings.batch_seconds(1);
@@ -526,7 +561,7 @@ impl Served {
         mean(self.0.iter().map(|sent| sent.seconds)).unwrap_or(f64::NAN)
     }
 
-    fn percentile(&self, percent: usize) -> f64 {
+    fn percentile(&self, percent: u32) -> f64 {
         percentile(self.0.iter().map(|sent| sent.seconds), percent).unwrap_or(f64::NAN)
     }
 }

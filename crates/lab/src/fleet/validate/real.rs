@@ -265,11 +265,12 @@ impl Real {
         })
     }
 
-    /// Lets so many devices send what a schedule says, when it says it.
+    /// Lets so many devices send what a schedule says, when it says it, and tells how many seconds of it have passed.
     pub(super) fn serve(
         &self,
         devices: u32,
         schedule: &[Scheduled],
+        passed: impl Fn(f64),
     ) -> Result<(Served, Vec<Called>), ValidateError> {
         self.runtime.block_on(async {
             let mut channels = Vec::new();
@@ -288,6 +289,7 @@ impl Real {
                 let request = self.request(&[one.arrival.image as usize])?;
                 let (taken, deadline) = (one.arrival.at.0, self.deadline);
                 let left = deadline.saturating_sub(Duration::from_secs_f64(at - taken));
+                passed(at);
                 sleep_until(origin + Duration::from_secs_f64(at)).await;
                 let channel = channels[one.arrival.device as usize].clone();
                 running.spawn(async move {
