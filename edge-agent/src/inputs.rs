@@ -3,6 +3,7 @@
 mod camera;
 mod folder;
 mod newest;
+mod outage;
 mod parts;
 mod url;
 

@@ -9,17 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backon::ExponentialBackoff;
 use outpost_engine::error_chain;
 use tokio::{runtime::Handle, sync::oneshot, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{InputError, newest::Newest};
+use super::{InputError, newest::Newest, outage::Outage};
 use crate::{
     camera::{CameraError, Capture, Frame, FrameError},
     config::CameraConfig,
     metrics::Metrics,
-    pauses::pauses,
     power::Power,
 };
 
@@ -37,8 +35,7 @@ pub(super) struct Camera {
     newest: Newest,
     metrics: Metrics,
     power: Power,
-    /// The pauses between attempts while nothing comes.
-    outage: Option<ExponentialBackoff>,
+    outage: Outage,
 }
 
 impl Camera {
@@ -55,9 +52,13 @@ impl Camera {
             timeout: Duration::from_millis(config.timeout_ms),
             max_bytes,
             newest,
+            outage: Outage::new(
+                &config.name,
+                config.device.display().to_string(),
+                metrics.clone(),
+            ),
             metrics,
             power,
-            outage: None,
         }
     }
 
@@ -99,7 +100,7 @@ impl Camera {
             let visit = AssertUnwindSafe(|| self.visit(&mut open, runtime, ending));
             let visit = catch_unwind(visit).unwrap_or(Err(CameraError::Crashed));
             if let Err(error) = visit {
-                pause(self.failed(&error), runtime, ending);
+                pause(self.outage.failed(&error_chain(&error)), runtime, ending);
             }
         }
     }
@@ -118,7 +119,7 @@ impl Camera {
             let Some(frame) = self.frame(&mut *capture, ending)? else {
                 break;
             };
-            self.came();
+            self.outage.came();
             self.newest.put(frame);
             let now = Instant::now();
             next = (next + self.every * self.power.slowdown()).max(now);
@@ -165,27 +166,6 @@ impl Camera {
             }
         }
         Ok(None)
-    }
-
-    /// An image came.
-    fn came(&mut self) {
-        if self.outage.take().is_some() {
-            tracing::info!(input = self.name, "images come again");
-        }
-    }
-
-    /// None came; gives how long to wait.
-    fn failed(&mut self, error: &CameraError) -> Duration {
-        self.metrics.input_failed(&self.name);
-        let pauses = self.outage.get_or_insert_with(|| {
-            tracing::warn!(
-                input = self.name,
-                error = error_chain(error),
-                "no images come"
-            );
-            pauses()
-        });
-        pauses.next().unwrap_or(LOOK)
     }
 }
 

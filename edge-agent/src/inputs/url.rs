@@ -5,19 +5,18 @@
 
 use std::time::Duration;
 
-use backon::ExponentialBackoff;
 use reqwest::{Method, Response, StatusCode, header};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{
     newest::Newest,
+    outage::Outage,
     parts::{Parts, PartsError, is_image},
 };
 use crate::{
     camera::Frame,
     config::UrlConfig,
     metrics::Metrics,
-    pauses::pauses,
     power::Power,
     web::{Access, Server, WebError, failure},
 };
@@ -30,15 +29,12 @@ const EVERY: Duration = Duration::from_secs(1);
 /// An address that gives images.
 pub(super) struct Camera {
     server: Server,
-    name: String,
     every: Option<Duration>,
     timeout: Duration,
     max_bytes: usize,
     newest: Newest,
-    metrics: Metrics,
     power: Power,
-    /// The pauses between calls while nothing comes.
-    outage: Option<ExponentialBackoff>,
+    outage: Outage,
 }
 
 /// Why no image came.
@@ -83,15 +79,13 @@ impl Camera {
             redirects: REDIRECTS,
         })?;
         Ok(Self {
+            outage: Outage::new(&config.name, server.name(), metrics),
             server,
-            name: config.name.clone(),
             every: config.every_ms.map(Duration::from_millis),
             timeout,
             max_bytes,
             newest,
-            metrics,
             power,
-            outage: None,
         })
     }
 
@@ -102,7 +96,7 @@ impl Camera {
             match self.visit().await {
                 Ok(()) => sleep_until(next).await,
                 Err(failure) => {
-                    let pause = self.failed(&failure);
+                    let pause = self.outage.failed(&failure.to_string());
                     sleep(pause).await;
                 }
             }
@@ -146,7 +140,7 @@ impl Camera {
         timeout(self.timeout, read)
             .await
             .map_err(|_| Failure::Slow)??;
-        self.came();
+        self.outage.came();
         self.newest.put(Frame::Encoded(image.into()));
         Ok(())
     }
@@ -167,35 +161,13 @@ impl Camera {
             let image = timeout(self.timeout, image)
                 .await
                 .map_err(|_| Failure::Slow)??;
-            self.came();
+            self.outage.came();
             let now = Instant::now();
             if now >= next {
                 self.newest.put(Frame::Encoded(image));
                 next = (next + every * self.power.slowdown()).max(now);
             }
         }
-    }
-
-    /// An image came.
-    fn came(&mut self) {
-        if self.outage.take().is_some() {
-            tracing::info!(input = self.name, "images come again");
-        }
-    }
-
-    /// None came; gives how long to wait.
-    fn failed(&mut self, failure: &Failure) -> Duration {
-        self.metrics.input_failed(&self.name);
-        let pauses = self.outage.get_or_insert_with(|| {
-            tracing::warn!(
-                input = self.name,
-                server = self.server.name(),
-                error = %failure,
-                "no images come"
-            );
-            pauses()
-        });
-        pauses.next().unwrap_or(EVERY)
     }
 }
 
