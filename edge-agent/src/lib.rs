@@ -35,6 +35,7 @@ mod queue;
 mod record;
 mod reload;
 mod reloads;
+mod resident;
 pub mod table;
 mod web;
 

@@ -25,6 +25,7 @@ use crate::{
     queue::{Queue, QueueError, carry},
     reload::{ANSWERING, Reloader, Source},
     reloads::Reloads,
+    resident::give_back_code,
 };
 
 /// What calls may take beyond the deadline of an image, once the program is to end.
@@ -141,6 +142,7 @@ impl Program {
         tasks.spawn(ending.clone().run_until_cancelled_owned(reloader.follow()));
         let watched = agent.clone();
         let watchdog = watchdog(move || watched.get().engine().oldest_turn());
+        give_back_code();
         Ok(Self {
             api,
             tasks,

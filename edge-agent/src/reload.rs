@@ -24,6 +24,7 @@ use crate::{
     metrics::Metrics,
     power::Power,
     reloads::{Reload, Reloads},
+    resident::give_back_code,
 };
 
 use changes::Snapshot;
@@ -220,6 +221,7 @@ impl Reloader {
             // Nothing is changed before all is built.
             let outcome = catch_unwind(AssertUnwindSafe(|| self.reload()));
             let outcome = outcome.unwrap_or(Err(ReloadError::Crashed));
+            give_back_code();
             (self, outcome)
         };
         spawn_blocking(reload).await.expect("panics are caught")

@@ -1,0 +1,118 @@
+//! What of its own file the program keeps in memory.
+//!
+//! Starting, and loading and rewriting networks, run through half of the program's code, which it then has mapped for good
+//! though it runs no more. Given back, it stays in the system's cache of files as long as there is room, and what is needed
+//! again is mapped again without being read. Memory that was written to is not touched.
+
+use std::{io, ops::Range};
+
+/// Gives back what is mapped of the program's file and its libraries.
+pub(crate) fn give_back_code() {
+    match give_back() {
+        Ok(bytes) => tracing::debug!(bytes, "code that loading used was given back"),
+        Err(error) => tracing::debug!(%error, "code that loading used stays in memory"),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn give_back() -> io::Result<usize> {
+    use std::{fs, ptr};
+
+    use rustix::mm::{Advice, madvise};
+
+    let smaps = fs::read_to_string("/proc/self/smaps")?;
+    let mut bytes = 0;
+    for range in unwritten(&smaps) {
+        let start = ptr::with_exposed_provenance_mut(range.start);
+        #[allow(
+            unsafe_code,
+            reason = "pages of a file that this process cannot write to and never has: the next access reads the same from the file"
+        )]
+        unsafe {
+            madvise(start, range.len(), Advice::LinuxDontNeed)?;
+        }
+        bytes += range.len();
+    }
+    Ok(bytes)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn give_back() -> io::Result<usize> {
+    Ok(0)
+}
+
+/// The mappings of files that are not writable and of which no page was ever written, as relocations do: of `/proc/PID/smaps`.
+fn unwritten(smaps: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut mapping = None;
+    for line in smaps.lines() {
+        if let Some(head) = mapping_of_file(line) {
+            mapping = head;
+        } else if line
+            .strip_prefix("Anonymous:")
+            .is_some_and(|size| size.trim() == "0 kB")
+        {
+            found.extend(mapping.take());
+        }
+    }
+    found
+}
+
+/// None where the line begins no mapping; none within where it begins one of something else than a file that is read alone.
+fn mapping_of_file(line: &str) -> Option<Option<Range<usize>>> {
+    let mut words = line.split_ascii_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let address = |digits| usize::from_str_radix(digits, 16).ok();
+    let range = address(start)?..address(end)?;
+    let permissions = words.next()?;
+    let is_file = words
+        .nth(3)
+        .is_some_and(|path| path.starts_with('/') && words.next() != Some("(deleted)"));
+    let is_read_alone =
+        permissions.starts_with('r') && permissions.as_bytes().get(1) == Some(&b'-');
+    let is_private = permissions.ends_with('p');
+    Some((is_file && is_read_alone && is_private).then_some(range))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMAPS: &str = "\
+55d0a0000000-55d0a0a00000 r--p 00000000 fe:00 123   /usr/bin/edge-agent
+Size:              10240 kB
+Anonymous:             0 kB
+VmFlags: rd mr mw me
+55d0a0a00000-55d0a2a00000 r-xp 00a00000 fe:00 123   /usr/bin/edge-agent
+Anonymous:             0 kB
+55d0a2a00000-55d0a2c00000 r--p 02a00000 fe:00 123   /usr/bin/edge-agent
+Anonymous:          1524 kB
+55d0a2c00000-55d0a2c10000 rw-p 02c00000 fe:00 123   /usr/bin/edge-agent
+Anonymous:             0 kB
+55d0a3000000-55d0a3021000 rw-p 00000000 00:00 0     [heap]
+Anonymous:           132 kB
+7f0000000000-7f0000001000 r--s 00000000 fe:00 124   /var/lib/outpost/queue
+Anonymous:             0 kB
+7f0000100000-7f0000200000 r-xp 00000000 fe:00 125   /usr/lib/libc.so.6 (deleted)
+Anonymous:             0 kB
+7fff00000000-7fff00002000 r-xp 00000000 00:00 0     [vdso]
+Anonymous:             0 kB
+";
+
+    #[test]
+    fn only_what_was_never_written_and_is_a_file_is_given_back() {
+        let expected = [
+            0x55d0_a000_0000..0x55d0_a0a0_0000,
+            0x55d0_a0a0_0000..0x55d0_a2a0_0000,
+        ];
+        assert_eq!(unwritten(SMAPS), expected);
+        assert_eq!(unwritten("nonsense\n\n-\nff-zz r--p"), []);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn this_program_goes_on_without_its_code_in_memory() {
+        assert!(give_back().unwrap() > 0);
+        assert_eq!(unwritten(SMAPS).len(), 2);
+    }
+}
