@@ -4,6 +4,7 @@ mod alert;
 mod channel;
 mod config;
 mod connect;
+mod early;
 mod http2;
 mod http3;
 mod local_address;

@@ -202,7 +202,8 @@ fn is_about_certificate(alert: AlertDescription) -> bool {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// There was no connection and none could be made; the request was not sent.
+    /// There was no connection and none could be made; the request was not sent, or as early data alone, which the service
+    /// may have seen.
     #[error("{0}")]
     Connect(#[source] ConnectError),
     /// The connection died under the call; the service may have seen the request.

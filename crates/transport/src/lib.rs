@@ -22,6 +22,8 @@
 //! - a connection is made again by the first call after it died, and a call whose request was not
 //!   sent moves to the new connection by itself;
 //! - where nothing listens, connecting fails at once, over UDP too;
+//! - what is sent before a handshake is done is a call that may run twice, and nothing says that there is a connection
+//!   before the service has answered;
 //! - every failure of the transport is a [`tonic::Status`] with a [`CallError`] behind it;
 //! - a call ends by its `grpc-timeout` at both sides;
 //! - a listener that shuts down answers the calls that it has accepted;
@@ -32,6 +34,7 @@ mod client;
 mod congestion;
 mod deadline;
 pub mod development_certificates;
+mod early_data;
 mod error;
 mod frames;
 #[doc(hidden)]
@@ -50,6 +53,7 @@ pub use certificate::CertificateFacts;
 pub use client::{BearerToken, Channel, ClientConfig, ConfigError, TokenError, Trust};
 pub use congestion::{Congestion, UnavailableCongestion, UnknownCongestion};
 pub use deadline::Deadline;
+pub use early_data::{EarlyData, Idempotent};
 pub use error::{CallError, ConnectError, TlsError};
 pub use identity::{Identity, IdentityError};
 pub use protocol::{Protocol, Transport, UnknownTransport};
@@ -57,7 +61,7 @@ pub use server::{
     BindError, ClientAuthentication, ClientAuthority, ClientAuthorityError, Listener,
     ListenerConfig, PeerCertificate, ServeError, ServerTls, TlsHandle, TlsVersion,
 };
-pub use wire::{WireBytes, WireMeter};
+pub use wire::{Handshakes, WireBytes, WireMeter};
 
 /// The largest message that channels accept unless told otherwise, and a good limit for services:
 /// 16 MiB hold a batch of twenty 260×260 images as FP32 pixels.

@@ -5,13 +5,15 @@
 //! - a server's stream is finished once the client has acknowledged all of it, so that a shutdown
 //!   loses no answer;
 //! - a call that is dropped is reset, where quinn would end it as though it were complete;
-//! - a server learns that a client has abandoned a call;
+//! - a server learns that a client has abandoned a call, and which calls came as early data;
+//! - a connection that is used before its handshake is done can be begun anew once the server has passed over what was
+//!   sent ([`Stage`]);
 //! - the peer's frames are bounded ([`FrameWatch`]).
 
 use std::{
     future::Future,
     pin::{Pin, pin},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, ready},
 };
 
@@ -22,11 +24,42 @@ use h3::{
     quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf},
 };
 use quinn::{ConnectionError, VarInt};
+use tokio::sync::watch;
 
 use crate::frames::FrameWatch;
 
 type Boxed<T> = Pin<Box<dyn Future<Output = Result<T, ConnectionError>> + Send + Sync>>;
 type Bidi = (quinn::SendStream, quinn::RecvStream);
+
+/// How far a connection of a client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Nothing has come back yet: what is sent is early data.
+    Early,
+    /// The handshake is done, and what was sent before was taken.
+    Confirmed,
+    /// The handshake is done, and the server passed over what was sent before: those streams are no more, and what spoke
+    /// HTTP/3 over them leaves the connection alone.
+    Rejected,
+}
+
+impl Stage {
+    /// Where a connection is that is used once its handshake is done.
+    pub(crate) fn confirmed() -> watch::Receiver<Self> {
+        watch::Sender::new(Self::Confirmed).subscribe()
+    }
+}
+
+/// Waits until a connection's handshake is done and what was sent before was taken; for ever if that never comes.
+pub(crate) async fn confirmed(mut stage: watch::Receiver<Stage>) {
+    if stage
+        .wait_for(|stage| *stage == Stage::Confirmed)
+        .await
+        .is_err()
+    {
+        std::future::pending().await
+    }
+}
 
 /// A QUIC connection for `h3` to speak HTTP/3 over.
 pub(crate) struct Connection {
@@ -39,10 +72,15 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// A client's side; the server's frames other than DATA may hold `max_frame_bytes`.
-    pub(crate) fn client(connection: quinn::Connection, max_frame_bytes: u64) -> Self {
+    pub(crate) fn client(
+        connection: quinn::Connection,
+        stage: watch::Receiver<Stage>,
+        max_frame_bytes: u64,
+    ) -> Self {
         Self {
             opener: Opener {
                 connection,
+                stage,
                 max_frame_bytes,
                 opening_bidi: None,
                 opening_uni: None,
@@ -59,7 +97,7 @@ impl Connection {
         max_frame_bytes: u64,
     ) -> (Self, Abandonment) {
         let abandonment = Abandonment::default();
-        let mut this = Self::client(connection, max_frame_bytes);
+        let mut this = Self::client(connection, Stage::confirmed(), max_frame_bytes);
         this.abandonment = Some(abandonment.clone());
         (this, abandonment)
     }
@@ -73,16 +111,26 @@ impl quic::Connection<Bytes> for Connection {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<RecvStream, ConnectionErrorIncoming>> {
-        let connection = &self.opener.connection;
+        let Opener {
+            connection, stage, ..
+        } = &self.opener;
         let accepting = self.accepting_uni.get_or_insert_with(|| {
-            let connection = connection.clone();
-            Box::pin(async move { connection.accept_uni().await })
+            let (connection, stage) = (connection.clone(), stage.clone());
+            Box::pin(async move {
+                // What began too early must not take the streams of what is begun anew.
+                confirmed(stage).await;
+                connection.accept_uni().await
+            })
         });
         let result = ready!(accepting.as_mut().poll(cx));
         self.accepting_uni = None;
         let stream = result.map_err(connection_error)?;
         let watch = FrameWatch::unidirectional(self.opener.max_frame_bytes);
-        Poll::Ready(Ok(RecvStream { stream, watch }))
+        Poll::Ready(Ok(RecvStream {
+            stream,
+            watch,
+            early: None,
+        }))
     }
 
     fn poll_accept_bidi(
@@ -99,7 +147,7 @@ impl quic::Connection<Bytes> for Connection {
         let (send, recv) = result.map_err(connection_error)?;
         let finish = match &self.abandonment {
             Some(abandonment) => {
-                abandonment.watch(&send);
+                abandonment.watch(&send, &recv);
                 Finish::OnceAcknowledged(None)
             }
             None => Finish::AtOnce,
@@ -139,6 +187,7 @@ impl quic::OpenStreams<Bytes> for Connection {
 /// Opens streams on a connection.
 pub(crate) struct Opener {
     connection: quinn::Connection,
+    stage: watch::Receiver<Stage>,
     max_frame_bytes: u64,
     opening_bidi: Option<Boxed<Bidi>>,
     opening_uni: Option<Boxed<quinn::SendStream>>,
@@ -148,10 +197,19 @@ impl Clone for Opener {
     fn clone(&self) -> Self {
         Self {
             connection: self.connection.clone(),
+            stage: self.stage.clone(),
             max_frame_bytes: self.max_frame_bytes,
             opening_bidi: None,
             opening_uni: None,
         }
+    }
+}
+
+impl Opener {
+    /// What a stream holds that is opened now, where that is before the handshake is done.
+    fn early(&self) -> Option<watch::Receiver<Stage>> {
+        let is_early = *self.stage.borrow() != Stage::Confirmed;
+        is_early.then(|| self.stage.clone())
     }
 }
 
@@ -172,7 +230,9 @@ impl quic::OpenStreams<Bytes> for Opener {
         self.opening_bidi = None;
         let (send, recv) = result.map_err(stream_error)?;
         let max_frame_bytes = self.max_frame_bytes;
-        let stream = BidiStream::new(send, recv, Finish::AtOnce, max_frame_bytes);
+        let mut stream = BidiStream::new(send, recv, Finish::AtOnce, max_frame_bytes);
+        stream.send.early = self.early();
+        stream.recv.early = self.early();
         Poll::Ready(Ok(stream))
     }
 
@@ -188,11 +248,15 @@ impl quic::OpenStreams<Bytes> for Opener {
         let result = ready!(opening.as_mut().poll(cx));
         self.opening_uni = None;
         let stream = result.map_err(stream_error)?;
-        Poll::Ready(Ok(SendStream::new(stream, Finish::AtOnce)))
+        let mut stream = SendStream::new(stream, Finish::AtOnce);
+        stream.early = self.early();
+        Poll::Ready(Ok(stream))
     }
 
     fn close(&mut self, code: Code, reason: &[u8]) {
-        self.connection.close(varint(code.value()), reason);
+        if *self.stage.borrow() != Stage::Rejected {
+            self.connection.close(varint(code.value()), reason);
+        }
     }
 }
 
@@ -216,6 +280,7 @@ impl BidiStream {
             recv: RecvStream {
                 stream: recv,
                 watch: FrameWatch::request(max_frame_bytes),
+                early: None,
             },
         }
     }
@@ -292,6 +357,8 @@ pub(crate) struct SendStream {
     writing: Option<WriteBuf<Bytes>>,
     finish: Finish,
     reset_on_drop: bool,
+    /// Shows the connection, once it was passed over, that there is the stream yet. It goes after the stream.
+    early: Option<watch::Receiver<Stage>>,
 }
 
 impl SendStream {
@@ -301,6 +368,7 @@ impl SendStream {
             writing: None,
             finish,
             reset_on_drop: false,
+            early: None,
         }
     }
 }
@@ -375,6 +443,8 @@ impl quic::SendStream<Bytes> for SendStream {
 pub(crate) struct RecvStream {
     stream: quinn::RecvStream,
     watch: FrameWatch,
+    /// As a [`SendStream`]'s.
+    early: Option<watch::Receiver<Stage>>,
 }
 
 impl quic::RecvStream for RecvStream {
@@ -415,18 +485,34 @@ impl quic::RecvStream for RecvStream {
 
 /// Tells a server when the client gives up on the call accepted last.
 #[derive(Clone, Default)]
-pub(crate) struct Abandonment(Arc<Mutex<Option<Stopped>>>);
+pub(crate) struct Abandonment(Arc<Mutex<LastAccepted>>);
+
+#[derive(Default)]
+struct LastAccepted {
+    stopped: Option<Stopped>,
+    is_early: bool,
+}
 
 impl Abandonment {
-    fn watch(&self, stream: &quinn::SendStream) {
-        let mut slot = self.0.lock().expect("no holder of the lock panics");
-        *slot = Some(Box::pin(stream.stopped()));
+    fn watch(&self, send: &quinn::SendStream, recv: &quinn::RecvStream) {
+        *self.last_accepted() = LastAccepted {
+            stopped: Some(Box::pin(send.stopped())),
+            is_early: recv.is_0rtt(),
+        };
+    }
+
+    fn last_accepted(&self) -> MutexGuard<'_, LastAccepted> {
+        self.0.lock().expect("no holder of the lock panics")
+    }
+
+    /// Whether the call accepted last came before the handshake was done, so that it may be another's copy of one.
+    pub(crate) fn is_early(&self) -> bool {
+        self.last_accepted().is_early
     }
 
     /// Ends once the client has stopped the stream of the call accepted last, or is gone.
     pub(crate) fn of_last_accepted(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut slot = self.0.lock().expect("no holder of the lock panics");
-        let stopped = slot.take();
+        let stopped = self.last_accepted().stopped.take();
         async move {
             // Otherwise the call was answered in full, or there is nothing to watch.
             let Some(Ok(Some(_)) | Err(_)) = OptionFuture::from(stopped).await else {

@@ -2,6 +2,7 @@
 
 mod calls;
 mod connecting;
+mod early_data;
 mod fixture;
 mod hostile;
 mod lifetime;

@@ -8,6 +8,8 @@
 //! - where the kernel does not tell, a read or a write counts as the segments of [`SEGMENT_BYTES`] that hold it, with an
 //!   acknowledgement for two of them.
 //!
+//! Beside them it counts the handshakes of HTTP/3 ([`Handshakes`]).
+//!
 //! Frames of the link below IP, ICMP and name look-ups are not counted, nor options of TCP that come and go with losses
 //! (SACK, 12 bytes a segment).
 
@@ -25,7 +27,7 @@ use std::{
     time::Duration,
 };
 
-use crate::Protocol;
+use crate::{EarlyData, Protocol};
 
 pub(crate) use tcp::MeteredTcp;
 pub(crate) use udp::MeteredUdp;
@@ -90,6 +92,19 @@ impl AddAssign for WireBytes {
     }
 }
 
+/// Handshakes over HTTP/3 that were done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handshakes {
+    /// In all.
+    pub done: u64,
+    /// Of these, those that resumed a session, so that no certificate was sent and verified.
+    pub resumed: u64,
+    /// Of these, those before which calls could go out, and the service took what was sent.
+    pub early_data_accepted: u64,
+    /// And those where the service passed over what was sent.
+    pub early_data_rejected: u64,
+}
+
 /// Counts what connections cost on the wire, those that have ended included. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct WireMeter(Arc<Counts>);
@@ -98,6 +113,7 @@ pub struct WireMeter(Arc<Counts>);
 struct Counts {
     sent_over_udp: AtomicU64,
     received_over_udp: AtomicU64,
+    handshakes: Mutex<Handshakes>,
     tcp: Mutex<Tcp>,
 }
 
@@ -122,6 +138,30 @@ impl WireMeter {
                 received: self.0.received_over_udp.load(Ordering::Relaxed),
             },
         }
+    }
+
+    /// The handshakes over HTTP/3 until now.
+    pub fn handshakes(&self) -> Handshakes {
+        *self.counted_handshakes()
+    }
+
+    /// Counts a handshake that is done.
+    pub(crate) fn connected_over_quic(&self, is_resumed: bool, early_data: Option<EarlyData>) {
+        let mut handshakes = self.counted_handshakes();
+        handshakes.done += 1;
+        handshakes.resumed += u64::from(is_resumed);
+        match early_data {
+            Some(EarlyData::Accepted) => handshakes.early_data_accepted += 1,
+            Some(EarlyData::Rejected) => handshakes.early_data_rejected += 1,
+            None => {}
+        }
+    }
+
+    fn counted_handshakes(&self) -> MutexGuard<'_, Handshakes> {
+        self.0
+            .handshakes
+            .lock()
+            .expect("no holder of the lock panics")
     }
 
     /// Counts datagrams that went out.

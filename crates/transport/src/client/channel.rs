@@ -12,6 +12,7 @@ use futures::{
     future::{BoxFuture, Shared},
 };
 use http::{HeaderValue, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
+use http_body_util::{BodyExt as _, Full};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, body::Body};
@@ -20,9 +21,11 @@ use super::{
     ClientConfig, ConfigError,
     config::Target,
     connect::{Connection, Connector, Failure},
+    early::{self, Offer, Offered},
+    http3::Http3,
 };
 use crate::{
-    CertificateFacts, Protocol, WireMeter,
+    CertificateFacts, EarlyData, Idempotent, Protocol, WireMeter,
     deadline::{DeadlineBody, Expiry, TimeAllowed},
     error::{CallError, ConnectError},
 };
@@ -34,8 +37,8 @@ const USER_AGENT: HeaderValue =
 ///
 /// Clones share the connection. It is made by the first call or by [`connect`](Self::connect),
 /// and made again by the first call after it died. Every response carries the [`Protocol`] that it
-/// came over in its extensions, and every [`Status`] that the transport itself gives has a
-/// [`CallError`] among its sources.
+/// came over in its extensions, and [`EarlyData`] where its request went out before there was a
+/// connection; every [`Status`] that the transport itself gives has a [`CallError`] among its sources.
 #[derive(Clone)]
 pub struct Channel {
     state: Arc<State>,
@@ -80,9 +83,12 @@ impl Numbered {
 
 enum Slot {
     Idle,
-    Connecting(Attempt),
+    Connecting(Attempt, Offered),
     Ready(Connection),
 }
+
+/// A connection of which nothing has come back yet, and the attempt that it is of.
+type Early = (Http3, Attempt);
 
 /// One attempt to connect, for all that wait for it. It goes on if they stop waiting, and ends with
 /// the channel.
@@ -120,6 +126,16 @@ impl Channel {
             .map(|connection| connection.protocol())
     }
 
+    /// Waits until an [`Idempotent`] call can go out: over a connection, or as early data of one that is being made, of which
+    /// nothing is known yet.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub async fn reach(&self) -> Result<(), ConnectError> {
+        self.early().await.map(drop)
+    }
+
     /// Connects anew, whatever connection there is, and makes calls over the new one from then on: the present one may be
     /// dead without a sign of it. Those under way end over the old one.
     ///
@@ -127,7 +143,7 @@ impl Channel {
     ///
     /// Outside a tokio runtime.
     pub async fn renew(&self) -> Result<Protocol, ConnectError> {
-        let connection = self.state.connector.connect().await?;
+        let connection = self.state.connector.connect(None).await?;
         let protocol = connection.protocol();
         let mut slot = self.state.slot();
         self.state.use_from_now_on(&mut slot, connection);
@@ -180,28 +196,45 @@ impl Channel {
     }
 
     async fn connection(&self) -> Result<Connection, ConnectError> {
-        let attempt = {
-            let mut slot = self.state.slot();
-            match &slot.slot {
-                Slot::Ready(connection) if connection.is_usable() => {
-                    return Ok(connection.clone());
-                }
-                Slot::Connecting(attempt) => attempt.clone(),
-                Slot::Ready(_) | Slot::Idle => {
-                    let attempt = self.start_connecting(slot.number + 1);
-                    slot.put(Slot::Connecting(attempt.clone()));
-                    attempt
-                }
-            }
-        };
-        attempt.await
+        match self.present() {
+            Ok(connection) => Ok(connection),
+            Err((attempt, _)) => attempt.await,
+        }
     }
 
-    fn start_connecting(&self, number: u64) -> Attempt {
+    /// Waits for a connection, or sooner gives one that is being made and that calls which may run twice can use already.
+    async fn early(&self) -> Result<Option<Early>, ConnectError> {
+        let (attempt, offered) = match self.present() {
+            Ok(_) => return Ok(None),
+            Err(connecting) => connecting,
+        };
+        tokio::select! {
+            biased;
+            result = attempt.clone() => result.map(|_| None),
+            early = offered.taken() => Ok(Some((early, attempt))),
+        }
+    }
+
+    /// The connection that there is, or else an attempt to make one.
+    fn present(&self) -> Result<Connection, (Attempt, Offered)> {
+        let mut slot = self.state.slot();
+        match &slot.slot {
+            Slot::Ready(connection) if connection.is_usable() => Ok(connection.clone()),
+            Slot::Connecting(attempt, offered) => Err((attempt.clone(), offered.clone())),
+            Slot::Ready(_) | Slot::Idle => {
+                let (offer, offered) = early::offer();
+                let attempt = self.start_connecting(slot.number + 1, offer);
+                slot.put(Slot::Connecting(attempt.clone(), offered.clone()));
+                Err((attempt, offered))
+            }
+        }
+    }
+
+    fn start_connecting(&self, number: u64, offer: Offer) -> Attempt {
         let connector = self.state.connector.clone();
         let state = Arc::downgrade(&self.state);
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
-            let result = connector.connect().await;
+            let result = connector.connect(Some(&offer)).await;
             // The task itself settles the slot, so that it is right even if nobody waits any more.
             if let Some(state) = state.upgrade() {
                 let mut slot = state.slot();
@@ -214,17 +247,7 @@ impl Channel {
             }
             result
         }));
-        let outcome = async {
-            match task.await {
-                Ok(result) => result,
-                Err(error) => match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    // The runtime is shutting down, and this future with it.
-                    Err(_) => std::future::pending().await,
-                },
-            }
-        };
-        outcome.boxed().shared()
+        outcome(task).boxed().shared()
     }
 
     async fn answer(self, mut request: Request<Body>) -> Result<Response<Body>, Status> {
@@ -261,9 +284,67 @@ impl Channel {
         }
     }
 
+    /// Sends the request; one that may run twice as early data, where a connection is only being made.
+    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, CallError> {
+        let is_idempotent = request.extensions().get::<Idempotent>().is_some();
+        if is_idempotent && self.state.connector.target.early_data {
+            let early = self.early().await.map_err(CallError::Connect)?;
+            if let Some(early) = early {
+                return self.send_early(request, early).await;
+            }
+        }
+        self.send_connected(request).await
+    }
+
+    /// Sends the request before it is known whether anybody is there, and again once that is known where it was not taken.
+    async fn send_early(
+        &self,
+        request: Request<Body>,
+        (early, attempt): Early,
+    ) -> Result<Response<Body>, CallError> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.map_err(|status| CallError::Reset {
+            code: status.code(),
+            source: Arc::new(status),
+        })?;
+        let body = body.to_bytes();
+        let request = || Request::from_parts(parts.clone(), Body::new(Full::new(body.clone())));
+        let identity = early.identity();
+        // A task of its own, which lets go of what was passed over even while nobody looks after the call: the connection is
+        // not begun anew before.
+        let call = tokio::spawn(early.call_early(request()));
+        let mut call = outcome(AbortOnDropHandle::new(call)).boxed();
+        let answered = tokio::select! {
+            biased;
+            answered = &mut call => answered,
+            connection = attempt.clone() => match connection {
+                Ok(Connection::H3(connection)) if connection.is(&identity) => call.await,
+                // Another one was there first, or none is.
+                Ok(_) | Err(_) => None,
+            },
+        };
+        let (mut response, early_data) = match answered {
+            // What HTTP says with that status, those do who cannot tell whether a request may run twice.
+            Some(Ok(response)) if response.status() != StatusCode::TOO_EARLY => {
+                (understood(response, Protocol::H3)?, EarlyData::Accepted)
+            }
+            answered => {
+                let connection = attempt.await.map_err(CallError::Connect)?;
+                let is_taken =
+                    matches!(connection, Connection::H3(connection) if connection.is(&identity));
+                match answered {
+                    Some(Err(Failure::Failed(error))) if is_taken => return Err(error),
+                    _ => (self.send_connected(request()).await?, EarlyData::Rejected),
+                }
+            }
+        };
+        response.extensions_mut().insert(early_data);
+        Ok(response)
+    }
+
     /// Sends the request over the connection, or over a second one if the first turns out to have
     /// died before anything was sent.
-    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, CallError> {
+    async fn send_connected(&self, request: Request<Body>) -> Result<Response<Body>, CallError> {
         let failure = match self.send_once(request).await {
             Err(Failure::NotSent { request, .. }) => match self.send_once(*request).await {
                 Ok(response) => return Ok(response),
@@ -279,14 +360,34 @@ impl Channel {
 
     async fn send_once(&self, request: Request<Body>) -> Result<Response<Body>, Failure> {
         let connection = self.connection().await.map_err(CallError::Connect)?;
-        let mut response = connection.call(request).await?;
-        if !is_grpc(&response) {
-            let status = response.status();
-            return Err(CallError::NotGrpc { status }.into());
-        }
-        response.extensions_mut().insert(connection.protocol());
-        Ok(response)
+        let response = connection.call(request).await?;
+        Ok(understood(response, connection.protocol())?)
     }
+}
+
+/// What comes of a task.
+async fn outcome<T>(task: AbortOnDropHandle<T>) -> T {
+    match task.await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down, and this future with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// The response of a gRPC server, with the protocol that it came over.
+fn understood(
+    mut response: Response<Body>,
+    protocol: Protocol,
+) -> Result<Response<Body>, CallError> {
+    if !is_grpc(&response) {
+        let status = response.status();
+        return Err(CallError::NotGrpc { status });
+    }
+    response.extensions_mut().insert(protocol);
+    Ok(response)
 }
 
 /// Retires the connection of that number once there was no call for so long; ends with it. Answers that are still read end

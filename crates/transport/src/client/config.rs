@@ -47,6 +47,9 @@ pub struct ClientConfig {
     pub close_idle: Option<Duration>,
     /// The algorithm that says how fast may be sent. Default: QUIC's is CUBIC, TCP's what the system has.
     pub congestion: Option<Congestion>,
+    /// Whether calls marked [`Idempotent`](crate::Idempotent) may go out before a handshake of HTTP/3 is done, where the
+    /// service allowed that on a connection before. Default: they may.
+    pub early_data: bool,
 }
 
 impl ClientConfig {
@@ -66,6 +69,7 @@ impl ClientConfig {
             keep_alive: Duration::from_secs(5),
             close_idle: None,
             congestion: None,
+            early_data: true,
         }
     }
 }
@@ -136,6 +140,7 @@ pub(super) struct Target {
     pub(super) keep_alive: Duration,
     pub(super) close_idle: Option<Duration>,
     pub(super) congestion: Option<Congestion>,
+    pub(super) early_data: bool,
 }
 
 impl Target {
@@ -198,6 +203,7 @@ impl Target {
             keep_alive: config.keep_alive,
             close_idle: config.close_idle,
             congestion: config.congestion,
+            early_data: config.early_data,
         })
     }
 }

@@ -17,7 +17,7 @@ use http::{Request, Response};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::body::Body;
 
-use super::{config::Target, http2::Http2, http3::Http3};
+use super::{config::Target, early::Offer, http2::Http2, http3::Http3};
 use crate::{
     Protocol, Transport, WireMeter,
     error::{CallError, ConnectError},
@@ -114,10 +114,11 @@ impl Connector {
         *self.wire.lock().expect("no holder of the lock panics") = wire;
     }
 
-    /// One attempt, over within the connect timeout.
-    pub(super) async fn connect(&self) -> Result<Connection, ConnectError> {
+    /// One attempt, over within the connect timeout. What may be used before that goes on `offer`; whoever has none gets no
+    /// connection but one whose other end has answered.
+    pub(super) async fn connect(&self, offer: Option<&Offer>) -> Result<Connection, ConnectError> {
         let after = self.target.connect_timeout;
-        match timeout(after, self.attempt()).await {
+        match timeout(after, self.attempt(offer)).await {
             Ok(result) => result,
             Err(_) => Err(ConnectError::Timeout {
                 host: self.target.authority.to_string(),
@@ -126,11 +127,11 @@ impl Connector {
         }
     }
 
-    async fn attempt(&self) -> Result<Connection, ConnectError> {
+    async fn attempt(&self, offer: Option<&Offer>) -> Result<Connection, ConnectError> {
         let addresses = self.resolve().await?;
         match self.target.transport {
             Transport::H2 => self.http2(&addresses).await,
-            Transport::H3 => self.http3(&addresses).await,
+            Transport::H3 => self.http3(&addresses, offer).await,
             Transport::Auto if self.http3_is_avoided() => {
                 let result = self.http2(&addresses).await;
                 if result.is_err() {
@@ -139,7 +140,7 @@ impl Connector {
                 }
                 result
             }
-            Transport::Auto => self.race(&addresses).await,
+            Transport::Auto => self.race(&addresses, offer).await,
         }
     }
 
@@ -166,21 +167,29 @@ impl Connector {
         first_ready(addresses, dial).await.map(Connection::H2)
     }
 
-    async fn http3(&self, addresses: &[SocketAddr]) -> Result<Connection, ConnectError> {
+    async fn http3(
+        &self,
+        addresses: &[SocketAddr],
+        offer: Option<&Offer>,
+    ) -> Result<Connection, ConnectError> {
         let tls = self.target.tls.as_ref();
         let tls = tls.expect("a target in the clear has transport h2");
         let wire = self.wire();
-        let dial = |address| Http3::connect(&self.target, tls, address, &wire);
+        let dial = |address| Http3::connect(&self.target, tls, address, (&wire, offer));
         first_ready(addresses, dial).await.map(Connection::H3)
     }
 
     /// HTTP/3, or HTTP/2 where UDP does not get through.
     ///
     /// A refused certificate ends the race: it says nothing about UDP, and the other protocol would
-    /// only meet it again.
-    async fn race(&self, addresses: &[SocketAddr]) -> Result<Connection, ConnectError> {
+    /// only meet it again. Early data changes nothing: the race is over once an end has answered.
+    async fn race(
+        &self,
+        addresses: &[SocketAddr],
+        offer: Option<&Offer>,
+    ) -> Result<Connection, ConnectError> {
         let started = Instant::now();
-        let mut http3 = pin!(self.http3(addresses));
+        let mut http3 = pin!(self.http3(addresses, offer));
         match timeout(HEAD_START, &mut http3).await {
             Ok(Err(error)) if !matches!(error, ConnectError::Tls(_)) => {
                 return self.fall_back(self.http2(addresses), &error).await;

@@ -34,7 +34,7 @@ use super::{
     config::Target,
     connect::Failure,
     local_address::LocalAddress,
-    trust::{ClientTls, Verdict},
+    trust::ClientTls,
 };
 use crate::{
     Congestion, Protocol, WireMeter,
@@ -239,11 +239,10 @@ async fn secure(
     tls: &ClientTls,
     address: SocketAddr,
 ) -> Result<tokio_rustls::client::TlsStream<MeteredTcp>, ConnectError> {
-    let (config, verdict) = tls.attempt(Protocol::H2);
-    let stream = TlsConnector::from(Arc::new(config))
+    let stream = TlsConnector::from(tls.http2.clone())
         .connect(tls.server_name.clone(), tcp)
         .await
-        .map_err(|error| tls_failure(address, error, &verdict))?;
+        .map_err(|error| tls_failure(address, error))?;
     if stream.get_ref().1.alpn_protocol() != Some(&Protocol::H2.alpn()) {
         return Err(ConnectError::Closed {
             address,
@@ -258,11 +257,8 @@ async fn secure(
 #[error("the server did not agree on HTTP/2")]
 struct NotNegotiated;
 
-fn tls_failure(address: SocketAddr, error: io::Error, verdict: &Verdict) -> ConnectError {
+fn tls_failure(address: SocketAddr, error: io::Error) -> ConnectError {
     use rustls::{AlertDescription, Error::AlertReceived};
-    if let Some(error) = verdict.take() {
-        return error.into();
-    }
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     match inner {
         // The server is well, it just does not speak the protocol.

@@ -1,6 +1,9 @@
 //! Whom a client believes: TLS settings that verify the server and remember why it failed.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex, MutexGuard,
+    atomic::{AtomicU64, Ordering},
+};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
@@ -56,16 +59,20 @@ impl Trust {
     }
 }
 
-/// Makes the TLS settings of each connection attempt.
+/// The most refusals that are kept until the attempts that met them ask: more than are under way at a time.
+const MOST_REFUSALS: usize = 16;
+
+/// The TLS settings of connection attempts.
 ///
-/// Attempts over one protocol share a cache of sessions, so that a reconnect need not verify again.
+/// Attempts over one protocol share them, and with them a cache of sessions, so that a reconnect need not verify again:
+/// rustls resumes a session only with the very verifier that verified it.
 #[derive(Clone, Debug)]
 pub(super) struct ClientTls {
-    verifier: Arc<WebPkiServerVerifier>,
-    template: ClientConfig,
-    /// Sessions to resume; a QUIC session carries QUIC's settings and is of no use to TCP.
-    http2_sessions: Resumption,
-    http3_sessions: Resumption,
+    pub(super) http2: Arc<ClientConfig>,
+    pub(super) http3: Arc<ClientConfig>,
+    /// The same, and calls may go out before the handshake is done where a session lets them.
+    pub(super) http3_with_early_data: Arc<ClientConfig>,
+    http3_verifier: Arc<RecordingVerifier>,
     /// The server's own certificate, as it was shown last.
     shown: Shown,
     /// The name that the certificate must carry.
@@ -94,33 +101,49 @@ impl ClientTls {
         };
         let server_name = ServerName::try_from(server_name.to_owned())
             .map_err(|_| ConfigError::ServerName(server_name.to_owned()))?;
+        let shown = Shown::default();
+        // A QUIC session carries QUIC's settings and is of no use to TCP.
+        let [(http2, _), (http3, http3_verifier)] = [Protocol::H2, Protocol::H3].map(|protocol| {
+            let verifier = Arc::new(RecordingVerifier {
+                inner: verifier.clone(),
+                shown: shown.clone(),
+                refusals: Mutex::default(),
+                verified: AtomicU64::new(0),
+            });
+            let mut config = template.clone();
+            config.alpn_protocols = vec![protocol.alpn()];
+            config.resumption = Resumption::in_memory_sessions(8);
+            config
+                .dangerous()
+                .set_certificate_verifier(verifier.clone());
+            (config, verifier)
+        });
+        let mut with_early_data = http3.clone();
+        with_early_data.enable_early_data = true;
         Ok(Self {
-            verifier,
-            template,
-            http2_sessions: Resumption::in_memory_sessions(8),
-            http3_sessions: Resumption::in_memory_sessions(8),
-            shown: Shown::default(),
+            http2: Arc::new(http2),
+            http3: Arc::new(http3),
+            http3_with_early_data: Arc::new(with_early_data),
+            http3_verifier,
+            shown,
             server_name,
         })
     }
 
-    /// The settings for one attempt, and where its verdict will be.
-    pub(super) fn attempt(&self, protocol: Protocol) -> (ClientConfig, Verdict) {
-        let verdict = Verdict::default();
-        let mut config = self.template.clone();
-        config.alpn_protocols = vec![protocol.alpn()];
-        config.resumption = match protocol {
-            Protocol::H2 => self.http2_sessions.clone(),
-            Protocol::H3 => self.http3_sessions.clone(),
-        };
-        config
-            .dangerous()
-            .set_certificate_verifier(Arc::new(RecordingVerifier {
-                inner: self.verifier.clone(),
-                verdict: verdict.clone(),
-                shown: self.shown.clone(),
-            }));
-        (config, verdict)
+    /// Why a certificate over HTTP/3 was refused, where it was with these words.
+    ///
+    /// QUIC reports an alert's number and some text, and the caller deserves the cause itself.
+    pub(super) fn refusal(&self, words: &str) -> Option<TlsError> {
+        let mut refusals = self.http3_verifier.refusals();
+        let found = refusals
+            .iter()
+            .position(|error| error.to_string() == words)?;
+        Some(TlsError::new(refusals.swap_remove(found)))
+    }
+
+    /// How often a certificate was verified over HTTP/3: by each handshake that resumes no session.
+    pub(super) fn verified(&self) -> u64 {
+        self.http3_verifier.verified.load(Ordering::Relaxed)
     }
 
     /// What the certificate says that the server showed last, whether it was believed or not.
@@ -134,31 +157,31 @@ impl ClientTls {
 #[derive(Clone, Debug, Default)]
 struct Shown(Arc<Mutex<Option<CertificateDer<'static>>>>);
 
-/// Why an attempt's certificate was refused, once it was.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Verdict(Arc<Mutex<Option<rustls::Error>>>);
+/// The usual verifier, with a memory of what it saw and why it refused it.
+#[derive(Debug)]
+struct RecordingVerifier {
+    inner: Arc<WebPkiServerVerifier>,
+    shown: Shown,
+    refusals: Mutex<Vec<rustls::Error>>,
+    verified: AtomicU64,
+}
 
-impl Verdict {
-    pub(super) fn take(&self) -> Option<TlsError> {
-        let mut slot = self.0.lock().expect("no holder of the lock panics");
-        slot.take().map(TlsError::new)
+impl RecordingVerifier {
+    fn refusals(&self) -> MutexGuard<'_, Vec<rustls::Error>> {
+        self.refusals.lock().expect("no holder of the lock panics")
     }
 
     fn record<T>(&self, result: Result<T, rustls::Error>) -> Result<T, rustls::Error> {
         if let Err(error) = &result {
-            *self.0.lock().expect("no holder of the lock panics") = Some(error.clone());
+            let mut refusals = self.refusals();
+            // Those that nobody asked about, as their attempts were given up.
+            if refusals.len() == MOST_REFUSALS {
+                refusals.remove(0);
+            }
+            refusals.push(error.clone());
         }
         result
     }
-}
-
-/// The usual verifier, with a memory: QUIC reports a refused certificate as an alert number and
-/// some text, and the caller deserves the cause itself.
-#[derive(Debug)]
-struct RecordingVerifier {
-    inner: Arc<WebPkiServerVerifier>,
-    verdict: Verdict,
-    shown: Shown,
 }
 
 impl ServerCertVerifier for RecordingVerifier {
@@ -172,7 +195,8 @@ impl ServerCertVerifier for RecordingVerifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         *self.shown.0.lock().expect("no holder of the lock panics") =
             Some(end_entity.clone().into_owned());
-        self.verdict.record(self.inner.verify_server_cert(
+        self.verified.fetch_add(1, Ordering::Relaxed);
+        self.record(self.inner.verify_server_cert(
             end_entity,
             intermediates,
             server_name,
@@ -190,7 +214,7 @@ impl ServerCertVerifier for RecordingVerifier {
         let result = self
             .inner
             .verify_tls12_signature(message, certificate, signature);
-        self.verdict.record(result)
+        self.record(result)
     }
 
     fn verify_tls13_signature(
@@ -202,7 +226,7 @@ impl ServerCertVerifier for RecordingVerifier {
         let result = self
             .inner
             .verify_tls13_signature(message, certificate, signature);
-        self.verdict.record(result)
+        self.record(result)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

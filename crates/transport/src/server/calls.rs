@@ -9,7 +9,7 @@ use tower::Service as _;
 
 use super::peer::PeerCertificate;
 use crate::{
-    Protocol,
+    EarlyData, Protocol,
     deadline::{DeadlineBody, Expiry, TimeAllowed},
 };
 
@@ -23,11 +23,32 @@ pub(super) struct Calls {
     pub(super) certificate: Option<Arc<PeerCertificate>>,
     /// The longest that a call may take, whatever it asks for.
     pub(super) max_call: Duration,
+    /// Paths of the calls that are taken before a handshake is done.
+    pub(super) early_data: &'static [&'static str],
+}
+
+/// Whether a call came before its client's handshake was done, so that it may be a copy that somebody made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    Early,
+    Connected,
 }
 
 impl Calls {
     /// Answers one call, by its deadline if it has one; the service's work is dropped then.
-    pub(super) async fn answer(self, mut request: Request<Body>) -> Response<Body> {
+    pub(super) async fn answer(
+        self,
+        mut request: Request<Body>,
+        arrival: Arrival,
+    ) -> Response<Body> {
+        if arrival == Arrival::Early {
+            if !self.early_data.contains(&request.uri().path()) {
+                // What HTTP says with its status 425.
+                let words = "this call is not taken before the handshake is done: send it again";
+                return Status::unavailable(words).into_http();
+            }
+            request.extensions_mut().insert(EarlyData::Accepted);
+        }
         let time_allowed = match TimeAllowed::from_headers(request.headers()) {
             Ok(time_allowed) => time_allowed,
             Err(malformed) => return Status::from(malformed).into_http(),
@@ -108,6 +129,21 @@ mod tests {
     where
         F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
     {
+        let request = Request::post("/test/Method")
+            .header("grpc-timeout", grpc_timeout)
+            .body(Body::empty())
+            .unwrap();
+        arrived(request, Arrival::Connected, handler).await
+    }
+
+    async fn arrived<F>(
+        request: Request<Body>,
+        arrival: Arrival,
+        handler: impl Fn(Request<Body>) -> F + Clone + Send + Sync + 'static,
+    ) -> Response<Body>
+    where
+        F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+    {
         let calls = Calls {
             routes: Routes::new(Named(service_fn(handler))),
             protocol: Protocol::H3,
@@ -115,12 +151,29 @@ mod tests {
             peer: ([127, 0, 0, 1], 1).into(),
             certificate: None,
             max_call: Duration::from_secs(120),
+            early_data: &["/test/Early"],
         };
-        let request = Request::post("/test/Method")
-            .header("grpc-timeout", grpc_timeout)
-            .body(Body::empty())
-            .unwrap();
-        calls.answer(request).await
+        calls.answer(request, arrival).await
+    }
+
+    #[tokio::test]
+    async fn before_the_handshake_is_done_only_calls_that_may_run_twice_are_taken() {
+        let request = |path| Request::post(path).body(Body::empty()).unwrap();
+        let taken = arrived(
+            request("/test/Early"),
+            Arrival::Early,
+            |request| async move {
+                assert_eq!(request.extensions().get(), Some(&EarlyData::Accepted));
+                Ok(Response::new(Body::empty()))
+            },
+        );
+        assert!(taken.await.headers().is_empty());
+        let refused = arrived(request("/test/Method"), Arrival::Early, |_| async {
+            unreachable!("it may not run twice")
+        });
+        let status = Status::from_header_map(refused.await.headers()).unwrap();
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.message().contains("send it again"), "{status}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, service::Routes};
 
 use super::{
-    calls::Calls,
+    calls::{Arrival, Calls},
     idle::CallCount,
     listener::{HANDSHAKE_TIMEOUT, Limits, drain},
     peer::PeerCertificate,
@@ -80,6 +80,7 @@ impl Http2Server {
                     peer,
                     certificate: None,
                     max_call: self.limits.max_call,
+                    early_data: &[],
                 },
                 limits: self.limits,
                 shutdown: shutdown.clone(),
@@ -151,7 +152,7 @@ impl Http2Connection {
             async move {
                 let _in_flight = in_flight;
                 let request = request.map(|body| Body::new(body.map_err(box_error)));
-                Ok::<_, Infallible>(calls.answer(request).await)
+                Ok::<_, Infallible>(calls.answer(request, Arrival::Connected).await)
             }
         });
         let (stream, overdue) = preface::watch(stream, HANDSHAKE_TIMEOUT);

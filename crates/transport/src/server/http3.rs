@@ -1,9 +1,6 @@
 //! Serves HTTP/3: accepts QUIC connections and drains them at the end.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use h3::{
@@ -17,12 +14,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, service::Routes};
 
 use super::{
-    calls::Calls,
+    calls::{Arrival, Calls},
     idle::CallCount,
     listener::{HANDSHAKE_TIMEOUT, Limits, ServeError, drain},
     peer::PeerCertificate,
     places::Places,
-    tls::Secured,
+    tls::{Http3Secured, Secured},
 };
 use crate::{
     Protocol,
@@ -85,6 +82,7 @@ impl Http3Server {
                     peer,
                     certificate: None,
                     max_call: self.limits.max_call,
+                    early_data: self.limits.early_data,
                 },
                 limits: self.limits,
                 shutdown: shutdown.clone(),
@@ -121,23 +119,46 @@ struct Http3Connection {
 }
 
 impl Http3Connection {
-    async fn accept(mut self, incoming: quinn::Incoming, secured: Arc<quinn::ServerConfig>) {
+    async fn accept(self, incoming: quinn::Incoming, secured: Http3Secured) {
         let peer = self.calls.peer;
-        let handshake = async { incoming.accept_with(secured)?.await };
+        let connecting = match incoming.accept_with(secured.config) {
+            Ok(connecting) => connecting,
+            Err(error) => {
+                tracing::debug!(%peer, %error, "QUIC handshake failed");
+                return;
+            }
+        };
+        let served = match secured.takes_early_data {
+            true => self.serve_early(connecting).await,
+            false => self.serve_connected(connecting).await,
+        };
+        if let Err(error) = served
+            && !error.is_h3_no_error()
+        {
+            tracing::debug!(%peer, %error, "HTTP/3 connection lost");
+        }
+    }
+
+    /// Serves the connection once its handshake is done.
+    async fn serve_connected(
+        mut self,
+        connecting: quinn::Connecting,
+    ) -> Result<(), h3::error::ConnectionError> {
+        let peer = self.calls.peer;
         let connection = tokio::select! {
             biased;
-            () = self.shutdown.cancelled() => return,
-            connection = timeout(HANDSHAKE_TIMEOUT, handshake) => connection,
+            () = self.shutdown.cancelled() => return Ok(()),
+            connection = timeout(HANDSHAKE_TIMEOUT, connecting) => connection,
         };
         let connection = match connection {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => {
                 tracing::debug!(%peer, %error, "QUIC handshake failed");
-                return;
+                return Ok(());
             }
             Err(_) => {
                 tracing::debug!(%peer, "QUIC handshake timed out");
-                return;
+                return Ok(());
             }
         };
         let chain = connection
@@ -145,10 +166,34 @@ impl Http3Connection {
             .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
         let chain = chain.as_deref().map(Vec::as_slice);
         self.calls.certificate = PeerCertificate::from_chain(chain).map(Into::into);
-        if let Err(error) = self.serve(connection).await
-            && !error.is_h3_no_error()
-        {
-            tracing::debug!(%peer, %error, "HTTP/3 connection lost");
+        self.serve(connection).await
+    }
+
+    /// Serves the connection from its first packets on. Clients are asked for no certificates then, so that there is none to
+    /// wait for.
+    async fn serve_early(
+        self,
+        connecting: quinn::Connecting,
+    ) -> Result<(), h3::error::ConnectionError> {
+        let peer = self.calls.peer;
+        let (connection, done) = match connecting.into_0rtt() {
+            Ok(early) => early,
+            Err(connecting) => return self.serve_connected(connecting).await,
+        };
+        let handshake = {
+            let connection = connection.clone();
+            async move {
+                if timeout(HANDSHAKE_TIMEOUT, done).await.is_err() {
+                    tracing::debug!(%peer, "QUIC handshake timed out");
+                    connection.close(quinn::VarInt::from_u32(0), b"the handshake took too long");
+                }
+                // What came of it, those who use the connection see.
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            served = self.serve(connection) => served,
+            never = handshake => match never {},
         }
     }
 
@@ -168,7 +213,11 @@ impl Http3Connection {
             tokio::select! {
                 accepted = connection.accept() => {
                     let Some(resolver) = accepted? else { return Ok(()) };
-                    let call = answer(self.calls.clone(), resolver);
+                    let arrival = match abandonment.is_early() {
+                        true => Arrival::Early,
+                        false => Arrival::Connected,
+                    };
+                    let call = answer(self.calls.clone(), resolver, arrival);
                     let abandoned = abandonment.of_last_accepted();
                     let in_flight = count.begin();
                     running.spawn(async move {
@@ -208,7 +257,7 @@ async fn end(shutdown: &CancellationToken, count: &CallCount, max_idle: Duration
 type Resolver = RequestResolver<quic::Connection, Bytes>;
 type Stream = RequestStream<quic::BidiStream, Bytes>;
 
-async fn answer(calls: Calls, resolver: Resolver) -> Result<(), CallError> {
+async fn answer(calls: Calls, resolver: Resolver, arrival: Arrival) -> Result<(), CallError> {
     let (request, stream): (Request<()>, Stream) =
         match timeout(HANDSHAKE_TIMEOUT, resolver.resolve_request()).await {
             Ok(resolved) => resolved.map_err(call_error)?,
@@ -220,7 +269,8 @@ async fn answer(calls: Calls, resolver: Resolver) -> Result<(), CallError> {
     let body = IncomingBody::new(receive, Code::H3_NO_ERROR, ());
     // A client that takes no answer has no longer than one that sends no request.
     let max_call = calls.max_call;
-    let response = calls.answer(request.map(|()| Body::new(body))).await;
+    let request = request.map(|()| Body::new(body));
+    let response = calls.answer(request, arrival).await;
     let (mut parts, body) = response.into_parts();
     // As over HTTP/2, where hyper does it: clients see by it that their clock is wrong.
     parts.headers.entry(header::DATE).or_insert_with(|| {

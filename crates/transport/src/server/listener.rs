@@ -12,7 +12,7 @@ use super::{
     http2::Http2Server,
     http3::Http3Server,
     places::{PlaceLimits, Places},
-    tls::{Secured, ServerTls, TlsHandle},
+    tls::{ClientAuthentication, Secured, ServerTls, TlsHandle},
 };
 use crate::{Congestion, Protocol, UnavailableCongestion, settings};
 
@@ -53,6 +53,12 @@ pub struct ListenerConfig {
     pub drain_timeout: Duration,
     /// The algorithm that says how fast may be sent. Default: QUIC's is CUBIC, TCP's what the system has.
     pub congestion: Option<Congestion>,
+    /// Paths (`/package.Service/Method`) of the calls that may run twice without harm: clients that were here before may send
+    /// them over HTTP/3 before the handshake is done. All others are refused then. Default: none, and clients are not
+    /// told that they may.
+    ///
+    /// Needs TLS that asks clients for no certificates: where it does, there are no sessions to resume.
+    pub early_data: &'static [&'static str],
 }
 
 impl ListenerConfig {
@@ -74,6 +80,7 @@ impl ListenerConfig {
             max_idle: Duration::from_secs(3600),
             drain_timeout: Duration::from_secs(10),
             congestion: None,
+            early_data: &[],
         }
     }
 }
@@ -88,6 +95,8 @@ pub(super) struct Limits {
     pub(super) max_idle: Duration,
     pub(super) drain_timeout: Duration,
     pub(super) congestion: Option<Congestion>,
+    pub(super) max_connections: usize,
+    pub(super) early_data: &'static [&'static str],
 }
 
 /// Bound sockets, ready to serve.
@@ -110,6 +119,12 @@ impl Listener {
             (true, Some(tls)) => Some(tls),
             (false, _) => None,
         };
+        if !config.early_data.is_empty()
+            && let Some(tls) = quic_tls
+            && !matches!(tls.clients, ClientAuthentication::None)
+        {
+            return Err(BindError::EarlyDataOfCertificates);
+        }
         let limits = Limits {
             max_concurrent_calls: config.max_concurrent_calls,
             max_header_bytes: config.max_header_bytes,
@@ -118,6 +133,8 @@ impl Listener {
             max_idle: config.max_idle,
             drain_timeout: config.drain_timeout,
             congestion: config.congestion,
+            max_connections: config.max_connections,
+            early_data: config.early_data,
         };
         let places = Places::new(PlaceLimits {
             in_all: config.max_connections,
@@ -253,7 +270,7 @@ fn endpoint(
 ) -> io::Result<quinn::Endpoint> {
     let endpoint = tls.identity.quic_endpoint_config();
     let runtime = Arc::new(quinn::TokioRuntime);
-    let server = quinn::ServerConfig::clone(&secured.http3);
+    let server = quinn::ServerConfig::clone(&secured.http3.config);
     quinn::Endpoint::new(endpoint, Some(server), socket, runtime)
 }
 
@@ -293,6 +310,11 @@ pub enum BindError {
     /// HTTP/3 was asked for without a certificate.
     #[error("HTTP/3 needs TLS; give a certificate and key, or turn HTTP/3 off")]
     Http3InTheClear,
+    /// Early data was asked for beside certificates of clients, which resume no sessions.
+    #[error(
+        "early data needs sessions, and there are none where clients show certificates; turn it off, or ask for none"
+    )]
+    EarlyDataOfCertificates,
 }
 
 /// Why a listener stopped serving.

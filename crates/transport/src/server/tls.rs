@@ -14,8 +14,8 @@ use rustls::{
         pem::{self, PemObject},
     },
     server::{
-        NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier,
-        danger::ClientCertVerifier,
+        NoServerSessionStorage, ServerSessionMemoryCache, VerifierBuilderError,
+        WebPkiClientVerifier, danger::ClientCertVerifier,
     },
     version::{TLS12, TLS13},
 };
@@ -24,6 +24,11 @@ use tokio_rustls::TlsAcceptor;
 
 use super::listener::Limits;
 use crate::{Identity, Protocol, settings};
+
+/// Sessions that are kept for each connection there may be: rustls gives a client two.
+const SESSIONS_OF_A_CONNECTION: usize = 2;
+/// The most that are kept, whatever connections there may be: some 200 bytes each, and one that is taken is searched for.
+const MOST_SESSIONS: usize = 1 << 16;
 
 /// The oldest version of TLS that a listener speaks over TCP; QUIC always speaks 1.3.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -109,6 +114,37 @@ impl ServerTls {
             config.send_tls13_tickets = 0;
         }
         config
+    }
+
+    /// The settings of QUIC's connections.
+    fn http3(&self, limits: Limits) -> Http3Secured {
+        let mut config = self.config(Protocol::H3);
+        // Who clients are is known once the handshake is done.
+        let takes_early_data =
+            !limits.early_data.is_empty() && matches!(self.clients, ClientAuthentication::None);
+        if takes_early_data {
+            // QUIC bounds early data by its windows and knows no other number (RFC 9001, section 4.6.1).
+            config.max_early_data_size = u32::MAX;
+            // Sessions are kept here and each is taken once, so that a copy of early data finds none.
+            let sessions = limits
+                .max_connections
+                .saturating_mul(SESSIONS_OF_A_CONNECTION);
+            config.session_storage = ServerSessionMemoryCache::new(sessions.min(MOST_SESSIONS));
+        }
+        let crypto = QuicServerConfig::try_from(config)
+            .expect("ring offers the suite of TLS 1.3 that QUIC starts with");
+        let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        let transport = settings::transport_config(
+            limits.idle_timeout,
+            None,
+            limits.max_concurrent_calls,
+            limits.congestion,
+        );
+        config.transport_config(Arc::new(transport));
+        Http3Secured {
+            config: Arc::new(config),
+            takes_early_data,
+        }
     }
 }
 
@@ -198,24 +234,22 @@ pub struct TlsHandle {
 #[derive(Clone)]
 pub(super) struct Secured {
     pub(super) http2: TlsAcceptor,
-    pub(super) http3: Arc<quinn::ServerConfig>,
+    pub(super) http3: Http3Secured,
+}
+
+/// What new connections over HTTP/3 are secured with.
+#[derive(Clone)]
+pub(super) struct Http3Secured {
+    pub(super) config: Arc<quinn::ServerConfig>,
+    /// Whether calls are taken before a handshake is done.
+    pub(super) takes_early_data: bool,
 }
 
 impl Secured {
     fn new(tls: &ServerTls, limits: Limits) -> Self {
-        let http3 = QuicServerConfig::try_from(tls.config(Protocol::H3))
-            .expect("ring offers the suite of TLS 1.3 that QUIC starts with");
-        let mut http3 = quinn::ServerConfig::with_crypto(Arc::new(http3));
-        let transport = settings::transport_config(
-            limits.idle_timeout,
-            None,
-            limits.max_concurrent_calls,
-            limits.congestion,
-        );
-        http3.transport_config(Arc::new(transport));
         Self {
             http2: TlsAcceptor::from(Arc::new(tls.config(Protocol::H2))),
-            http3: Arc::new(http3),
+            http3: tls.http3(limits),
         }
     }
 }

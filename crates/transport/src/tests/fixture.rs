@@ -2,10 +2,11 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
+use bytes::Bytes;
 use outpost_proto::inference::{
     ModelInferRequest, ModelInferResponse,
     grpc_inference_service_client::GrpcInferenceServiceClient,
@@ -19,8 +20,8 @@ use tokio::{
 use tonic::{Request, Response, Status, service::Routes};
 
 use crate::{
-    Channel, ClientConfig, DEFAULT_MAX_MESSAGE_BYTES, Deadline, Identity, Listener, ListenerConfig,
-    PeerCertificate, Protocol, ServeError, ServerTls, TlsHandle, Transport, Trust,
+    Channel, ClientConfig, DEFAULT_MAX_MESSAGE_BYTES, Deadline, EarlyData, Identity, Listener,
+    ListenerConfig, PeerCertificate, Protocol, ServeError, ServerTls, TlsHandle, Transport, Trust,
     development_certificates::{Certificates, Subjects, Validity},
 };
 
@@ -40,6 +41,8 @@ pub(super) struct Scripted {
     pub(super) release: Arc<Semaphore>,
     /// One permit for each `hold` call that is over, answered or not.
     pub(super) over: Arc<Semaphore>,
+    /// The calls that were served, by what they sent.
+    pub(super) served: Arc<Mutex<Vec<Bytes>>>,
 }
 
 impl Scripted {
@@ -49,6 +52,7 @@ impl Scripted {
             begun: semaphore(),
             release: semaphore(),
             over: semaphore(),
+            served: Arc::default(),
         }
     }
 }
@@ -73,7 +77,10 @@ impl GrpcInferenceService for Scripted {
         let certificate = request.extensions().get::<Arc<PeerCertificate>>().cloned();
         let token = request.metadata().get("authorization");
         let token = token.map(|token| token.to_str().unwrap().to_owned());
+        let early_data = request.extensions().get::<EarlyData>().copied();
         let request = request.into_inner();
+        let sent = request.raw_input_contents.first().cloned();
+        self.served.lock().unwrap().push(sent.unwrap_or_default());
         let mut response = ModelInferResponse {
             model_name: request.model_name.clone(),
             raw_output_contents: request.raw_input_contents,
@@ -84,6 +91,7 @@ impl GrpcInferenceService for Scripted {
             "protocol" => response.id = protocol.unwrap().to_string(),
             "peer" => response.id = peer.unwrap().to_string(),
             "deadline" => response.id = deadline.unwrap().remaining().as_millis().to_string(),
+            "early" => response.id = format!("{early_data:?}"),
             "names" => {
                 let certificate = certificate.expect("a certificate was shown");
                 response.id = certificate.names().join(" ");
@@ -91,6 +99,7 @@ impl GrpcInferenceService for Scripted {
             "token" => response.id = token.unwrap_or_default(),
             "hold" => {
                 let _over = OnDrop(self.over.clone());
+                response.id = format!("{early_data:?}");
                 self.begun.add_permits(1);
                 self.release.acquire().await.unwrap().forget();
             }
@@ -207,7 +216,11 @@ impl Cloud {
 
     /// Starts it again where it was.
     pub(super) async fn restart(&self) -> Self {
-        Self::start_with(self.certificates.clone(), self.address, |_| {}).await
+        self.restart_with(|_| {}).await
+    }
+
+    pub(super) async fn restart_with(&self, adjust: impl FnOnce(&mut ListenerConfig)) -> Self {
+        Self::start_with(self.certificates.clone(), self.address, adjust).await
     }
 }
 

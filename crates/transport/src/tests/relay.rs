@@ -1,11 +1,11 @@
-//! Relays between a client and a service: they count what comes through, fall silent, and move.
+//! Relays between a client and a service: they count what comes through, keep it back, fall silent, and move.
 
 use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -64,6 +64,12 @@ pub(super) struct UdpRelay {
     pub(super) address: SocketAddr,
     pub(super) counts: Arc<Counts>,
     passing: Arc<Passing>,
+    /// Whether what the service sends is kept back.
+    holding: watch::Sender<bool>,
+    /// Whether nothing comes through any more, from whomever.
+    blocking: Arc<AtomicBool>,
+    /// What clients sent, while it is kept.
+    flight: Arc<Mutex<Option<Vec<Vec<u8>>>>>,
     /// Where it sends to the service, by client.
     ways: Arc<Mutex<HashMap<SocketAddr, Way>>>,
     /// The address that it sends to the service from.
@@ -86,18 +92,33 @@ fn socket(address: SocketAddr) -> Arc<UdpSocket> {
 
 impl UdpRelay {
     pub(super) fn to(service: SocketAddr) -> Self {
-        let front = socket(LOOPBACK);
+        Self::at(LOOPBACK, service)
+    }
+
+    pub(super) fn at(address: SocketAddr, service: SocketAddr) -> Self {
+        let front = socket(address);
         let address = front.local_addr().unwrap();
+        let holding = watch::Sender::new(false);
+        let blocking = Arc::<AtomicBool>::default();
+        let flight = Arc::<Mutex<Option<Vec<Vec<u8>>>>>::default();
         let (counts, passing) = (Arc::new(Counts::default()), Passing::new());
         let ways = Arc::<Mutex<HashMap<SocketAddr, Way>>>::default();
         let from = Arc::new(Mutex::new(LOOPBACK));
         let task = {
             let (counts, passing) = (counts.clone(), passing.clone());
             let (ways, from) = (ways.clone(), from.clone());
+            let (holding, blocking) = (holding.subscribe(), blocking.clone());
+            let flight = flight.clone();
             async move {
                 let mut buffer = vec![0; 65_536];
                 loop {
                     let (length, client) = front.recv_from(&mut buffer).await.unwrap();
+                    if blocking.load(Ordering::Relaxed) {
+                        continue;
+                    }
+                    if let Some(flight) = &mut *flight.lock().unwrap() {
+                        flight.push(buffer[..length].to_vec());
+                    }
                     let bytes = length as u64 + DATAGRAM_HEADER_BYTES;
                     counts.up.fetch_add(bytes, Ordering::Relaxed);
                     let way = {
@@ -106,7 +127,8 @@ impl UdpRelay {
                         let way = ways.entry(client);
                         way.or_insert_with(|| {
                             let ends = (front.clone(), client, socket(from));
-                            Way::new(ends, passing.subscribe(), counts.clone())
+                            let passing = passing.subscribe();
+                            Way::new(ends, (passing, holding.clone()), counts.clone())
                         })
                         .clone()
                     };
@@ -121,6 +143,9 @@ impl UdpRelay {
             address,
             counts,
             passing,
+            holding,
+            blocking,
+            flight,
             ways,
             from,
             _task: AbortOnDropHandle::new(tokio::spawn(task)),
@@ -130,6 +155,30 @@ impl UdpRelay {
     /// Loses all that clients that there are send and are sent from now on.
     pub(super) fn stick(&self) {
         self.passing.stick();
+    }
+
+    /// Keeps back what the service sends, until `release`.
+    pub(super) fn hold(&self) {
+        self.holding.send_replace(true);
+    }
+
+    pub(super) fn release(&self) {
+        self.holding.send_replace(false);
+    }
+
+    /// Loses all that is sent from now on, as a network that blocks UDP.
+    pub(super) fn block(&self) {
+        self.blocking.store(true, Ordering::Relaxed);
+    }
+
+    /// Keeps a copy of what clients send from now on.
+    pub(super) fn record(&self) {
+        *self.flight.lock().unwrap() = Some(Vec::new());
+    }
+
+    /// What clients sent since, datagram by datagram.
+    pub(super) fn recorded(&self) -> Vec<Vec<u8>> {
+        self.flight.lock().unwrap().take().unwrap()
     }
 
     /// Sends to the service from another address from now on, as a NAT that has forgotten; what is still sent to the one
@@ -143,13 +192,17 @@ impl UdpRelay {
 impl Way {
     fn new(
         (front, client, socket): (Arc<UdpSocket>, SocketAddr, Arc<UdpSocket>),
-        passing: watch::Receiver<bool>,
+        (passing, mut holding): (watch::Receiver<bool>, watch::Receiver<bool>),
         counts: Arc<Counts>,
     ) -> Self {
         let (from, passes) = (socket.clone(), passing.clone());
         let answers = async move {
             let mut buffer = vec![0; 65_536];
             while let Ok(length) = from.recv(&mut buffer).await {
+                // The relay ends with the test.
+                if holding.wait_for(|holding| !holding).await.is_err() {
+                    return;
+                }
                 if *passes.borrow() {
                     let bytes = length as u64 + DATAGRAM_HEADER_BYTES;
                     counts.down.fetch_add(bytes, Ordering::Relaxed);
