@@ -23,7 +23,7 @@ use outpost_proto::inference::{
 };
 use outpost_runtime::Codec;
 use outpost_transport::{
-    CallError, Channel, ConfigError, IdentityError, Protocol, TokenError, WireMeter,
+    CallError, Channel, ConfigError, Idempotent, IdentityError, Protocol, TokenError, WireMeter,
 };
 use prost::Message;
 use tokio::{
@@ -554,8 +554,10 @@ impl Peer {
         (picture, sent): (Arc<Picture>, &Sent),
         deadline: Instant,
     ) -> Result<Reply, Failure> {
-        // Bytes count from here: what comes before is the handshake's.
-        self.connected(Over::Present).await?;
+        // Bytes count from here: what comes before is the handshake's. Inference may run twice, so that an image need not wait
+        // for a handshake where the peer takes it before.
+        let reached = self.channel().reach().await;
+        reached.map_err(|error| Failure::from(Status::from(CallError::Connect(error))))?;
         let input = told
             .input
             .get_or_try_init(|| self.ask_for_input(network, deadline));
@@ -706,6 +708,8 @@ fn check_encoding(config: &PeerConfig) -> Result<(), PeerError> {
 fn with_deadline<T>(message: T, deadline: Instant) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+    // Nothing that is asked here changes anything at the peer.
+    request.extensions_mut().insert(Idempotent);
     outpost_telemetry::inject(request.metadata_mut());
     request
 }

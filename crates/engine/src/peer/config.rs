@@ -38,6 +38,10 @@ pub struct PeerConfig {
     /// Seconds without a call after which a connection is closed, so that it costs nothing; 0 keeps it open. Default 0.
     #[serde(default)]
     pub close_idle_seconds: u32,
+    /// Whether an image may go out before a handshake over HTTP/3 is done, where the server took that on a connection before.
+    /// Default yes.
+    #[serde(default = "yes")]
+    pub early_data: bool,
     /// Certificate authority to trust, PEM; the public ones where it is absent.
     #[serde(default)]
     pub certificate_authority: Option<PathBuf>,
@@ -98,6 +102,9 @@ pub struct OtherConfig {
     /// `h2`, `h3` or `auto`.
     #[serde(default)]
     pub transport: Option<Transport>,
+    /// Whether an image may go out before a handshake is done.
+    #[serde(default)]
+    pub early_data: Option<bool>,
     /// Certificate authority to trust, PEM.
     #[serde(default)]
     pub certificate_authority: Option<PathBuf>,
@@ -121,6 +128,7 @@ impl OtherConfig {
         Self {
             url: url.into(),
             transport: None,
+            early_data: None,
             certificate_authority: None,
             token: None,
             client_certificate: None,
@@ -128,6 +136,10 @@ impl OtherConfig {
             server_name: None,
         }
     }
+}
+
+const fn yes() -> bool {
+    true
 }
 
 const fn five() -> u32 {
@@ -189,6 +201,7 @@ impl PeerConfig {
             congestion: None,
             keep_alive_seconds: five(),
             close_idle_seconds: 0,
+            early_data: yes(),
             certificate_authority: None,
             token: None,
             client_certificate: None,
@@ -233,6 +246,7 @@ impl PeerConfig {
             Self {
                 url: other.url.clone(),
                 transport: other.transport.unwrap_or(self.transport),
+                early_data: other.early_data.unwrap_or(self.early_data),
                 certificate_authority: authority.or(self.certificate_authority.as_ref()).cloned(),
                 token: own(&other.token, &self.token),
                 client_certificate: certificate,
@@ -281,6 +295,7 @@ impl PeerConfig {
         let mut client = ClientConfig::new(&self.url);
         client.transport = self.transport;
         client.congestion = self.congestion;
+        client.early_data = self.early_data;
         for (field, seconds) in [
             ("keep_alive_seconds", self.keep_alive_seconds),
             ("close_idle_seconds", self.close_idle_seconds),
@@ -424,11 +439,15 @@ mod tests {
     #[test]
     fn what_a_further_endpoint_states_is_its_own() {
         let all = endpoints(
-            "[[others]]\nurl = \"https://b.example\"\ntransport = \"h3\"\ntoken = \"u\"\n\
+            "[[others]]\nurl = \"https://b.example\"\ntransport = \"h3\"\nearly_data = false\ntoken = \"u\"\n\
              client_certificate = \"d\"\nclient_key = \"l\"\nserver_name = \"m\"\n\
              [[others]]\nurl = \"https://a.example\"\nclient_certificate = \"d\"",
         );
         assert_eq!(all[1].transport, Transport::H3);
+        assert_eq!(
+            all.iter().map(|one| one.early_data).collect::<Vec<_>>(),
+            [true, false, true]
+        );
         assert_eq!(all[1].server_name.as_deref(), Some("m"));
         assert_eq!(told(&all[1]), [Some("u"), Some("d"), Some("l")]);
         // A key that is missing is an error, not another's.

@@ -23,7 +23,7 @@ use outpost_cascade::{
     Change, CircuitConfig, CircuitState, Endpoints, FallbackCause, Link, Presence,
 };
 use outpost_runtime::Manifest;
-use outpost_transport::{Channel, Protocol, WireBytes};
+use outpost_transport::{Channel, Handshakes, Protocol, WireBytes};
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use super::{
@@ -93,6 +93,8 @@ pub struct EndpointStatus {
     pub wire_h2: WireBytes,
     /// And over HTTP/3.
     pub wire_h3: WireBytes,
+    /// Its connections over HTTP/3.
+    pub handshakes: Handshakes,
 }
 
 /// A call at an endpoint, until nobody waits for it.
@@ -256,6 +258,7 @@ impl Upstream {
             questions: self.counts[index].questions.load(Ordering::Relaxed),
             wire_h2: peer.wire.bytes(Protocol::H2),
             wire_h3: peer.wire.bytes(Protocol::H3),
+            handshakes: peer.wire.handshakes(),
         };
         self.peers.iter().enumerate().map(status).collect()
     }
