@@ -101,10 +101,15 @@ impl Service<'_> {
             match connected {
                 Ok(_) => {
                     let live = ask_whether_live(&channel).await;
+                    let takes_early_data = self.peer.early_data && takes_early_data(&channel).await;
                     examination.add(subject.good(format!(
-                        "connects in {:.0} ms, a round trip takes {:.1} ms",
+                        "connects in {:.0} ms, a round trip takes {:.1} ms{}",
                         milliseconds(took),
-                        milliseconds(live.round_trip)
+                        milliseconds(live.round_trip),
+                        match takes_early_data {
+                            true => "; takes images before a handshake is done",
+                            false => "",
+                        }
                     )));
                     if reached.is_none() {
                         self.clock(&live, examination);
@@ -226,6 +231,12 @@ impl Service<'_> {
             }
         });
     }
+}
+
+/// Connects once more, as a device that was there before.
+async fn takes_early_data(channel: &Channel) -> bool {
+    channel.retire();
+    channel.connect().await.is_ok() && channel.wire().handshakes().early_data_accepted > 0
 }
 
 /// What a service said, or why it said nothing.

@@ -36,6 +36,13 @@ struct OfWire {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfHandshakes {
+    site: String,
+    endpoint: String,
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfPeer {
     site: String,
 }
@@ -49,11 +56,15 @@ pub(super) struct EndpointMetrics {
     failovers: Family<OfPeer, Counter>,
     questions: Family<OfEndpoint, Counter>,
     wire: Family<OfWire, Counter>,
+    handshakes: Family<OfHandshakes, Counter>,
+    early_data: Family<OfOffloads, Counter>,
     /// Counts as they were last read: those of an engine that took the place of another begin at zero.
     offloads_read: Arc<Mutex<HashMap<OfOffloads, u64>>>,
     failovers_read: Arc<Mutex<HashMap<OfPeer, u64>>>,
     questions_read: Arc<Mutex<HashMap<OfEndpoint, u64>>>,
     wire_read: Arc<Mutex<HashMap<OfWire, u64>>>,
+    handshakes_read: Arc<Mutex<HashMap<OfHandshakes, u64>>>,
+    early_data_read: Arc<Mutex<HashMap<OfOffloads, u64>>>,
 }
 
 impl EndpointMetrics {
@@ -90,6 +101,16 @@ impl EndpointMetrics {
             Unit::Bytes,
             metrics.wire.clone(),
         );
+        registry.register(
+            "handshakes",
+            "Handshakes over HTTP/3 with an endpoint, by site, URL and whether they resumed a session",
+            metrics.handshakes.clone(),
+        );
+        registry.register(
+            "early_data",
+            "Of these, handshakes before which something was sent, by site, URL and whether the endpoint took it",
+            metrics.early_data.clone(),
+        );
         metrics
     }
 
@@ -103,6 +124,7 @@ impl EndpointMetrics {
             let site = site.to_string();
             for status in &endpoints {
                 self.take_wire(&site, status);
+                self.take_handshakes(&site, status);
             }
             if endpoints.len() < 2 {
                 continue;
@@ -152,6 +174,38 @@ impl EndpointMetrics {
                 };
                 advance(&self.wire, &self.wire_read, of_wire, bytes);
             }
+        }
+    }
+
+    /// How it was connected to.
+    fn take_handshakes(&self, site: &str, status: &EndpointStatus) {
+        let handshakes = status.handshakes;
+        for (kind, count) in [
+            ("full", handshakes.done - handshakes.resumed),
+            ("resumed", handshakes.resumed),
+        ] {
+            let of_handshakes = OfHandshakes {
+                site: site.to_owned(),
+                endpoint: status.url.clone(),
+                kind,
+            };
+            advance(
+                &self.handshakes,
+                &self.handshakes_read,
+                of_handshakes,
+                count,
+            );
+        }
+        for (outcome, count) in [
+            ("accepted", handshakes.early_data_accepted),
+            ("rejected", handshakes.early_data_rejected),
+        ] {
+            let of_offloads = OfOffloads {
+                site: site.to_owned(),
+                endpoint: status.url.clone(),
+                outcome,
+            };
+            advance(&self.early_data, &self.early_data_read, of_offloads, count);
         }
     }
 }
