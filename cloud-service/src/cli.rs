@@ -94,6 +94,9 @@ struct Serve {
     /// How fast may be sent: cubic, bbr, which goes by bandwidth and round trip instead of losses, or new-reno.
     #[arg(long, env = "OUTPOST_CONGESTION", value_name = "ALGORITHM")]
     congestion: Option<Congestion>,
+    /// Take calls over HTTP/3 before a handshake is done, from clients that were here before.
+    #[arg(long, env = "OUTPOST_EARLY_DATA")]
+    early_data: bool,
     /// File of the identities that may call.
     #[arg(long, env = "OUTPOST_IDENTITIES")]
     identities: Option<PathBuf>,
@@ -166,6 +169,7 @@ impl Serve {
         config.address = self.address.unwrap_or(config.address);
         config.operations_address = self.operations_address.or(config.operations_address);
         config.congestion = self.congestion.or(config.congestion);
+        config.early_data |= self.early_data;
         config.models = self.models.unwrap_or(config.models);
         if !self.networks.is_empty() {
             config.networks = self.networks;

@@ -37,6 +37,9 @@ pub struct Config {
     pub plaintext: bool,
     /// Serve HTTP/3 beside HTTP/2. Default `true`; needs `tls`.
     pub http3: bool,
+    /// Take calls that change nothing over HTTP/3 before a handshake is done. Default `false`; needs `http3`, and clients that
+    /// are not asked for certificates.
+    pub early_data: bool,
     /// Which algorithm says how fast may be sent: `cubic`, `bbr` or `new-reno`. Default: `cubic` over HTTP/3, what the system
     /// has over HTTP/2.
     pub congestion: Option<Congestion>,
@@ -281,6 +284,7 @@ impl Default for Config {
             tls: None,
             plaintext: false,
             http3: true,
+            early_data: false,
             congestion: None,
             access: None,
             credentials_seconds: 60,
@@ -450,6 +454,9 @@ pub enum ConfigError {
     /// Revocations without an authority.
     #[error("`tls.client_revocations` needs `tls.client_authority`, whose lists they are")]
     RevocationsAlone,
+    /// Calls before the handshake, where there is no handshake for it.
+    #[error("`early_data` takes calls before a handshake, {0}; or leave it `false`")]
+    EarlyData(&'static str),
     /// A number beyond reason.
     #[error("`{name}` is above {limit}: lower it")]
     TooLarge {
@@ -605,6 +612,19 @@ impl Config {
             && tls.client_revocations.is_some()
         {
             return Err(ConfigError::RevocationsAlone);
+        }
+        if self.early_data {
+            let asks_clients = |tls: &Tls| tls.client_authority.is_some();
+            let reason = match &self.tls {
+                Some(tls) if asks_clients(tls) => {
+                    "which resumes no sessions of clients with certificates: remove `tls.client_authority`"
+                }
+                Some(_) if self.http3 => "",
+                _ => "which is HTTP/3's: set `tls` and `http3 = true`",
+            };
+            if !reason.is_empty() {
+                return Err(ConfigError::EarlyData(reason));
+            }
         }
         if self.site == Site::Cloud && self.cloud.is_some() {
             return Err(ConfigError::NothingBeyond);

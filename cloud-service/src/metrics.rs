@@ -73,6 +73,7 @@ type Histograms = Family<OfModel, Histogram, fn() -> Histogram>;
 pub struct Metrics {
     registry: Arc<Registry>,
     requests: Family<OfTransport, Counter>,
+    early_data_requests: Counter,
     failures: Family<OfCause, Counter>,
     decided: Family<OfDecision, Counter>,
     images: Family<OfIdentity, Counter>,
@@ -134,6 +135,12 @@ impl Default for Metrics {
             "Inference requests that ended, by model and transport",
             requests.clone(),
         );
+        let early_data_requests = Counter::default();
+        registry.register(
+            "early_data_requests",
+            "Of these, requests that came before their handshake was done",
+            early_data_requests.clone(),
+        );
         registry.register(
             "failures",
             "Of these, requests that were not answered, by cause",
@@ -189,6 +196,7 @@ impl Default for Metrics {
         Self {
             registry: Arc::new(registry),
             requests,
+            early_data_requests,
             failures,
             decided,
             images,
@@ -241,6 +249,11 @@ impl Metrics {
             deadline,
             cause: CALLER_GONE,
         }
+    }
+
+    /// A request came before its handshake was done.
+    pub(crate) fn came_early(&self) {
+        self.early_data_requests.inc();
     }
 
     /// Images of an identity were within its limit.

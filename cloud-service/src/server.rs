@@ -29,6 +29,19 @@ use crate::{
     service::InferenceService,
 };
 
+/// The calls that may come before a handshake is done: they change nothing, so that a copy of one costs its time alone.
+const MAY_RUN_TWICE: &[&str] = &[
+    "/inference.GRPCInferenceService/ModelInfer",
+    "/inference.GRPCInferenceService/ModelReady",
+    "/inference.GRPCInferenceService/ModelMetadata",
+    "/inference.GRPCInferenceService/ModelStatistics",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+    "/inference.GRPCInferenceService/ServerMetadata",
+    "/inference.GRPCInferenceService/RepositoryIndex",
+    "/grpc.health.v1.Health/Check",
+];
+
 /// Why the service did not start or did not end well.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -97,10 +110,11 @@ pub struct Checked {
 struct TlsChecked {
     days_left: Option<u64>,
     clients: &'static str,
+    takes_early_data: bool,
 }
 
 impl TlsChecked {
-    fn of(tls: &ServerTls) -> Self {
+    fn of(tls: &ServerTls, takes_early_data: bool) -> Self {
         let left = |until: SystemTime| until.duration_since(SystemTime::now()).unwrap_or_default();
         Self {
             days_left: tls
@@ -112,6 +126,7 @@ impl TlsChecked {
                 ClientAuthentication::Optional(_) => "clients may show certificates",
                 ClientAuthentication::Required(_) => "clients must show certificates",
             },
+            takes_early_data,
         }
     }
 }
@@ -126,6 +141,10 @@ impl fmt::Display for Checked {
                     write!(f, ", for another {days} days")?;
                 }
                 writeln!(f, "; {}", tls.clients)?;
+                if tls.takes_early_data {
+                    let words = "calls that change nothing are taken before a handshake is done";
+                    writeln!(f, "  {words}")?;
+                }
             }
             None => {
                 let words = "no TLS: for the inside of a network, behind a proxy that adds it";
@@ -206,7 +225,9 @@ impl Server {
         Ok(Checked {
             networks: repository.names().into_iter().map(batching).collect(),
             cascades: repository.cascades(),
-            tls: tls.as_ref().map(TlsChecked::of),
+            tls: tls
+                .as_ref()
+                .map(|tls| TlsChecked::of(tls, config.early_data)),
             identities: identities.map(|identities| identities.count()),
         })
     }
@@ -264,6 +285,9 @@ impl Server {
         let mut listener = ListenerConfig::new(config.address, tls);
         listener.http3 &= config.http3;
         listener.congestion = config.congestion;
+        if config.early_data {
+            listener.early_data = MAY_RUN_TWICE;
+        }
         config.limits.apply_to(&mut listener);
         let listener = Listener::bind(listener).await?;
         let users = Users {

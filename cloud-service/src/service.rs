@@ -24,7 +24,7 @@ use outpost_proto::{
     parameter, tensor,
 };
 use outpost_runtime::{DECODED_FORMATS, OpenError};
-use outpost_transport::{Deadline, Protocol};
+use outpost_transport::{Deadline, EarlyData, Protocol};
 use prost::Message;
 use tokio::task::spawn_blocking;
 use tonic::{Request, Response, Status, metadata::MetadataValue};
@@ -480,6 +480,9 @@ impl GrpcInferenceService for InferenceService {
             error = Empty,
         );
         outpost_telemetry::follow(&span, request.metadata());
+        if request.extensions().get::<EarlyData>().is_some() {
+            self.metrics.came_early();
+        }
         let request = request.into_inner();
         let model = request.model_name.clone();
         let found = self.find(&call, &model, &request.model_version);

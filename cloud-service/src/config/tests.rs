@@ -84,3 +84,24 @@ fn batching_that_makes_no_sense_is_refused_by_name() {
         }
     }
 }
+
+#[test]
+fn early_data_needs_http3_and_clients_without_certificates() {
+    let check = |words: &str| {
+        let tls = "[tls]\ncertificate = \"c\"\nkey = \"k\"";
+        let config: Config = toml::from_str(&words.replace("TLS", tls)).unwrap();
+        config.check().map_err(|error| error.to_string())
+    };
+    check("early_data = true\nTLS").unwrap();
+    for (words, advice) in [
+        ("early_data = true\nplaintext = true", "http3 = true"),
+        ("early_data = true\nhttp3 = false\nTLS", "http3 = true"),
+        (
+            "early_data = true\nTLS\nclient_authority = \"a\"",
+            "client_authority",
+        ),
+    ] {
+        let error = check(words).unwrap_err();
+        assert!(error.contains(advice), "{words}: {error}");
+    }
+}
