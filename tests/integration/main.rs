@@ -7,6 +7,7 @@ mod cameras;
 mod cloud;
 mod clouds;
 mod doctor;
+mod early_data;
 mod encoding;
 mod experiment;
 mod fleet;

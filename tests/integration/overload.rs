@@ -26,7 +26,7 @@ use tonic::{Code, Request, Response, Status, service::Routes};
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// A GET over HTTP/1.0: the status line and the body.
-fn get(address: SocketAddr, path: &str) -> (String, String) {
+pub(crate) fn get(address: SocketAddr, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n").unwrap();
     let mut response = String::new();
