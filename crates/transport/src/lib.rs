@@ -2,7 +2,7 @@
 //!
 //! A [`Channel`] reaches one service over whichever protocol works and serves as the transport of
 //! any client that tonic generates. A [`Listener`] serves the same routes over both protocols on one
-//! port. What is said over them is no concern of this crate.
+//! port, and to browsers where it has a [`WebConfig`]. What is said over them is no concern of this crate.
 //!
 //! ```no_run
 //! use outpost_transport::{Channel, ClientConfig, Trust};
@@ -58,8 +58,9 @@ pub use error::{CallError, ConnectError, TlsError};
 pub use identity::{Identity, IdentityError};
 pub use protocol::{Protocol, Transport, UnknownTransport};
 pub use server::{
-    BindError, ClientAuthentication, ClientAuthority, ClientAuthorityError, Listener,
-    ListenerConfig, PeerCertificate, ServeError, ServerTls, TlsHandle, TlsVersion,
+    AltSvc, BindError, ClientAuthentication, ClientAuthority, ClientAuthorityError, Listener,
+    ListenerConfig, MalformedOrigin, Origin, PeerCertificate, ServeError, ServerTls, TlsHandle,
+    TlsVersion, WebConfig,
 };
 pub use wire::{Handshakes, WireBytes, WireMeter};
 

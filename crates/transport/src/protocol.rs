@@ -56,6 +56,8 @@ pub struct UnknownTransport(String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
+    /// HTTP/1.1 over TCP, which listeners speak with browsers alone.
+    H1,
     /// HTTP/2 over TCP.
     H2,
     /// HTTP/3 over QUIC.
@@ -63,9 +65,10 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The word used in answers, metrics and reports; also the protocol's ALPN identifier.
+    /// The word used in answers, metrics and reports.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::H1 => "h1",
             Self::H2 => "h2",
             Self::H3 => "h3",
         }
@@ -73,7 +76,10 @@ impl Protocol {
 
     /// The identifier that TLS negotiates the protocol by.
     pub(crate) fn alpn(self) -> Vec<u8> {
-        self.as_str().into()
+        match self {
+            Self::H1 => b"http/1.1".to_vec(),
+            Self::H2 | Self::H3 => self.as_str().into(),
+        }
     }
 }
 

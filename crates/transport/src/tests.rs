@@ -9,4 +9,5 @@ mod lifetime;
 mod outages;
 mod relay;
 mod security;
+mod web;
 mod wire;

@@ -128,7 +128,7 @@ impl WireMeter {
     /// What there was over a protocol until now. The kernel is asked about connections over TCP that are open.
     pub fn bytes(&self, protocol: Protocol) -> WireBytes {
         match protocol {
-            Protocol::H2 => {
+            Protocol::H1 | Protocol::H2 => {
                 let tcp = self.tcp();
                 let open = tcp.open.iter().filter_map(Weak::upgrade);
                 open.fold(tcp.ended, |sum, open| sum + open.read())

@@ -249,6 +249,7 @@ fn said(status: &Status) -> String {
 
 fn name(protocol: Protocol) -> &'static str {
     match protocol {
+        Protocol::H1 => "HTTP/1.1",
         Protocol::H2 => "HTTP/2",
         Protocol::H3 => "HTTP/3",
     }

@@ -2,12 +2,12 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use tokio::time::timeout_at;
 use tonic::{Status, body::Body, service::Routes, transport::server::TcpConnectInfo};
 use tower::Service as _;
 
-use super::peer::PeerCertificate;
+use super::{peer::PeerCertificate, web::Web};
 use crate::{
     EarlyData, Protocol,
     deadline::{DeadlineBody, Expiry, TimeAllowed},
@@ -25,6 +25,8 @@ pub(super) struct Calls {
     pub(super) max_call: Duration,
     /// Paths of the calls that are taken before a handshake is done.
     pub(super) early_data: &'static [&'static str],
+    /// How browsers are served; None where they are not, and every call is gRPC.
+    pub(super) web: Option<Arc<Web>>,
 }
 
 /// Whether a call came before its client's handshake was done, so that it may be a copy that somebody made.
@@ -35,7 +37,7 @@ pub(super) enum Arrival {
 }
 
 impl Calls {
-    /// Answers one call, by its deadline if it has one; the service's work is dropped then.
+    /// Answers one call.
     pub(super) async fn answer(
         self,
         mut request: Request<Body>,
@@ -49,10 +51,52 @@ impl Calls {
             }
             request.extensions_mut().insert(EarlyData::Accepted);
         }
-        let time_allowed = match TimeAllowed::from_headers(request.headers()) {
-            Ok(time_allowed) => time_allowed,
+        match self.web.clone() {
+            Some(web) => web.answer(self, request).await,
+            None => self.answer_grpc(request).await,
+        }
+    }
+
+    /// Answers one call of gRPC, by its deadline if it has one; the service's work is dropped then.
+    pub(super) async fn answer_grpc(self, request: Request<Body>) -> Response<Body> {
+        let asked = match TimeAllowed::from_headers(request.headers()) {
+            Ok(asked) => asked,
             Err(malformed) => return Status::from(malformed).into_http(),
         };
+        let time_allowed = TimeAllowed::at_most(asked, self.max_call);
+        match self.within(time_allowed, request).await {
+            Some(response) => {
+                response.map(|body| DeadlineBody::wrap(body, time_allowed, Expiry::Trailers))
+            }
+            None => Status::deadline_exceeded(format!(
+                "no answer within {:?}, the time of the call",
+                time_allowed.duration
+            ))
+            .into_http(),
+        }
+    }
+
+    /// Answers one request for something else, in the time that a call may take.
+    pub(super) async fn answer_page(self, request: Request<Body>) -> Response<Body> {
+        let time_allowed = TimeAllowed::at_most(None, self.max_call);
+        match self.within(time_allowed, request).await {
+            Some(response) => {
+                response.map(|body| DeadlineBody::wrap(body, time_allowed, Expiry::Error))
+            }
+            None => {
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                response
+            }
+        }
+    }
+
+    /// What the routes answer to a request in its context; None where they are late.
+    async fn within(
+        self,
+        time_allowed: TimeAllowed,
+        mut request: Request<Body>,
+    ) -> Option<Response<Body>> {
         let extensions = request.extensions_mut();
         extensions.insert(self.protocol);
         // `tonic::Request::remote_addr` finds the peer in this, for HTTP/3 too.
@@ -63,22 +107,14 @@ impl Calls {
         if let Some(certificate) = self.certificate {
             extensions.insert(certificate);
         }
-        let mut routes = self.routes;
-        let time_allowed = TimeAllowed::at_most(time_allowed, self.max_call);
         extensions.insert(time_allowed.deadline);
-        match timeout_at(time_allowed.deadline.instant(), routes.call(request)).await {
-            Ok(response) => infallible(response)
-                .map(|body| DeadlineBody::wrap(body, time_allowed, Expiry::Trailers)),
-            Err(_) => Status::deadline_exceeded(format!(
-                "no answer within {:?}, the time of the call",
-                time_allowed.duration
-            ))
-            .into_http(),
-        }
+        let mut routes = self.routes;
+        let response = timeout_at(time_allowed.deadline.instant(), routes.call(request));
+        response.await.ok().map(infallible)
     }
 }
 
-fn infallible<T>(result: Result<T, std::convert::Infallible>) -> T {
+pub(super) fn infallible<T>(result: Result<T, std::convert::Infallible>) -> T {
     match result {
         Ok(value) => value,
         Err(never) => match never {},
@@ -152,6 +188,7 @@ mod tests {
             certificate: None,
             max_call: Duration::from_secs(120),
             early_data: &["/test/Early"],
+            web: None,
         };
         calls.answer(request, arrival).await
     }

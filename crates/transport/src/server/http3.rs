@@ -20,6 +20,7 @@ use super::{
     peer::PeerCertificate,
     places::Places,
     tls::{Http3Secured, Secured},
+    web::Web,
 };
 use crate::{
     Protocol,
@@ -39,6 +40,8 @@ pub(super) struct Http3Server {
     pub(super) tls: watch::Receiver<Secured>,
     pub(super) limits: Limits,
     pub(super) places: Places,
+    /// How browsers are served; None where they are not.
+    pub(super) web: Option<Arc<Web>>,
 }
 
 impl Http3Server {
@@ -83,6 +86,7 @@ impl Http3Server {
                     certificate: None,
                     max_call: self.limits.max_call,
                     early_data: self.limits.early_data,
+                    web: self.web.clone(),
                 },
                 limits: self.limits,
                 shutdown: shutdown.clone(),

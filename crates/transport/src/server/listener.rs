@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use super::{
-    http2::Http2Server,
     http3::Http3Server,
     places::{PlaceLimits, Places},
+    tcp::TcpServer,
     tls::{ClientAuthentication, Secured, ServerTls, TlsHandle},
+    web::{Web, WebConfig},
 };
 use crate::{Congestion, Protocol, UnavailableCongestion, settings};
 
@@ -59,6 +60,8 @@ pub struct ListenerConfig {
     ///
     /// Needs TLS that asks clients for no certificates: where it does, there are no sessions to resume.
     pub early_data: &'static [&'static str],
+    /// How browsers are served, over HTTP/1.1 too. Default: they are not.
+    pub web: Option<WebConfig>,
 }
 
 impl ListenerConfig {
@@ -81,6 +84,7 @@ impl ListenerConfig {
             drain_timeout: Duration::from_secs(10),
             congestion: None,
             early_data: &[],
+            web: None,
         }
     }
 }
@@ -97,12 +101,14 @@ pub(super) struct Limits {
     pub(super) congestion: Option<Congestion>,
     pub(super) max_connections: usize,
     pub(super) early_data: &'static [&'static str],
+    /// Whether HTTP/1.1 is spoken beside HTTP/2.
+    pub(super) with_http1: bool,
 }
 
 /// Bound sockets, ready to serve.
 pub struct Listener {
     local_addr: SocketAddr,
-    http2: Http2Server,
+    tcp: TcpServer,
     http3: Option<Http3Server>,
     tls: Option<TlsHandle>,
 }
@@ -135,6 +141,7 @@ impl Listener {
             congestion: config.congestion,
             max_connections: config.max_connections,
             early_data: config.early_data,
+            with_http1: config.web.is_some(),
         };
         let places = Places::new(PlaceLimits {
             in_all: config.max_connections,
@@ -155,6 +162,9 @@ impl Listener {
             protocol: Protocol::H2,
             source,
         })?;
+        let http3_port = quic_tls.map(|_| local_addr.port());
+        let web = config.web.as_ref();
+        let web = web.map(|web| Arc::new(Web::new(web, http3_port)));
         let tls = config.tls.as_ref().map(|tls| TlsHandle::new(tls, limits));
         let http3 = match (quic_tls, &tls, udp) {
             (Some(server), Some(handle), Some(udp)) => {
@@ -169,19 +179,21 @@ impl Listener {
                     tls: secured,
                     limits,
                     places: places.clone(),
+                    web: web.clone(),
                 })
             }
             _ => None,
         };
-        let http2 = Http2Server {
+        let tcp = TcpServer {
             listener: tcp,
             tls: tls.as_ref().map(TlsHandle::subscribe),
             limits,
             places,
+            web,
         };
         Ok(Self {
             local_addr,
-            http2,
+            tcp,
             http3,
             tls,
         })
@@ -208,7 +220,7 @@ impl Listener {
     ) -> Result<(), ServeError> {
         let routes = routes.prepare();
         let stop = CancellationToken::new();
-        let http2 = self.http2.serve(routes.clone(), stop.clone());
+        let tcp = self.tcp.serve(routes.clone(), stop.clone());
         let http3 = OptionFuture::from(self.http3.map(|http3| http3.serve(routes, stop.clone())));
         let http3 = async {
             let result = http3.await.unwrap_or(Ok(()));
@@ -218,7 +230,7 @@ impl Listener {
             }
             result
         };
-        let both = async { tokio::join!(http2, http3).1 };
+        let both = async { tokio::join!(tcp, http3).1 };
         let mut both = pin!(both);
         tokio::select! {
             biased;

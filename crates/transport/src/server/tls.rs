@@ -87,12 +87,12 @@ impl From<Identity> for ServerTls {
 }
 
 impl ServerTls {
-    /// The settings of the connections that speak `protocol`.
-    fn config(&self, protocol: Protocol) -> ServerConfig {
+    /// The settings of the connections that speak one of `protocols`, the best first.
+    fn config(&self, protocols: &[Protocol]) -> ServerConfig {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let versions = match protocol {
-            Protocol::H2 => self.minimum_version.and_newer(),
-            Protocol::H3 => TlsVersion::V1_3.and_newer(),
+        let versions = match protocols {
+            [Protocol::H3] => TlsVersion::V1_3.and_newer(),
+            _ => self.minimum_version.and_newer(),
         };
         let builder = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
@@ -107,7 +107,7 @@ impl ServerTls {
             }
         };
         let mut config = builder.with_cert_resolver(self.identity.resolver());
-        config.alpn_protocols = vec![protocol.alpn()];
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.alpn()).collect();
         if !matches!(self.clients, ClientAuthentication::None) {
             // A resumed session would bring the certificate of before, and nobody would see that it has ended.
             config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -118,7 +118,7 @@ impl ServerTls {
 
     /// The settings of QUIC's connections.
     fn http3(&self, limits: Limits) -> Http3Secured {
-        let mut config = self.config(Protocol::H3);
+        let mut config = self.config(&[Protocol::H3]);
         // Who clients are is known once the handshake is done.
         let takes_early_data =
             !limits.early_data.is_empty() && matches!(self.clients, ClientAuthentication::None);
@@ -233,7 +233,7 @@ pub struct TlsHandle {
 /// What new connections are secured with.
 #[derive(Clone)]
 pub(super) struct Secured {
-    pub(super) http2: TlsAcceptor,
+    pub(super) tcp: TlsAcceptor,
     pub(super) http3: Http3Secured,
 }
 
@@ -247,8 +247,12 @@ pub(super) struct Http3Secured {
 
 impl Secured {
     fn new(tls: &ServerTls, limits: Limits) -> Self {
+        let over_tcp: &[Protocol] = match limits.with_http1 {
+            true => &[Protocol::H2, Protocol::H1],
+            false => &[Protocol::H2],
+        };
         Self {
-            http2: TlsAcceptor::from(Arc::new(tls.config(Protocol::H2))),
+            tcp: TlsAcceptor::from(Arc::new(tls.config(over_tcp))),
             http3: tls.http3(limits),
         }
     }

@@ -1,10 +1,13 @@
-//! Serves HTTP/2: accepts TCP connections, secures them, and drains them at the end.
+//! Serves HTTP/2, and HTTP/1.1 where browsers are served: accepts TCP connections, secures them, and drains them at the end.
 
-use std::{convert::Infallible, net::SocketAddr, pin::pin, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use http_body_util::BodyExt as _;
-use hyper::{server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::{Version, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -24,6 +27,7 @@ use super::{
     places::Places,
     preface,
     tls::Secured,
+    web::Web,
 };
 use crate::{
     Protocol,
@@ -37,16 +41,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a peer whose handshake failed gets to read why.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// The least that hyper takes as the bound on the headers of a call over HTTP/1.1.
+const LEAST_HEADER_BYTES: usize = 8 << 10;
+
 /// What serves one listener.
-pub(super) struct Http2Server {
+pub(super) struct TcpServer {
     pub(super) listener: TcpListener,
     /// What new connections are secured with; None serves in the clear.
     pub(super) tls: Option<watch::Receiver<Secured>>,
     pub(super) limits: Limits,
     pub(super) places: Places,
+    /// How browsers are served; None where they are not.
+    pub(super) web: Option<Arc<Web>>,
 }
 
-impl Http2Server {
+impl TcpServer {
     /// Serves until `shutdown`, then answers what was accepted.
     pub(super) async fn serve(self, routes: Routes, shutdown: CancellationToken) {
         let local = self.listener.local_addr().ok();
@@ -72,7 +81,7 @@ impl Http2Server {
                     continue;
                 }
             };
-            let connection = Http2Connection {
+            let connection = TcpConnection {
                 calls: Calls {
                     routes: routes.clone(),
                     protocol: Protocol::H2,
@@ -81,11 +90,12 @@ impl Http2Server {
                     certificate: None,
                     max_call: self.limits.max_call,
                     early_data: &[],
+                    web: self.web.clone(),
                 },
                 limits: self.limits,
                 shutdown: shutdown.clone(),
             };
-            let tls = self.tls.as_ref().map(|tls| tls.borrow().http2.clone());
+            let tls = self.tls.as_ref().map(|tls| tls.borrow().tcp.clone());
             tasks.spawn(async move {
                 connection.accept(tcp, tls).await;
                 drop(place);
@@ -97,13 +107,16 @@ impl Http2Server {
     }
 }
 
-struct Http2Connection {
+/// What the two sides of a connection agreed to speak, where they did.
+type Agreed = Option<Protocol>;
+
+struct TcpConnection {
     calls: Calls,
     limits: Limits,
     shutdown: CancellationToken,
 }
 
-impl Http2Connection {
+impl TcpConnection {
     async fn accept(mut self, tcp: TcpStream, tls: Option<TlsAcceptor>) {
         let peer = self.calls.peer;
         let socket = tcp.set_nodelay(true).and_then(|()| another(&tcp));
@@ -115,7 +128,8 @@ impl Http2Connection {
             }
         };
         let Some(acceptor) = tls else {
-            self.serve(tcp, peer).await;
+            let agreed = (!self.limits.with_http1).then_some(Protocol::H2);
+            self.serve(tcp, peer, agreed).await;
             return linger(socket).await;
         };
         let handshake = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp).into_fallible());
@@ -126,9 +140,15 @@ impl Http2Connection {
         };
         match secured {
             Ok(Ok(stream)) => {
-                let chain = stream.get_ref().1.peer_certificates();
+                let tls = stream.get_ref().1;
+                let chain = tls.peer_certificates();
                 self.calls.certificate = PeerCertificate::from_chain(chain).map(Into::into);
-                self.serve(stream, peer).await;
+                let agreed = match tls.alpn_protocol() {
+                    Some(name) if name == Protocol::H1.alpn() => Some(Protocol::H1),
+                    None if self.limits.with_http1 => None,
+                    _ => Some(Protocol::H2),
+                };
+                self.serve(stream, peer, agreed).await;
                 linger(socket).await;
             }
             Ok(Err((error, tcp))) => {
@@ -139,7 +159,8 @@ impl Http2Connection {
         }
     }
 
-    async fn serve<S>(self, stream: S, peer: SocketAddr)
+    /// Serves the connection's calls; where nothing was agreed, by the protocol that the client begins with.
+    async fn serve<S>(self, stream: S, peer: SocketAddr, agreed: Agreed)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -147,7 +168,10 @@ impl Http2Connection {
         let count = CallCount::new();
         let counted = count.clone();
         let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-            let calls = calls.clone();
+            let mut calls = calls.clone();
+            if request.version() < Version::HTTP_2 {
+                calls.protocol = Protocol::H1;
+            }
             let in_flight = counted.begin();
             async move {
                 let _in_flight = in_flight;
@@ -156,15 +180,13 @@ impl Http2Connection {
             }
         });
         let (stream, overdue) = preface::watch(stream, HANDSHAKE_TIMEOUT);
-        let connection = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_concurrent_streams(self.limits.max_concurrent_calls)
-            .max_header_list_size(self.limits.max_header_bytes)
-            .keep_alive_interval(self.limits.idle_timeout / 2)
-            .keep_alive_timeout(self.limits.idle_timeout / 2)
-            .serve_connection(TokioIo::new(stream), service);
+        let max_idle = match agreed {
+            Some(Protocol::H2) => self.limits.max_idle,
+            // Over HTTP/1.1 a client cannot be asked whether it is there, and may take its time over an answer.
+            _ => self.limits.max_idle.min(self.limits.max_call),
+        };
+        let http = self.limits.http(agreed);
+        let connection = http.serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
@@ -176,7 +198,7 @@ impl Http2Connection {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
-            () = count.idle_for(self.limits.max_idle) => {
+            () = count.idle_for(max_idle) => {
                 tracing::debug!(%peer, "connection ended: nothing was asked for long");
                 connection.as_mut().graceful_shutdown();
                 // Also ends one that takes no answer.
@@ -187,7 +209,35 @@ impl Http2Connection {
             }
         };
         if let Err(error) = result {
-            tracing::debug!(%peer, %error, "HTTP/2 connection lost");
+            tracing::debug!(%peer, %error, "connection lost");
+        }
+    }
+}
+
+impl Limits {
+    /// The settings of a connection that speaks what was agreed, or the protocol that its client begins with.
+    fn http(&self, agreed: Agreed) -> auto::Builder<TokioExecutor> {
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(self.max_concurrent_calls)
+            .max_header_list_size(self.max_header_bytes)
+            .keep_alive_interval(self.idle_timeout / 2)
+            .keep_alive_timeout(self.idle_timeout / 2);
+        let max_header_bytes = usize::try_from(self.max_header_bytes).unwrap_or(usize::MAX);
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            // Also how long a connection waits for the next call.
+            .header_read_timeout(HANDSHAKE_TIMEOUT)
+            .max_buf_size(max_header_bytes.max(LEAST_HEADER_BYTES));
+        match agreed {
+            Some(Protocol::H1) => builder.http1_only(),
+            Some(_) => builder.http2_only(),
+            None => builder,
         }
     }
 }
