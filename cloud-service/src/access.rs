@@ -2,14 +2,14 @@
 //!
 //! Callers are known by a bearer token or by a name in the certificate that they showed, both listed in a file
 //! of identities. Tokens stand there as SHA-256 digests: they are random and long (`cloud-service new-token`),
-//! so that a slow digest would add nothing against guessing.
+//! so that a slow digest would add nothing against guessing. Tokens of the page are kept as digests too, in memory alone.
 
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     num::NonZeroU32,
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use governor::{
@@ -26,16 +26,21 @@ pub use identities::{ContentError, Identities, IdentitiesError, Permission};
 
 mod identities;
 mod new_token;
+mod page_tokens;
 
 pub(crate) use new_token::new_token;
+pub(crate) use page_tokens::PageTokens;
 
 /// A SHA-256 digest of a token.
 type TokenDigest = [u8; 32];
 
-/// Lets callers in by the identities of a file, which may change while the service runs. Clones share them.
+/// Lets callers in by the identities of a file, which may change while the service runs, and by the tokens of its page.
+/// Clones share them.
 #[derive(Clone)]
 pub struct Access {
-    known: Arc<RwLock<Arc<Known>>>,
+    /// None where everybody may call; a token that is shown must still be good.
+    known: Option<Arc<RwLock<Arc<Known>>>>,
+    page: Option<PageTokens>,
     metrics: Metrics,
 }
 
@@ -53,6 +58,8 @@ pub struct Caller {
     networks: Vec<String>,
     permissions: Vec<Permission>,
     limit: Option<ImageLimit>,
+    /// Whether it is known by a token of the page, which is for inference alone.
+    is_page: bool,
 }
 
 struct ImageLimit {
@@ -64,16 +71,35 @@ impl Access {
     /// Lets the identities in.
     pub fn new(identities: Identities, metrics: Metrics) -> Self {
         let access = Self {
-            known: Arc::default(),
+            known: Some(Arc::default()),
+            page: None,
             metrics,
         };
         access.replace(identities);
         access
     }
 
+    /// Lets everybody in.
+    pub(crate) fn open(metrics: Metrics) -> Self {
+        Self {
+            known: None,
+            page: None,
+            metrics,
+        }
+    }
+
+    /// Lets in who shows a token of the page, too.
+    pub(crate) fn with_page(self, tokens: PageTokens) -> Self {
+        Self {
+            page: Some(tokens),
+            ..self
+        }
+    }
+
     /// From now on these are let in. Who stays as they were keep what is left of their limit.
     pub(crate) fn replace(&self, identities: Identities) {
-        let before = self.known();
+        let Some(kept) = &self.known else { return };
+        let before = read(kept);
         let mut known = Known::default();
         for entry in identities.into_entries() {
             let same = before.by_name.get(&entry.name);
@@ -87,21 +113,17 @@ impl Access {
             }
             known.by_name.insert(entry.name, caller);
         }
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
+        *kept.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
     }
 
-    fn known(&self) -> Arc<Known> {
-        let known = self.known.read();
-        known.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Who a call is from. A token counts before a certificate, and a wrong one is not made good by it.
+    /// Who a call is from; None where that does not matter. A token counts before a certificate, and a wrong one is
+    /// not made good by it.
     pub(crate) fn identify(
         &self,
         metadata: &MetadataMap,
         certificate: Option<&PeerCertificate>,
-    ) -> Result<Arc<Caller>, ServiceError> {
-        let known = self.known();
+    ) -> Result<Option<Arc<Caller>>, ServiceError> {
+        let known = self.known.as_deref().map(read);
         if let Some(authorization) = metadata.get("authorization") {
             let (scheme, token) = authorization
                 .to_str()
@@ -114,15 +136,23 @@ impl Access {
             // A search by digest tells by its time at most how a digest begins, which does not help to find
             // the token.
             let digest: TokenDigest = Sha256::digest(token.trim()).into();
-            let caller = known.by_token.get(&digest);
-            return caller.cloned().ok_or(ServiceError::UnknownToken);
+            let caller = known
+                .as_ref()
+                .and_then(|known| known.by_token.get(&digest).cloned());
+            let of_page = || self.page.as_ref()?.find(&digest, Instant::now());
+            let caller = caller.or_else(of_page);
+            return caller.map(Some).ok_or(ServiceError::UnknownToken);
         }
+        let Some(known) = known else {
+            return Ok(None);
+        };
         let Some(certificate) = certificate else {
             return Err(ServiceError::NoCredentials);
         };
         let mut names = certificate.names().iter();
         names
             .find_map(|name| known.by_certificate.get(name).cloned())
+            .map(Some)
             .ok_or_else(|| ServiceError::UnknownCertificate(certificate.names().to_vec()))
     }
 }
@@ -135,7 +165,9 @@ impl Interceptor for Access {
             Ok(caller) => {
                 // Nobody behind this needs it.
                 request.metadata_mut().remove("authorization");
-                request.extensions_mut().insert(caller);
+                if let Some(caller) = caller {
+                    request.extensions_mut().insert(caller);
+                }
                 Ok(request)
             }
             Err(error) => {
@@ -152,15 +184,29 @@ impl Interceptor for Access {
 
 impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.known().by_name.keys().cloned().collect();
+        let known = self.known.as_deref().map(read);
+        let names = known.map(|known| known.by_name.keys().cloned().collect::<Vec<_>>());
         f.debug_struct("Access")
             .field("identities", &names)
             .finish()
     }
 }
 
+fn read(known: &RwLock<Arc<Known>>) -> Arc<Known> {
+    known.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+impl ImageLimit {
+    fn new(quota: Quota) -> Self {
+        Self {
+            quota,
+            limiter: RateLimiter::direct(quota),
+        }
+    }
+}
+
 impl Caller {
-    /// Its name in the file of identities.
+    /// Its name in the file of identities; `page` of the page.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -170,10 +216,19 @@ impl Caller {
             name: entry.name.clone(),
             networks: entry.networks.clone(),
             permissions: entry.may.clone(),
-            limit: entry.quota().map(|quota| ImageLimit {
-                quota,
-                limiter: RateLimiter::direct(quota),
-            }),
+            limit: entry.quota().map(ImageLimit::new),
+            is_page: false,
+        }
+    }
+
+    /// Who shows a token of the page, for some models and with so many images.
+    fn of_page(models: Vec<String>, quota: Quota) -> Self {
+        Self {
+            name: "page".to_owned(),
+            networks: models,
+            permissions: vec![Permission::Infer],
+            limit: Some(ImageLimit::new(quota)),
+            is_page: true,
         }
     }
 
@@ -194,6 +249,11 @@ impl Caller {
     /// Whether it has the permission.
     pub fn may(&self, permission: Permission) -> bool {
         self.permissions.contains(&permission)
+    }
+
+    /// Whether it is the page, which may ask its models and nothing beside.
+    pub(crate) fn is_page(&self) -> bool {
+        self.is_page
     }
 
     /// Takes so many images out of its limit.

@@ -209,6 +209,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     if let Some(address) = server.operations_addr() {
         println!("metrics, health and status on http://{address}");
     }
+    if server.has_page() {
+        println!("the page on {scheme}://{}/", server.local_addr());
+    }
     server
         .serve(async move {
             tokio::select! {

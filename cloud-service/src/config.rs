@@ -13,8 +13,12 @@ use outpost_engine::{CircuitSettings, PeerConfig};
 use outpost_exit_policy::Goal;
 use outpost_runtime::{ImageLimits, RuntimeConfig};
 use outpost_telemetry::{TracesConfig, TracesError};
-use outpost_transport::{Congestion, ListenerConfig, TlsVersion, UnavailableCongestion};
+use outpost_transport::{Congestion, ListenerConfig, TlsVersion, UnavailableCongestion, WebConfig};
 use serde::Deserialize;
+
+pub use page::{GrpcWebConfig, PageConfig};
+
+mod page;
 
 /// The configuration. Relative paths are relative to the folder of the file.
 #[derive(Debug, Clone, Deserialize)]
@@ -48,6 +52,10 @@ pub struct Config {
     /// Seconds between two looks at the files of certificates, keys, authorities and identities, and of the credentials for
     /// the next service; SIGHUP has them read at once. Default 60.
     pub credentials_seconds: u64,
+    /// Whether browsers may call, and whose pages. Default: not, unless there is a page.
+    pub grpc_web: Option<GrpcWebConfig>,
+    /// The page that is a device, where it is served.
+    pub page: Option<PageConfig>,
     /// Bounds on what a peer may ask.
     pub limits: Limits,
     /// The site that this service is at in cascades. Default `cloud`.
@@ -288,6 +296,8 @@ impl Default for Config {
             congestion: None,
             access: None,
             credentials_seconds: 60,
+            grpc_web: None,
+            page: None,
             limits: Limits::default(),
             site: Site::Cloud,
             cascades: Vec::new(),
@@ -448,6 +458,11 @@ pub enum ConfigError {
         "`access` needs `tls`: without it tokens travel in the clear and no certificate is asked for"
     )]
     AccessInTheClear,
+    /// A page without TLS.
+    #[error(
+        "`page` needs `tls`: browsers give a page camera and storage over TLS alone, and its tokens would travel in the clear"
+    )]
+    PageInTheClear,
     /// A next service where there is none further on.
     #[error("`cloud` names a next service, and this one is the cloud: set `site = \"fog\"`")]
     NothingBeyond,
@@ -510,6 +525,9 @@ impl Config {
         if let Some(access) = &mut config.access {
             resolve(&mut access.identities);
         }
+        if let Some(page) = &mut config.page {
+            page.resolve(resolve);
+        }
         for cascade in &mut config.cascades {
             resolve(&mut cascade.file);
             cascade.policy.iter_mut().for_each(resolve);
@@ -523,6 +541,13 @@ impl Config {
             library.into_iter().flatten().for_each(resolve);
         }
         Ok(config)
+    }
+
+    /// What the listener does for browsers; None where they are not served.
+    pub(crate) fn web(&self) -> Option<WebConfig> {
+        let of_page = self.page.is_some().then(GrpcWebConfig::default);
+        let web = self.grpc_web.clone().or(of_page);
+        web.map(|web| web.listener())
     }
 
     /// The batching of a network.
@@ -631,6 +656,12 @@ impl Config {
         }
         if self.tls.is_none() && self.access.is_some() {
             return Err(ConfigError::AccessInTheClear);
+        }
+        if let Some(page) = &self.page {
+            if self.tls.is_none() {
+                return Err(ConfigError::PageInTheClear);
+            }
+            page.check()?;
         }
         self.batching.check("batching")?;
         check_number("runtime.threads", self.runtime.threads, 1024)?;

@@ -21,7 +21,7 @@ pub enum ServiceError {
     )]
     NoCredentials,
     /// The token is of nobody.
-    #[error("the token is not known here: send one that was issued for this service")]
+    #[error("the token is not known here, or no longer: send one that was issued for this service")]
     UnknownToken,
     /// The names in the certificate are of nobody.
     #[error("no identity has a certificate of the name {0:?}: have one added")]
@@ -42,6 +42,11 @@ pub enum ServiceError {
         /// What it lacks.
         permission: &'static str,
     },
+    /// The page asks for something else than answers.
+    #[error(
+        "a token of the page is for answers of its models alone: send the token of an identity"
+    )]
+    BeyondPage,
     /// The caller sends more than it may.
     #[error("{identity:?} is at its limit of images: try again in {} ms", retry_after.as_millis())]
     RateLimit {
@@ -195,7 +200,9 @@ impl ServiceError {
             Self::NoCredentials | Self::UnknownToken | Self::UnknownCertificate(_) => {
                 "unauthenticated"
             }
-            Self::NetworkForbidden { .. } | Self::Forbidden { .. } => "forbidden",
+            Self::NetworkForbidden { .. } | Self::Forbidden { .. } | Self::BeyondPage => {
+                "forbidden"
+            }
             Self::RateLimit { .. } | Self::Burst { .. } => "rate-limit",
             Self::NoSuchModel { .. } | Self::NoSuchVersion { .. } => "not-found",
             Self::Tensor(_)
@@ -220,7 +227,9 @@ impl From<ServiceError> for Status {
         use ServiceError as E;
         let code = match &error {
             E::NoCredentials | E::UnknownToken | E::UnknownCertificate(_) => Code::Unauthenticated,
-            E::NetworkForbidden { .. } | E::Forbidden { .. } => Code::PermissionDenied,
+            E::NetworkForbidden { .. } | E::Forbidden { .. } | E::BeyondPage => {
+                Code::PermissionDenied
+            }
             E::RateLimit { .. } => Code::ResourceExhausted,
             E::NoSuchModel { .. } | E::NoSuchVersion { .. } => Code::NotFound,
             E::Cascade(ImageError::NoAnswer(NoAnswer::OffloadFailed(cause))) => match cause {
@@ -348,6 +357,7 @@ mod tests {
                 },
                 Code::PermissionDenied,
             ),
+            (ServiceError::BeyondPage, Code::PermissionDenied),
             (
                 ServiceError::RateLimit {
                     identity: name(),

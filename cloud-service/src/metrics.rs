@@ -62,6 +62,11 @@ struct OfDecision {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRefusal {
+    cause: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfOutcome {
     outcome: &'static str,
 }
@@ -77,6 +82,9 @@ pub struct Metrics {
     failures: Family<OfCause, Counter>,
     decided: Family<OfDecision, Counter>,
     images: Family<OfIdentity, Counter>,
+    page_tokens_issued: Counter,
+    page_tokens_refused: Family<OfRefusal, Counter>,
+    page_tokens: Gauge,
     credentials_read: Family<OfOutcome, Counter>,
     certificate_expiry: Gauge,
     received: Family<OfTransport, Counter>,
@@ -163,6 +171,23 @@ impl Default for Metrics {
             "How often certificates and identities were read, by outcome",
             credentials_read.clone(),
         );
+        let (page_tokens_issued, page_tokens_refused) = (Counter::default(), Family::default());
+        registry.register(
+            "page_tokens_issued",
+            "Tokens that were issued to pages",
+            page_tokens_issued.clone(),
+        );
+        registry.register(
+            "page_tokens_refused",
+            "Tokens that were not issued to pages, by cause",
+            page_tokens_refused.clone(),
+        );
+        let page_tokens = Gauge::default();
+        registry.register(
+            "page_tokens",
+            "Tokens of pages that are good",
+            page_tokens.clone(),
+        );
         let certificate_expiry = Gauge::default();
         registry.register_with_unit(
             "certificate_expiry_timestamp",
@@ -200,6 +225,9 @@ impl Default for Metrics {
             failures,
             decided,
             images,
+            page_tokens_issued,
+            page_tokens_refused,
+            page_tokens,
             credentials_read,
             certificate_expiry,
             received,
@@ -262,6 +290,23 @@ impl Metrics {
             identity: identity.to_owned(),
         };
         self.images.get_or_create(&labels).inc_by(images as u64);
+    }
+
+    /// A token was issued to a page.
+    pub(crate) fn page_token_issued(&self) {
+        self.page_tokens_issued.inc();
+    }
+
+    /// None was.
+    pub(crate) fn page_token_refused(&self, cause: &'static str) {
+        let refused = self.page_tokens_refused.get_or_create(&OfRefusal { cause });
+        refused.inc();
+    }
+
+    /// So many tokens of pages are good.
+    pub(crate) fn page_tokens(&self, count: usize) {
+        self.page_tokens
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A cascade answered an image.

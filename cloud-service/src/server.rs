@@ -19,12 +19,13 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::service::{Routes, interceptor::InterceptedService};
 
 use crate::{
-    access::Access,
+    access::{Access, PageTokens},
     cascade::CascadeError,
     config::{Batching, Config, ConfigError, Mode},
     credentials::{Credentials, CredentialsError, Follower, SERVING, Users, files},
     metrics::Metrics,
     operations::{Operations, Ready},
+    page::{Page, PageError, PageFiles},
     repository::{LoadError, Repository},
     service::InferenceService,
 };
@@ -55,6 +56,9 @@ pub enum ServerError {
     /// A cascade could not be loaded.
     #[error(transparent)]
     Cascade(#[from] CascadeError),
+    /// The page, or what it runs, is at fault.
+    #[error(transparent)]
+    Page(#[from] PageError),
     /// There is no network to serve.
     #[error("no network in {0} has its weights: run `lab fetch NAME`, or name another folder")]
     NoModels(String),
@@ -92,6 +96,7 @@ pub struct Server {
     operations: Option<Operations>,
     ready: Ready,
     credentials: Follower,
+    page_tokens: Option<PageTokens>,
 }
 
 type InferenceServer = GrpcInferenceServiceServer<InferenceService>;
@@ -104,6 +109,7 @@ pub struct Checked {
     tls: Option<TlsChecked>,
     /// How many may call; everybody where it is `None`.
     identities: Option<usize>,
+    page: Option<String>,
 }
 
 #[derive(Debug)]
@@ -165,6 +171,9 @@ impl fmt::Display for Checked {
                 batching.max_batch, batching.instances, batching.max_queue
             )?;
         }
+        if let Some(page) = &self.page {
+            writeln!(f, "  {page}")?;
+        }
         Ok(())
     }
 }
@@ -189,6 +198,26 @@ async fn load_networks(
         return Err(ServerError::NoModels(config.models.display().to_string()));
     }
     Ok(Arc::new(repository))
+}
+
+/// Reads the page, off the async threads, where there is one; what its device asks for must be served.
+async fn load_page(
+    config: &Arc<Config>,
+    repository: &Repository,
+) -> Result<Option<PageFiles>, ServerError> {
+    let Some(page) = config.page.clone() else {
+        return Ok(None);
+    };
+    let for_loading = config.clone();
+    let load = move || PageFiles::load(&page, &for_loading);
+    let files = tokio::task::spawn_blocking(load)
+        .await
+        .expect("reading the page does not panic")?;
+    // Elsewhere what is served may still come.
+    if config.repository.mode == Mode::Fixed {
+        files.check_served(repository)?;
+    }
+    Ok(Some(files))
 }
 
 /// Follows the model folder.
@@ -218,6 +247,7 @@ impl Server {
         } = Credentials::load(&config)?;
         let config = Arc::new(config);
         let repository = load_networks(&config, &Metrics::default()).await?;
+        let page = load_page(&config, &repository).await?;
         let batching = |name: String| {
             let batching = config.batching(&name).clone();
             (name, batching)
@@ -229,6 +259,7 @@ impl Server {
                 .as_ref()
                 .map(|tls| TlsChecked::of(tls, config.early_data)),
             identities: identities.map(|identities| identities.count()),
+            page: page.map(|page| page.summary()),
         })
     }
 
@@ -245,7 +276,7 @@ impl Server {
         let config = Arc::new(config);
         let metrics = Metrics::default();
         metrics.credentials_loaded(tls.as_ref());
-        let access = identities.map(|identities| Access::new(identities, metrics.clone()));
+        let mut access = identities.map(|identities| Access::new(identities, metrics.clone()));
         let ready = Ready::default();
         // First, so that it says "not ready" while the networks load.
         let operations = match config.operations_address {
@@ -256,6 +287,16 @@ impl Server {
             None => None,
         };
         let repository = load_networks(&config, &metrics).await?;
+        let page = load_page(&config, &repository).await?;
+        let page = page.zip(config.page.as_ref()).map(|(files, settings)| {
+            let tokens = PageTokens::new(settings, files.models(), metrics.clone());
+            (files, tokens)
+        });
+        if let Some((files, tokens)) = &page {
+            let known = access.unwrap_or_else(|| Access::open(metrics.clone()));
+            access = Some(known.with_page(tokens.clone()));
+            tracing::info!("{}", files.summary());
+        }
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<InferenceServer>().await;
         let reflection = || {
@@ -282,7 +323,16 @@ impl Server {
             .add_service(reflection().build_v1()?)
             // Older tools know only this one.
             .add_service(reflection().build_v1alpha()?);
+        let mut routes = routes.routes();
+        let web = config.web();
+        let page_tokens = page.as_ref().map(|(_, tokens)| tokens.clone());
+        if let Some((files, tokens)) = page {
+            let origins = web.as_ref().map(|web| web.origins.clone());
+            let page = Page::new(files, tokens, origins.unwrap_or_default());
+            routes = page.beside(routes);
+        }
         let mut listener = ListenerConfig::new(config.address, tls);
+        listener.web = web;
         listener.http3 &= config.http3;
         listener.congestion = config.congestion;
         if config.early_data {
@@ -300,13 +350,14 @@ impl Server {
         ready.set(true);
         Ok(Self {
             listener,
-            routes: routes.routes(),
+            routes,
             repository,
             config,
             health,
             operations,
             ready,
             credentials,
+            page_tokens,
         })
     }
 
@@ -318,6 +369,11 @@ impl Server {
     /// The bound address of metrics, health and the status page; `None` where there is none.
     pub fn operations_addr(&self) -> Option<SocketAddr> {
         self.operations.as_ref().map(Operations::local_addr)
+    }
+
+    /// Whether the page is served.
+    pub fn has_page(&self) -> bool {
+        self.page_tokens.is_some()
     }
 
     /// Names of the networks and cascades served.
@@ -352,6 +408,8 @@ impl Server {
             let every = Duration::from_secs(self.config.repository.poll_seconds);
             AbortOnDropHandle::new(tokio::spawn(follow_folder(self.repository.clone(), every)))
         });
+        let tokens = self.page_tokens;
+        let _tokens = tokens.map(|tokens| AbortOnDropHandle::new(tokio::spawn(tokens.follow())));
         let watched = self.repository.clone();
         let _watchdog = AbortOnDropHandle::new(tokio::spawn(watchdog(move || watched.oldest())));
         tell_ready(SERVING);

@@ -318,6 +318,14 @@ impl Call {
         }
     }
 
+    /// Whether the caller may ask for more than answers.
+    fn check_overview(&self) -> Result<(), ServiceError> {
+        match &self.caller {
+            Some(caller) if caller.is_page() => Err(ServiceError::BeyondPage),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the caller may use the network. It is not told whether there is one that it may not use.
     fn check_use(&self, network: &str) -> Result<(), ServiceError> {
         self.check(Permission::Infer, network)
@@ -521,6 +529,7 @@ impl GrpcInferenceService for InferenceService {
         request: Request<ModelStatisticsRequest>,
     ) -> Result<Response<ModelStatisticsResponse>, Status> {
         let call = Call::of(&request);
+        call.check_overview()?;
         let ModelStatisticsRequest { name, version } = request.into_inner();
         let found = if name.is_empty() {
             call.check_known()?;
@@ -548,6 +557,7 @@ impl GrpcInferenceService for InferenceService {
     ) -> Result<Response<RepositoryIndexResponse>, Status> {
         let call = Call::of(&request);
         let request = request.into_inner();
+        call.check_overview()?;
         call.check_known()?;
         check_repository_call(&request.repository_name, [], &[]).map_err(ServiceError::from)?;
         let index = self.with_repository(Repository::index).await?;

@@ -17,11 +17,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 /// # Errors
 /// The file exists or cannot be written, or the system gives no random bits.
 pub(crate) fn new_token(name: &str, file: &Path) -> io::Result<String> {
-    let mut secret = [0; 32];
-    SystemRandom::new()
-        .fill(&mut secret)
-        .map_err(|_| io::Error::other("the system gives no random bits"))?;
-    let token = hexadecimal(&secret);
+    let token = random_token()?;
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
     writeln!(options.open(file)?, "{token}")?;
@@ -31,6 +27,15 @@ pub(crate) fn new_token(name: &str, file: &Path) -> io::Result<String> {
     Ok(format!(
         "[[identity]]\nname = {name}\ntoken_sha256 = [\"{digest}\"]\n"
     ))
+}
+
+/// A token of 256 random bits, in hexadecimal.
+pub(super) fn random_token() -> io::Result<String> {
+    let mut secret = [0; 32];
+    SystemRandom::new()
+        .fill(&mut secret)
+        .map_err(|_| io::Error::other("the system gives no random bits"))?;
+    Ok(hexadecimal(&secret))
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

@@ -140,7 +140,7 @@ fn an_issued_token_is_private_and_lets_its_bearer_in() {
     let value = format!("Bearer {}", token.trim());
     metadata.insert("authorization", value.parse().unwrap());
     assert_eq!(
-        access.identify(&metadata, None).unwrap().name(),
+        access.identify(&metadata, None).unwrap().unwrap().name(),
         "camera \"7\""
     );
     new_token("other", &file).unwrap_err();

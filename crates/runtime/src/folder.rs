@@ -353,17 +353,26 @@ impl ModelFolder {
     ) -> Result<(Manifest, Labels, Vec<u8>), OpenError> {
         let manifest = self.manifest_of(name, version)?;
         let labels = self.labels(&manifest)?;
-        let path = self.weights_path(&manifest);
-        let weights = read_weights(&manifest, &path)?;
+        let weights = self.weights(&manifest)?;
+        Ok((manifest, labels, weights))
+    }
+
+    /// Reads a network's weights and checks their digest.
+    ///
+    /// # Errors
+    /// [`OpenError::NoWeights`], [`OpenError::Read`], or [`OpenError::Digest`] where they are not the manifest's.
+    pub fn weights(&self, manifest: &Manifest) -> Result<Vec<u8>, OpenError> {
+        let path = self.weights_path(manifest);
+        let weights = read_weights(manifest, &path)?;
         let found = sha256_hex(&weights);
         if found != manifest.sha256 {
             return Err(OpenError::Digest {
                 path,
-                expected: manifest.sha256,
+                expected: manifest.sha256.clone(),
                 found,
             });
         }
-        Ok((manifest, labels, weights))
+        Ok(weights)
     }
 }
 

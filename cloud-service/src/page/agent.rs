@@ -1,0 +1,290 @@
+//! What the device in the browser is made of: `agent.json`, and the files that it names.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs, io,
+    path::{Component, Path, PathBuf},
+};
+
+use bytes::Bytes;
+use outpost_cascade::{Cascade, Site};
+use outpost_engine::{StartError, load_cascade, load_policy};
+use outpost_runtime::{Manifest, ModelFolder};
+use serde::Serialize;
+
+use super::{PageError, Stored};
+use crate::config::PageConfig;
+
+/// Name of the encoder profile beside a manifest, where there is one.
+const ENCODERS: &str = "encoders.json";
+
+/// The device's files, read once.
+#[derive(Debug)]
+pub(super) struct Agent {
+    /// `agent.json`.
+    pub(super) description: Stored,
+    /// The files by their digests.
+    files: HashMap<String, Stored>,
+    /// Name of the cascade.
+    pub(super) cascade: String,
+    /// Bytes of all files.
+    pub(super) bytes: u64,
+    /// Models that the device asks the service for.
+    pub(super) asks_for: BTreeSet<String>,
+    /// Models that it may ask for: these, and what else of its cascade is elsewhere.
+    pub(super) may_ask_for: BTreeSet<String>,
+}
+
+#[derive(Serialize)]
+struct Description<'a> {
+    cascade: CascadeEntry<'a>,
+    policy: Option<PolicyEntry>,
+    goal: Option<String>,
+    deadline_ms: u64,
+    files: Vec<FileEntry>,
+}
+
+#[derive(Serialize)]
+struct CascadeEntry<'a> {
+    name: &'a str,
+    path: String,
+}
+
+#[derive(Serialize)]
+struct PolicyEntry {
+    path: String,
+}
+
+#[derive(Serialize)]
+struct FileEntry {
+    path: String,
+    sha256: String,
+    bytes: usize,
+}
+
+impl Agent {
+    /// Reads the files of a page's device out of the model folder, and checks that they fit each other.
+    pub(super) fn load(config: &PageConfig, folder: &ModelFolder) -> Result<Self, PageError> {
+        let cascade = load_cascade(&config.cascade)?;
+        if cascade.node(cascade.entry()).site() != Site::Device {
+            return Err(PageError::NotADevice(cascade.name().to_owned()));
+        }
+        check_policy(config, &cascade, folder)?;
+        let mut files = Files::new(folder);
+        let cascade_path = files.add_beside(&config.cascade, "cascades")?;
+        let policy_path = match &config.policy {
+            Some(path) => Some(files.add_beside(path, "policies")?),
+            None => None,
+        };
+        let mut on_device: BTreeMap<&str, bool> = BTreeMap::new();
+        let (mut asks_for, mut may_ask_for) = (BTreeSet::new(), BTreeSet::new());
+        for (_, node) in cascade.nodes() {
+            let is_here = node.site() == Site::Device;
+            *on_device.entry(node.network()).or_default() |= is_here;
+            if is_here {
+                continue;
+            }
+            // As the engine has it: what goes on there is asked for as the rest of the cascade.
+            let is_decided_there = !node.jumps().is_empty() || node.exit().is_some();
+            let model = match is_decided_there {
+                true => cascade.name(),
+                false => node.network(),
+            };
+            asks_for.insert(model.to_owned());
+            may_ask_for.extend([cascade.name(), node.network()].map(str::to_owned));
+        }
+        for (network, is_here) in on_device {
+            let manifest = folder.manifest(network).map_err(StartError::from)?;
+            files.add_network(&manifest, is_here)?;
+        }
+        let description = Description {
+            cascade: CascadeEntry {
+                name: cascade.name(),
+                path: cascade_path,
+            },
+            goal: policy_path
+                .is_some()
+                .then(|| config.operating_point.to_string()),
+            policy: policy_path.map(|path| PolicyEntry { path }),
+            deadline_ms: config.deadline_ms,
+            files: files.entries(),
+        };
+        let json = serde_json::to_vec(&description).expect("texts and numbers are JSON");
+        Ok(Self {
+            description: Stored::new(json.into(), "application/json"),
+            bytes: files
+                .by_path
+                .values()
+                .map(|file| file.contents.len() as u64)
+                .sum(),
+            files: files
+                .by_path
+                .into_values()
+                .map(|file| (file.sha256.clone(), file))
+                .collect(),
+            cascade: cascade.name().to_owned(),
+            asks_for,
+            may_ask_for,
+        })
+    }
+
+    /// The file with a digest.
+    pub(super) fn file(&self, sha256: &str) -> Option<&Stored> {
+        self.files.get(sha256)
+    }
+
+    /// How many files there are.
+    pub(super) fn count(&self) -> usize {
+        self.files.len()
+    }
+}
+
+/// Whether every node has a policy, and a learned one fits the cascade and has the operating point.
+fn check_policy(
+    config: &PageConfig,
+    cascade: &Cascade,
+    folder: &ModelFolder,
+) -> Result<(), StartError> {
+    let Some(path) = &config.policy else {
+        return match cascade.undecided(Site::Device) {
+            Some(node) => Err(StartError::Undecided {
+                node: node.name().to_owned(),
+            }),
+            None => Ok(()),
+        };
+    };
+    let failed = |source| StartError::Policy {
+        path: path.clone(),
+        source,
+    };
+    let bundle = load_policy(path, cascade, folder).map_err(failed)?;
+    match bundle.choose(&config.operating_point) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+/// Files on their way into the list, by the paths that the browser's copy of the model folder has.
+struct Files<'a> {
+    folder: &'a ModelFolder,
+    by_path: BTreeMap<String, Stored>,
+}
+
+impl<'a> Files<'a> {
+    fn new(folder: &'a ModelFolder) -> Self {
+        Self {
+            folder,
+            by_path: BTreeMap::new(),
+        }
+    }
+
+    /// A network's manifest, labels and encoder profile, and its weights where it runs on the device.
+    fn add_network(&mut self, manifest: &Manifest, with_weights: bool) -> Result<(), PageError> {
+        // Every class has its name.
+        self.folder.labels(manifest).map_err(StartError::from)?;
+        let beside = |name: &Path| manifest.folder.join(name);
+        self.add(&beside("model.toml".as_ref()))?;
+        if let Some(labels) = &manifest.labels {
+            self.add(&beside(labels))?;
+        }
+        let encoders = beside(ENCODERS.as_ref());
+        if encoders.is_file() {
+            self.add(&encoders)?;
+        }
+        if with_weights {
+            let weights = self.folder.weights(manifest).map_err(StartError::from)?;
+            let path = self.folder.weights_path(manifest);
+            let name = self.name(&path)?;
+            self.store(name, weights);
+        }
+        Ok(())
+    }
+
+    /// A file that may lie outside of the model folder; it is then told as one of a folder of this name.
+    fn add_beside(&mut self, path: &Path, folder: &str) -> Result<String, PageError> {
+        let name = self.name(path).or_else(|error| {
+            let last = path.file_name().and_then(|name| name.to_str());
+            last.map(|last| format!("{folder}/{last}")).ok_or(error)
+        })?;
+        self.store(name.clone(), read(path)?);
+        Ok(name)
+    }
+
+    fn add(&mut self, path: &Path) -> Result<(), PageError> {
+        let name = self.name(path)?;
+        if !self.by_path.contains_key(&name) {
+            self.store(name, read(path)?);
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, name: String, contents: Vec<u8>) {
+        let stored = Stored::new(Bytes::from(contents), "application/octet-stream");
+        self.by_path.insert(name, stored);
+    }
+
+    /// A path within the model folder, with `/` between its parts.
+    fn name(&self, path: &Path) -> Result<String, PageError> {
+        let outside = || PageError::Outside {
+            path: path.to_owned(),
+            folder: self.folder.path().to_owned(),
+        };
+        let (path, folder) = (without_dots(path), without_dots(self.folder.path()));
+        let within = path.strip_prefix(folder).map_err(|_| outside())?;
+        let parts: Option<Vec<&str>> = within.iter().map(|part| part.to_str()).collect();
+        Ok(parts.ok_or_else(outside)?.join("/"))
+    }
+
+    fn entries(&self) -> Vec<FileEntry> {
+        let files = self.by_path.iter();
+        files
+            .map(|(path, file)| FileEntry {
+                path: path.clone(),
+                sha256: file.sha256.clone(),
+                bytes: file.contents.len(),
+            })
+            .collect()
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, PageError> {
+    fs::read(path).map_err(|source: io::Error| PageError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The path without `.` and `..`, which need no look at the disk: manifests name labels as `../labels.txt`.
+fn without_dots(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir
+                if matches!(plain.components().next_back(), Some(Component::Normal(_))) =>
+            {
+                plain.pop();
+            }
+            part => plain.push(part),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lose_their_dots_and_never_their_root() {
+        for (path, plain) in [
+            ("models/a/../labels.txt", "models/labels.txt"),
+            ("./models/./a", "models/a"),
+            ("../models/a/../../labels.txt", "../labels.txt"),
+            ("../../a", "../../a"),
+            ("/models/../../a", "/../a"),
+        ] {
+            assert_eq!(without_dots(path.as_ref()), Path::new(plain), "{path}");
+        }
+    }
+}
