@@ -3,6 +3,7 @@
 
 mod arm;
 mod audits;
+mod browsers;
 mod cameras;
 mod cloud;
 mod clouds;
