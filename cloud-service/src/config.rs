@@ -354,8 +354,8 @@ impl Batching {
 /// Seconds of a day.
 const DAY: usize = 86_400;
 
-/// A number of seconds to compare with a limit.
-fn seconds(value: u64) -> usize {
+/// A number to compare with a limit.
+fn number(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
 
@@ -601,25 +601,25 @@ impl Config {
             ),
             ("max_concurrent_calls", limits.max_concurrent_calls, 65_536),
             ("max_header_bytes", limits.max_header_bytes, 1 << 20),
-            ("max_call_seconds", seconds(limits.max_call_seconds), DAY),
+            ("max_call_seconds", number(limits.max_call_seconds), DAY),
             (
                 "idle_timeout_seconds",
-                seconds(limits.idle_timeout_seconds),
+                number(limits.idle_timeout_seconds),
                 DAY,
             ),
             (
                 "max_idle_seconds",
-                seconds(limits.max_idle_seconds),
+                number(limits.max_idle_seconds),
                 30 * DAY,
             ),
             (
                 "drain_delay_seconds",
-                seconds(limits.drain_delay_seconds).max(1),
+                number(limits.drain_delay_seconds).max(1),
                 DAY,
             ),
             (
                 "drain_timeout_seconds",
-                seconds(limits.drain_timeout_seconds).max(1),
+                number(limits.drain_timeout_seconds).max(1),
                 DAY,
             ),
             ("decoders", limits.decoders, 1024),
@@ -630,7 +630,7 @@ impl Config {
             ("repository.poll_seconds", self.repository.poll_seconds),
             ("credentials_seconds", self.credentials_seconds),
         ] {
-            check_number(name, seconds(value), DAY)?;
+            check_number(name, number(value), DAY)?;
         }
         if let Some(tls) = &self.tls
             && tls.client_authority.is_none()

@@ -28,6 +28,7 @@ mod repository;
 mod server;
 pub mod service;
 mod statistics;
+mod web;
 mod workers;
 
 pub use access::{Access, Caller, ContentError, Identities, IdentitiesError, Permission};

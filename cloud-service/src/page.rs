@@ -21,19 +21,17 @@ use std::{
 use axum::body::Body;
 use bytes::Bytes;
 use futures::future::{Ready, ready};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request,
-};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request};
 use outpost_engine::StartError;
 use outpost_runtime::{ModelFolder, sha256_hex};
 use outpost_transport::Origin;
 use serde_json::json;
-use tonic::{Status, service::Routes};
 
 use crate::{
     access::PageTokens,
     config::{Config, PageConfig},
     repository::Repository,
+    web::{is_grpc, no_service},
 };
 use agent::Agent;
 use assets::Assets;
@@ -215,14 +213,9 @@ impl Page {
         }
     }
 
-    /// Adds the page to the routes of the service, which come first.
-    pub(crate) fn beside(self, routes: Routes) -> Routes {
-        routes.into_axum_router().fallback_service(self).into()
-    }
-
     fn answer(&self, request: &request::Parts) -> Response<Body> {
         if is_grpc(&request.headers) {
-            return Status::unimplemented("there is no such service here").into_http();
+            return no_service();
         }
         let path = request.uri.path();
         if path == "/page/token" {
@@ -335,11 +328,6 @@ impl tower::Service<Request<Body>> for Page {
         }
         ready(Ok(response))
     }
-}
-
-fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE);
-    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// A file, or word that the browser has it already.

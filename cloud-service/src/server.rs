@@ -28,6 +28,7 @@ use crate::{
     page::{Page, PageError, PageFiles},
     repository::{LoadError, Repository},
     service::InferenceService,
+    web::beside,
 };
 
 /// The calls that may come before a handshake is done: they change nothing, so that a copy of one costs its time alone.
@@ -326,10 +327,9 @@ impl Server {
         let mut routes = routes.routes();
         let web = config.web();
         let page_tokens = page.as_ref().map(|(_, tokens)| tokens.clone());
-        if let Some((files, tokens)) = page {
-            let origins = web.as_ref().map(|web| web.origins.clone());
-            let page = Page::new(files, tokens, origins.unwrap_or_default());
-            routes = page.beside(routes);
+        if let Some(web) = &web {
+            let page = page.map(|(files, tokens)| Page::new(files, tokens, web.origins.clone()));
+            routes = beside(routes, page);
         }
         let mut listener = ListenerConfig::new(config.address, tls);
         listener.web = web;

@@ -310,8 +310,14 @@ fn a_browser_gets_the_answer_that_others_get_over_http1_and_http2() {
                 let shown = called.answer.header("access-control-expose-headers");
                 assert!(shown.contains("grpc-status") && shown.contains("server-timing"));
             }
-            // There is no page.
-            assert_eq!(browser.get("/").await.header("grpc-status"), "");
+            // A page of any origin may send a text unasked.
+            let simple = [("content-type", "text/plain")];
+            let path = "/inference.GRPCInferenceService/ModelInfer";
+            let answer = browser.ask(Method::POST, path, &simple).await;
+            assert_eq!(answer.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+            let none = browser.get("/").await;
+            assert_eq!(none.status, StatusCode::NOT_FOUND);
+            assert!(none.text().contains("[page]"), "{}", none.text());
         }
     });
     let text = metrics(operations);
@@ -331,8 +337,11 @@ fn a_token_of_the_page_is_for_answers_of_its_models() {
         + &with_page("tokens_at_once = 3")
         + "[access]\nidentities = \"identities.toml\"\n\
            [tls]\ncertificate = \"server.pem\"\nkey = \"server.key\"\n";
+    let log = certificates.file("log");
     let start = |command: &mut Command| {
-        command.env("RUST_LOG", "trace");
+        // More than a pipe holds.
+        let file = fs::File::create(&log).unwrap();
+        command.env("RUST_LOG", "trace").stderr(file);
     };
     let (cloud, operations) =
         CloudService::start_from(&certificates, &text, start).with_operations();
@@ -340,8 +349,11 @@ fn a_token_of_the_page_is_for_answers_of_its_models() {
         let browser = Browser::new(&cloud, &certificates, Version::HTTP_2);
         assert_eq!(browser.infer(CLOUD, None).await.status(), UNAUTHENTICATED);
         let token = browser.token().await;
-        let called = browser.infer(CLOUD, Some(&token)).await;
-        assert_eq!(called.status(), OK, "{}", called.trailer("grpc-message"));
+        for version in OVER_TCP {
+            let browser = Browser::new(&cloud, &certificates, version);
+            let called = browser.infer(CLOUD, Some(&token)).await;
+            assert_eq!(called.status(), OK, "{}", called.trailer("grpc-message"));
+        }
         let unknown = token.replace('0', "1") + "0";
         assert_eq!(
             browser.infer(CLOUD, Some(&unknown)).await.status(),
@@ -395,14 +407,14 @@ fn a_token_of_the_page_is_for_answers_of_its_models() {
         "outpost_cloud_page_tokens_issued_total 3",
         "outpost_cloud_page_tokens_refused_total{cause=\"at-once\"} 1",
         "outpost_cloud_page_tokens 3",
-        "outpost_cloud_identity_images_total{identity=\"page\"} 1",
+        "outpost_cloud_identity_images_total{identity=\"page\"} 2",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
     cloud.terminate();
-    let (is_well, log) = cloud.wait();
-    assert!(is_well, "{log}");
-    assert!(log.contains("no token for a page"), "{log}");
+    let (is_well, _) = cloud.wait();
+    let log = fs::read_to_string(log).unwrap();
+    assert!(is_well && log.contains("no token for a page"), "{log}");
     for token in tokens {
         assert!(!log.contains(&token), "a token is in the log");
     }
@@ -423,7 +435,7 @@ fn a_token_of_the_page_ends_and_leaves_room_for_another() {
             }
         };
         assert_eq!(refused.status(), UNAUTHENTICATED);
-        assert!(refused.trailer("grpc-message").contains("no longer"));
+        assert!(refused.trailer("grpc-message").contains("no%20longer"));
         assert_ne!(browser.token().await, token);
     };
     block_on(async { tokio::time::timeout(PATIENCE, ended).await }).unwrap();
@@ -529,6 +541,7 @@ fn the_page_gives_what_it_lists_and_nothing_else() {
             );
             assert_eq!(agent["goal"], "loss=2");
             assert_eq!(agent["deadline_ms"], 1500);
+            assert_eq!(agent["correct_within_ms"], 10_000);
             let mut listed = BTreeMap::new();
             for file in agent["files"].as_array().unwrap() {
                 let (path, sha256) = (&file["path"], file["sha256"].as_str().unwrap());

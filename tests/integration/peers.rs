@@ -50,7 +50,7 @@ fn independent_client(test: &str, script: &str) {
     let cloud = CloudService::start_at(
         "127.0.0.1:0".parse().unwrap(),
         &certificates,
-        "[repository]\nmode = \"explicit\"",
+        "[grpc_web]\n[repository]\nmode = \"explicit\"",
     );
     let network = repository().join("models/efficientnet-lite2");
     let output = Command::new(python)

@@ -1,7 +1,8 @@
 """Checks the service over HTTP/3 with aioquic, a QUIC stack that shares no code with Outpost's.
 
 Speaks gRPC by hand: one POST per call, a 5-byte prefix before the message, the
-status in the trailers (or, for an answer without a body, in the only headers).
+status in the trailers (or, for an answer without a body, in the only headers). One
+call is gRPC-Web, as a browser makes it, with the status in the last frame of the body.
 The messages are those that Triton's client generates from its own description of
 the protocol.
 
@@ -79,7 +80,9 @@ class GrpcOverH3(QuicConnectionProtocol):
         self._http = H3Connection(self._quic)
         self._exchanges: dict[int, Exchange] = {}
 
-    async def call(self, authority: str, path: str, message: bytes) -> Exchange:
+    async def call(
+        self, authority: str, path: str, message: bytes, kind: str = "application/grpc"
+    ) -> Exchange:
         """Sends one message and waits for the whole answer."""
         stream = self._quic.get_next_available_stream_id()
         exchange = Exchange(self._loop.create_future())
@@ -89,7 +92,7 @@ class GrpcOverH3(QuicConnectionProtocol):
             ":scheme": "https",
             ":authority": authority,
             ":path": path,
-            "content-type": "application/grpc",
+            "content-type": kind,
             "te": "trailers",
             "user-agent": "outpost-h3-check",
         }
@@ -186,6 +189,27 @@ class Checks:
         check(exchange.status() == NOT_FOUND, f"grpc-status is {exchange.status()}")
         return f"grpc-status {NOT_FOUND}"
 
+    async def browser(self) -> str:
+        """Sends the encoded image as a browser does, and reads the frames of the answer."""
+        encoded = self._wanted.encoded
+        request = await self._request("BYTES", [1], struct.pack("<I", len(encoded)) + encoded)
+        kind = "application/grpc-web+proto"
+        exchange = await self._connection.call(
+            self._authority, f"{SERVICE}/ModelInfer", request.SerializeToString(), kind
+        )
+        check(exchange.headers.get("content-type") == kind, f"headers {exchange.headers}")
+        check(not exchange.trailers, f"trailers {exchange.trailers}")
+        frames = []
+        body = bytes(exchange.body)
+        while body:
+            flag, length = struct.unpack(">BI", body[:5])
+            frames.append((flag, body[5 : 5 + length]))
+            body = body[5 + length :]
+        check([flag for flag, _ in frames] == [0, 0x80], f"frames {[flag for flag, _ in frames]}")
+        check(b"grpc-status:0" in frames[1][1], f"trailers {frames[1][1]!r}")
+        answer = oip.ModelInferResponse.FromString(frames[0][1])
+        return self._wanted.check_top1(self._output(answer))
+
     async def _request(
         self, datatype: str, shape: list[int], raw: bytes | None
     ) -> oip.ModelInferRequest:
@@ -204,7 +228,9 @@ class Checks:
         return request
 
     async def _logits(self, request: oip.ModelInferRequest) -> np.ndarray:
-        answer = await self._ask("ModelInfer", request, oip.ModelInferResponse)
+        return self._output(await self._ask("ModelInfer", request, oip.ModelInferResponse))
+
+    def _output(self, answer: oip.ModelInferResponse) -> np.ndarray:
         for index, output in enumerate(answer.outputs):
             if output.name == self._wanted.output_name:
                 check(output.datatype == "FP32", f"the output is {output.datatype}")
@@ -252,6 +278,7 @@ async def check_all(arguments: argparse.Namespace, wanted: Expectation) -> int:
                 "encoded image in typed contents too": checks.encoded_image_typed,
                 "FP32 tensor gives the reference's logits": checks.prepared_tensor,
                 "unknown model is NOT_FOUND": checks.unknown_model,
+                "a browser's call gives the same top-1": checks.browser,
             }.items():
                 await report.run_async(name, body)
     except (OSError, TimeoutError) as error:

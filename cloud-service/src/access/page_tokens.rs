@@ -138,18 +138,19 @@ impl PageTokens {
 
     fn try_issue(&self, now: Instant) -> Result<String, TokenRefusal> {
         let shared = &*self.0;
+        // First, as it costs nothing however many ask.
+        if let Err(not_yet) = shared.issuing.check() {
+            return Err(TokenRefusal::PerMinute {
+                per_minute: shared.per_minute,
+                retry_after: not_yet.wait_time_from(DefaultClock::default().now()),
+            });
+        }
         let mut good = self.put_away(now);
         if good.len() >= shared.at_once {
             let next = good.values().map(|good| good.until).min();
             return Err(TokenRefusal::AtOnce {
                 at_once: shared.at_once,
                 retry_after: next.map_or(shared.lifetime, |until| until - now),
-            });
-        }
-        if let Err(not_yet) = shared.issuing.check() {
-            return Err(TokenRefusal::PerMinute {
-                per_minute: shared.per_minute,
-                retry_after: not_yet.wait_time_from(DefaultClock::default().now()),
             });
         }
         let token = random_token().map_err(TokenRefusal::Random)?;

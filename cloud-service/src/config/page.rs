@@ -6,7 +6,10 @@ use outpost_exit_policy::Goal;
 use outpost_transport::{AltSvc, Origin, WebConfig};
 use serde::Deserialize;
 
-use super::{ConfigError, DAY, check_number, one_point, seconds};
+use super::{ConfigError, DAY, check_number, number, one_point};
+
+/// Milliseconds of an hour.
+const HOUR_MS: usize = 3_600_000;
 
 /// Calls of browsers, by gRPC-Web.
 #[derive(Debug, Clone, Deserialize)]
@@ -59,6 +62,10 @@ pub struct PageConfig {
     /// Milliseconds from an image to its answer. Default 2000.
     #[serde(default = "deadline")]
     pub deadline_ms: u64,
+    /// Milliseconds after the deadline in which a late answer of the service still corrects the device's; 0 lets none.
+    /// Default 10000.
+    #[serde(default = "correct_within")]
+    pub correct_within_ms: u64,
     /// The folder that `scripts/build-web` makes. Default: what the program was built with.
     #[serde(default)]
     pub folder: Option<PathBuf>,
@@ -78,6 +85,10 @@ pub struct PageConfig {
 
 fn deadline() -> u64 {
     2000
+}
+
+fn correct_within() -> u64 {
+    10_000
 }
 
 fn token_seconds() -> u64 {
@@ -107,8 +118,13 @@ impl PageConfig {
     /// Checks every number.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         for (name, value, limit) in [
-            ("deadline_ms", seconds(self.deadline_ms), 3_600_000),
-            ("token_seconds", seconds(self.token_seconds), DAY),
+            ("deadline_ms", number(self.deadline_ms), HOUR_MS),
+            (
+                "correct_within_ms",
+                number(self.correct_within_ms).max(1),
+                HOUR_MS,
+            ),
+            ("token_seconds", number(self.token_seconds), DAY),
             ("tokens_at_once", self.tokens_at_once, 1_000_000),
             (
                 "tokens_per_minute",

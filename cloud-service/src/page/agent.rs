@@ -41,6 +41,7 @@ struct Description<'a> {
     policy: Option<PolicyEntry>,
     goal: Option<String>,
     deadline_ms: u64,
+    correct_within_ms: u64,
     files: Vec<FileEntry>,
 }
 
@@ -107,6 +108,7 @@ impl Agent {
                 .then(|| config.operating_point.to_string()),
             policy: policy_path.map(|path| PolicyEntry { path }),
             deadline_ms: config.deadline_ms,
+            correct_within_ms: config.correct_within_ms,
             files: files.entries(),
         };
         let json = serde_json::to_vec(&description).expect("texts and numbers are JSON");
