@@ -1,0 +1,109 @@
+// The agent's thread: fetches what it needs, runs it, and keeps its token. The page asks by messages, answered by messages.
+
+import { Files, Trouble } from "./files.js";
+import { Token } from "./token.js";
+
+/** An image waits this long for a token that has expired before it is taken up without. */
+const TOKEN_PATIENCE_MS = 800;
+
+let agent = null;
+let mode = "policy";
+/** How the latest offload went, as the browser tells it: `h3`, `h2` or `http/1.1`. */
+let protocol = null;
+
+const post = message => self.postMessage(message);
+const tell = (code, details = {}) => post({ kind: "notice", code, details });
+const token = new Token(text => agent?.set_token(text), (code, details) => (code ? tell(code, details) : post({ kind: "token" })));
+
+/** The WebAssembly, its memory ready. */
+async function program() {
+  try {
+    const module = await import("./pkg/outpost_web_agent.js");
+    await module.default();
+    return module.Agent;
+  } catch (error) { throw new Trouble("no-program", { error: String(error?.message ?? error) }); }
+}
+
+async function start({ mode: chosen, point }) {
+  const began = performance.now();
+  const files = new Files(tell, count => post({ kind: "progress", ...count }));
+  const fetched = (async () => {
+    await files.open();
+    const text = await files.description();
+    const description = JSON.parse(text);
+    return { text, description, ...(await files.load(description.files)) };
+  })();
+  const [Agent, { text, description, files: bytes, count }] = await Promise.all([program(), fetched]);
+  const make = () => new Agent(text, bytes, { cloud: self.location.origin }, heard);
+  try { agent = make(); } catch (error) {
+    const { wrong, still } = await files.repair(description.files, bytes);
+    if (still.length) throw new Trouble("wrong-digest", { path: still.join(", ") });
+    if (!wrong.length) throw new Trouble("agent-refused", { error: error.message });
+    try { agent = make(); } catch (error) { throw new Trouble("agent-refused", { error: error.message }); }
+  }
+  if (chosen) change({ mode: chosen });
+  if (point) change({ point });
+  token.renew();
+  post({ kind: "ready", state: agent.state(), took: { ms: performance.now() - began, bytes: count.total, cached: count.cached } });
+}
+
+/** What the agent says beside answers: corrections, confirmations, and that the cloud does not know the token. */
+function heard(event) {
+  if (event.kind === "unauthenticated") return expired();
+  post({ kind: "event", event: { ...event, mode } });
+  post({ kind: "state", state: agent.state() });
+}
+
+function expired() {
+  tell("token-expired");
+  token.renew();
+}
+
+async function classify({ id, bytes }) {
+  if (mode !== "device" && navigator.onLine) await token.ready(TOKEN_PATIENCE_MS);
+  const asked = mode;
+  try {
+    const said = await agent.classify(id, bytes);
+    const answer = { ...said, mode: asked, transport: said.transport ?? (said.reason === "offloaded" ? protocol : null) };
+    if (answer.reason === "fallback:rejected") expired();
+    post({ kind: "answer", id, answer });
+  } catch (error) {
+    // What is left of the memory after a trap is not to be used.
+    if (error instanceof WebAssembly.RuntimeError) post({ kind: "crashed", error: String(error) });
+    else post({ kind: "no-answer", id, error: String(error?.message ?? error) });
+  }
+  post({ kind: "state", state: agent.state() });
+}
+
+function change({ mode: chosen, point }) {
+  try {
+    if (point) agent.set_point(point);
+    if (chosen) {
+      agent.set_mode(chosen);
+      mode = chosen;
+    }
+  } catch (error) { tell("not-changed", { error: String(error?.message ?? error) }); }
+}
+
+/** `h3` where the service's invitation was taken, for the page to tell. */
+new PerformanceObserver(list => {
+  for (const entry of list.getEntries()) if (entry.name.endsWith("/ModelInfer") && entry.nextHopProtocol) protocol = entry.nextHopProtocol;
+  performance.clearResourceTimings();
+}).observe({ type: "resource" });
+
+self.addEventListener("online", () => agent && token.renew());
+self.onmessage = async ({ data }) => {
+  if (data.kind === "start") {
+    try { await start(data); } catch (error) {
+      const trouble = error instanceof Trouble ? error : new Trouble("agent-refused", { error: String(error?.message ?? error) });
+      post({ kind: "failed", code: trouble.code, details: trouble.details });
+    }
+    return;
+  }
+  if (!agent) return;
+  if (data.kind === "classify") return classify(data);
+  if (data.kind === "change") change(data);
+  if (data.kind === "awake" && !token.isValid && navigator.onLine) token.renew();
+  post({ kind: "state", state: agent.state() });
+};
+post({ kind: "here" });
