@@ -8,12 +8,19 @@ const TOKEN_PATIENCE_MS = 800;
 
 let agent = null;
 let mode = "policy";
-/** How the latest offload went, as the browser tells it: `h3`, `h2` or `http/1.1`. */
+/** How the latest offload went, as the browser tells it a moment later: `h3`, `h2` or `http/1.1`. */
 let protocol = null;
+const loads = new PerformanceObserver(list => note(list.getEntries()));
+loads.observe({ type: "resource" });
 
 const post = message => self.postMessage(message);
 const tell = (code, details = {}) => post({ kind: "notice", code, details });
 const token = new Token(text => agent?.set_token(text), (code, details) => (code ? tell(code, details) : post({ kind: "token" })));
+
+function note(entries) {
+  for (const entry of entries) if (entry.name.endsWith("/ModelInfer") && entry.nextHopProtocol) protocol = entry.nextHopProtocol;
+  performance.clearResourceTimings();
+}
 
 /** The WebAssembly, its memory ready. */
 async function program() {
@@ -64,6 +71,7 @@ async function classify({ id, bytes }) {
   const asked = mode;
   try {
     const said = await agent.classify(id, bytes);
+    note(loads.takeRecords());
     const answer = { ...said, mode: asked, transport: said.transport ?? (said.reason === "offloaded" ? protocol : null) };
     if (answer.reason === "fallback:rejected") expired();
     post({ kind: "answer", id, answer });
@@ -84,12 +92,6 @@ function change({ mode: chosen, point }) {
     }
   } catch (error) { tell("not-changed", { error: String(error?.message ?? error) }); }
 }
-
-/** `h3` where the service's invitation was taken, for the page to tell. */
-new PerformanceObserver(list => {
-  for (const entry of list.getEntries()) if (entry.name.endsWith("/ModelInfer") && entry.nextHopProtocol) protocol = entry.nextHopProtocol;
-  performance.clearResourceTimings();
-}).observe({ type: "resource" });
 
 self.addEventListener("online", () => agent && token.renew());
 self.onmessage = async ({ data }) => {
