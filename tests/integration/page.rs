@@ -1,20 +1,91 @@
-//! The device's page in a real browser: tests/page.
+//! The pages of a device in a real browser: that of edge-agent, and that which is the device itself. Their scripts are in
+//! tests/page.
 
-use std::{env, fs, process::Command};
+use std::{env, fs, path::PathBuf, process::Command};
 
 use outpost_tests::{CertificateFolder, CloudService, Process, program, repository};
 
-/// Needs Node.js, with the packages of tests/page in `OUTPOST_PLAYWRIGHT`, and Chromium, in `OUTPOST_CHROMIUM`.
+/// Node.js's packages of tests/page, from `OUTPOST_PLAYWRIGHT`, and Chromium, from `OUTPOST_CHROMIUM`.
+struct Browser {
+    packages: PathBuf,
+    chromium: String,
+}
+
+impl Browser {
+    /// The one to test with; none where there is none, which is said.
+    fn find() -> Option<Self> {
+        let (Ok(packages), Ok(chromium)) =
+            (env::var("OUTPOST_PLAYWRIGHT"), env::var("OUTPOST_CHROMIUM"))
+        else {
+            assert!(
+                env::var_os("OUTPOST_REQUIRE_PAGE").is_none(),
+                "Playwright or Chromium is missing: set OUTPOST_PLAYWRIGHT and OUTPOST_CHROMIUM"
+            );
+            eprintln!("SKIPPED: no OUTPOST_PLAYWRIGHT and OUTPOST_CHROMIUM");
+            return None;
+        };
+        Some(Self {
+            packages: packages.into(),
+            chromium,
+        })
+    }
+
+    /// Where screenshots are kept, to be looked at.
+    fn screenshots() -> PathBuf {
+        let folder = repository().join("target/page-screenshots");
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    /// Runs a script of tests/page that has tests of its own.
+    fn test(&self, script: &str, variables: &[(&str, PathBuf)]) {
+        let ran = Command::new("node")
+            .arg("--test")
+            .arg(repository().join("tests/page").join(script))
+            .envs(variables.iter().cloned())
+            .env("OUTPOST_PLAYWRIGHT", &self.packages)
+            .env("OUTPOST_CHROMIUM", &self.chromium)
+            .env("SCREENSHOTS", Self::screenshots())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout);
+        assert!(ran.status.success(), "{said}");
+        // What was measured.
+        println!("{said}");
+    }
+}
+
+#[test]
+fn the_page_that_is_a_device_answers_and_says_what_goes_wrong() {
+    if let Some(browser) = Browser::find() {
+        browser.test("web-agent-page.mjs", &[]);
+    }
+}
+
+/// Needs `OUTPOST_WEB`, too: the folder that scripts/build-web makes.
+#[test]
+fn the_page_that_is_a_device_runs_its_networks_and_asks_the_cloud() {
+    let Some(browser) = Browser::find() else {
+        return;
+    };
+    let Some(web) = env::var_os("OUTPOST_WEB") else {
+        assert!(
+            env::var_os("OUTPOST_REQUIRE_WEB").is_none(),
+            "the agent in WebAssembly is missing: run scripts/build-web and set OUTPOST_WEB"
+        );
+        eprintln!("SKIPPED: no OUTPOST_WEB");
+        return;
+    };
+    let variables = [
+        ("OUTPOST_WEB", repository().join(web)),
+        ("OUTPOST_CLOUD_SERVICE", program("cloud-service")),
+    ];
+    browser.test("web-agent.mjs", &variables);
+}
+
 #[test]
 fn the_devices_page_answers_pictures_and_the_camera_and_moves_the_operating_point() {
-    let (Ok(packages), Ok(chromium)) =
-        (env::var("OUTPOST_PLAYWRIGHT"), env::var("OUTPOST_CHROMIUM"))
-    else {
-        assert!(
-            env::var_os("OUTPOST_REQUIRE_PAGE").is_none(),
-            "Playwright or Chromium is missing: set OUTPOST_PLAYWRIGHT and OUTPOST_CHROMIUM"
-        );
-        eprintln!("SKIPPED: no OUTPOST_PLAYWRIGHT and OUTPOST_CHROMIUM");
+    let Some(Browser { packages, chromium }) = Browser::find() else {
         return;
     };
     let certificates = CertificateFolder::valid();
@@ -40,11 +111,10 @@ fn the_devices_page_answers_pictures_and_the_camera_and_moves_the_operating_poin
             .arg(&config),
     );
     let url = format!("https://{}", device.address());
-    let screenshots = repository().join("target/page-screenshots");
-    fs::create_dir_all(&screenshots).unwrap();
+    let screenshots = Browser::screenshots();
     // Packages are looked for beside the script.
     let script = fs::read(repository().join("tests/page/device.mjs")).unwrap();
-    let beside = std::path::Path::new(&packages).join("device.mjs");
+    let beside = packages.join("device.mjs");
     fs::write(&beside, script).unwrap();
     let ran = Command::new("node")
         .arg(beside)

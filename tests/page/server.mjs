@@ -10,12 +10,13 @@ const here = path.dirname(fileURLToPath(import.meta.url));
 const WWW = path.join(here, "../../crates/web-agent/www"), MODELS = path.join(here, "../../models");
 const TYPES = { ".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png", ".webmanifest": "application/manifest+json", ".wasm": "application/wasm", ".json": "application/json" };
 const HEADERS = {
-  "content-security-policy": "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; img-src 'self' blob: data:; media-src 'self' blob: data:; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+  "content-security-policy": "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob: data:; connect-src 'self'; manifest-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
   "cross-origin-opener-policy": "same-origin",
   "cross-origin-embedder-policy": "require-corp",
   "cross-origin-resource-policy": "same-origin",
   "x-content-type-options": "nosniff",
   "referrer-policy": "no-referrer",
+  "permissions-policy": "camera=(self), microphone=(), geolocation=()",
 };
 const sha256 = bytes => crypto.createHash("sha256").update(bytes).digest("hex");
 
@@ -46,7 +47,7 @@ export async function serve() {
     missing: new Set(),
   };
   const known = new Set();
-  const description = { cascade: { name: "lite0-lite2", path: "cascades/lite0-lite2.toml" }, policy: { path: "policies/lite0-lite2.json" }, goal: null, deadline_ms: 1000,
+  const description = { cascade: { name: "lite0-lite2", path: "cascades/lite0-lite2.toml" }, policy: { path: "policies/lite0-lite2.json" }, goal: null, deadline_ms: 3000,
     files: [...files].map(([name, bytes]) => ({ path: name, sha256: sha256(bytes), bytes: bytes.length })) };
 
   function asset(name) {

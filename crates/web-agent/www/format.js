@@ -38,8 +38,7 @@ export const capital = text => text[0].toUpperCase() + text.slice(1);
 
 /** The middle one of `values`; null where there is none. */
 export function median(values) {
-  if (!values.length) return null;
-  return values.toSorted ? values.toSorted((a, b) => a - b)[values.length >> 1] : [...values].sort((a, b) => a - b)[values.length >> 1];
+  return values.length ? [...values].sort((a, b) => a - b)[values.length >> 1] : null;
 }
 
 /** A name that later ones are greater than: a UUID of version 7. */

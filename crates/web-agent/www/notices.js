@@ -9,9 +9,13 @@ const shown = new Map();
 export function notice(code, details = {}, action = null) {
   const [tone, title, text] = MESSAGES[code](details);
   const close = make("button", { type: "button", class: "close", "aria-label": `Close: ${title}` }, "×");
-  close.onclick = () => clear(code);
+  close.onclick = () => {
+    // The focus goes on to what is next, not away.
+    (card.nextElementSibling?.querySelector("button") ?? at("camera")).focus();
+    clear(code);
+  };
   const body = make("p", {}, make("b", {}, title), make("span", {}, text.trim()));
-  const card = make("div", { class: `notice ${tone}`, "data-code": code, ...(tone === "bad" && { role: "alert" }) }, make("i", { "aria-hidden": "true" }), body);
+  const card = make("div", { class: `notice ${tone}`, "data-code": code }, make("i", { "aria-hidden": "true" }), body);
   if (action) {
     const button = make("button", { type: "button" }, action.text);
     button.onclick = action.do;

@@ -10,10 +10,11 @@ export async function keepPage() {
       if (data === "update") notice("update", {}, { text: "Load it", do: () => location.reload() });
       if (data?.notKept) notice("not-kept", { error: data.notKept });
     };
-    await navigator.serviceWorker.register("sw.js");
+    const { installing } = await navigator.serviceWorker.register("sw.js");
+    if (installing) installing.onstatechange = () => installing.state === "redundant" && notice("not-kept", { error: "Not all of it could be fetched and stored." });
     const { active } = await navigator.serviceWorker.ready;
     active.postMessage("look");
   } catch (error) { notice("not-kept", { error: error.message }); }
-  // Where there is room for it, the browser then does not clear what is kept by itself.
-  await navigator.storage?.persist?.().catch(() => false);
+  // Of an installed page the browser then clears nothing by itself. Of others some browsers would ask the person first.
+  if (matchMedia("(display-mode: standalone)").matches) await navigator.storage?.persist?.().catch(() => false);
 }

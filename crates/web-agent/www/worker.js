@@ -49,7 +49,8 @@ async function start({ mode: chosen, point }) {
     try { agent = make(); } catch (error) { throw new Trouble("agent-refused", { error: error.message }); }
   }
   if (chosen) change({ mode: chosen });
-  if (point) change({ point });
+  // What was chosen for another policy is no longer there.
+  if (agent.state().policy?.operating_points.some(one => one.name === point)) change({ point });
   token.renew();
   post({ kind: "ready", state: agent.state(), took: { ms: performance.now() - began, bytes: count.total, cached: count.cached } });
 }

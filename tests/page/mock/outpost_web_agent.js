@@ -111,7 +111,7 @@ export class Agent {
       this.#link = { round_trip_ms: link_ms, uplink: null, at_peer_ms: cloud_ms, failed: 0 };
       const reply = this.#answer(id, 0.8 + 0.19 * chance, hash + 1, { site: "cloud", network: "efficientnet-lite2", reason: "offloaded", device_ms, encode_ms: 0.2, link_ms, cloud_ms, bytes_sent: bytes.length, encoding: "original" });
       if (mark !== "L") return { ...reply, total_ms: performance.now() - began };
-      setTimeout(() => this.#heard({ ...reply, kind: "correction", final: true, total_ms: performance.now() - began }), 500);
+      setTimeout(() => this.#heard({ ...reply, kind: "correction", final: true, total_ms: performance.now() - began }), 2000);
       return at({ reason: "fallback:deadline", final: false, bytes_sent: bytes.length });
     } catch (error) {
       this.#failures += 1;

@@ -1,0 +1,214 @@
+// The agent in the browser, whole: its page and program as scripts/build-web makes them, in Chromium, with the real
+// cloud-service.
+//
+//     OUTPOST_PLAYWRIGHT=target/page OUTPOST_CHROMIUM=/usr/bin/chromium OUTPOST_WEB=target/web \
+//     OUTPOST_CLOUD_SERVICE=target/release/cloud-service node --test tests/page/web-agent.mjs
+//
+// SCREENSHOTS names a folder that gets pictures of it; FRAMES is how many of the camera's are answered before memory is looked
+// at again. web-agent-page.mjs tests what can go wrong with the page, with a stand-in for the program.
+import assert from "node:assert/strict";
+import { spawn, spawnSync } from "node:child_process";
+import crypto from "node:crypto";
+import fs from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { after, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { ask, CAMERAS, launch, open, pale, PHONE, photo, ready, says, silent, told, WIDE } from "./browser.mjs";
+
+const { OUTPOST_WEB: web, OUTPOST_CLOUD_SERVICE: program, SCREENSHOTS: screenshots } = process.env;
+const FRAMES = Number(process.env.FRAMES ?? 400);
+const models = path.join(path.dirname(fileURLToPath(import.meta.url)), "../../models");
+const cifar = name => path.join(models, "samples/cifar10", name);
+const AIRPLANE = cifar("test-airplane-0059.jpg");
+const CIFAR = { cascade: "cifar10-alexnet-resnet", cloud: "cifar10-resnet" }, PHOTOS = { cascade: "lite0-lite2", cloud: "efficientnet-lite2" };
+
+const missing = !web || !program || !fs.existsSync(path.join(web, "pkg/outpost_web_agent_bg.wasm"));
+if (missing) console.log("SKIPPED: no program of the page: run scripts/build-web, and set OUTPOST_WEB and OUTPOST_CLOUD_SERVICE");
+const options = { skip: missing && "no program of the page" };
+
+let folder, browser;
+const started = new Set();
+before(async () => {
+  if (missing) return;
+  folder = fs.mkdtempSync(path.join(os.tmpdir(), "outpost-"));
+  const made = spawnSync(program, ["development-certificates", "--out", folder], { encoding: "utf8" });
+  assert.equal(made.status, 0, made.stderr);
+  // Service workers come over a connection that the browser trusts, or not at all.
+  const key = new crypto.X509Certificate(fs.readFileSync(path.join(folder, "server.pem"))).publicKey.export({ type: "spki", format: "der" });
+  browser = await launch(CAMERAS.given, ["--enable-blink-features=ForceEagerMeasureMemory", `--ignore-certificate-errors-spki-list=${crypto.createHash("sha256").update(key).digest("base64")}`]);
+});
+after(async () => {
+  await browser?.close();
+  for (const child of started) child.kill("SIGKILL");
+  if (folder) fs.rmSync(folder, { recursive: true });
+});
+
+/** Starts cloud-service with the page, and further fields of [page]. */
+async function start({ cascade, cloud }, { port = 0, page = "" } = {}) {
+  const config = path.join(folder, `cloud-service-${cascade}.toml`);
+  const text = value => JSON.stringify(value);
+  fs.writeFileSync(config, `address = "127.0.0.1:${port}"\nmodels = ${text(path.resolve(models))}\nnetworks = [${text(cloud)}]
+[tls]\ncertificate = "server.pem"\nkey = "server.key"
+[page]\nfolder = ${text(path.resolve(web))}\ncascade = ${text(path.resolve(models, `cascades/${cascade}.toml`))}\npolicy = ${text(path.resolve(models, `policies/${cascade}.json`))}\ndeadline_ms = 10000\n${page}\n`);
+  const child = spawn(program, ["serve", "--config", config], { stdio: ["ignore", "pipe", "pipe"] });
+  started.add(child);
+  let said = "";
+  child.stderr.on("data", part => (said += part));
+  const address = await new Promise((done, failed) => {
+    let line = "";
+    child.stdout.on("data", part => {
+      line += part;
+      const found = /:\/\/[\d.]+:(\d+)\s/.exec(line);
+      if (found) done(Number(found[1]));
+    });
+    child.on("exit", () => failed(new Error(`cloud-service did not start: ${line}${said}`)));
+  });
+  return { port: address, url: `https://localhost:${address}/`, end: () => new Promise(done => {
+    child.once("exit", done);
+    child.kill("SIGKILL");
+    started.delete(child);
+  }) };
+}
+
+async function page(test, service, options = {}) {
+  const opened = await open(browser, service.url, options);
+  test.after(opened.close);
+  if (options.isReady ?? true) await ready(opened.page);
+  return opened.page;
+}
+const mode = (page, value) => page.locator(`#modes input[value=${value}]`).check();
+const took = page => page.evaluate(() => Math.round(performance.getEntriesByName("first-answer")[0].startTime));
+
+test("the device answers alone, the cloud where it is asked, and the policy decides between them", options, async test => {
+  const service = await start(CIFAR);
+  test.after(service.end);
+  const shown = await page(test, service);
+  await mode(shown, "device");
+  let said = await ask(shown, AIRPLANE);
+  assert.match(said, /This computer[\s\S]*airplane[\s\S]*In this mode nothing is sent[\s\S]*nothing sent[\s\S]*cifar10-alexnet/);
+  await mode(shown, "cloud");
+  said = await ask(shown, AIRPLANE);
+  assert.match(said, /The cloud[\s\S]*airplane[\s\S]*the cloud is asked about every picture/);
+  assert.match(said, /\d (k?B) sent/);
+  assert.match(said, /cifar10-resnet/);
+  assert.match(said, /the link \d[\s\S]*the cloud \d/);
+  await mode(shown, "policy");
+  const images = fs.readdirSync(cifar("")).filter(name => name.endsWith(".jpg")).sort().slice(0, 20).map(cifar);
+  await shown.locator("#handle").focus();
+  await shown.keyboard.press("Home");
+  await ask(shown, images);
+  const sides = await shown.evaluate(() => [...document.querySelectorAll("#strip button")].slice(0, 20).map(one => one.className));
+  assert.ok(sides.includes("device"), "the policy sends everything");
+  assert.equal(await shown.locator("#notices .notice").count(), 0);
+});
+
+test("with the network off the device answers, and the page opens; with it on the cloud is asked again", options, async test => {
+  const service = await start(CIFAR);
+  test.after(service.end);
+  const shown = await page(test, service);
+  await mode(shown, "cloud");
+  await ask(shown, AIRPLANE);
+  await shown.evaluate(() => navigator.serviceWorker.ready);
+  await shown.context().setOffline(true);
+  assert.match(await ask(shown, AIRPLANE), /This computer[\s\S]*The cloud should have answered/);
+  await shown.reload();
+  await ready(shown);
+  await told(shown, "last-known");
+  assert.match(await ask(shown, AIRPLANE), /This computer/);
+  await shown.context().setOffline(false);
+  await says(shown, "#here", "ready");
+  for (let i = 0; i < 30 && !/^The cloud/.test(await ask(shown, AIRPLANE).catch(() => "")); i++) await shown.waitForTimeout(500);
+  assert.match(await ask(shown, AIRPLANE), /The cloud/);
+});
+
+test("a cloud that is killed between frames of the camera is told of, and asked again once it is back", options, async test => {
+  const first = await start(CIFAR);
+  test.after(first.end);
+  const shown = await page(test, first);
+  await mode(shown, "cloud");
+  await shown.click("#camera");
+  await says(shown, "#said .by .pill", "The cloud");
+  await first.end();
+  await told(shown, "cloud-gone");
+  await says(shown, "#said .by .pill", "This computer");
+  // The tokens of the one before are not those of the next.
+  const next = await start(CIFAR, { port: first.port });
+  test.after(next.end);
+  await shown.locator("#said .by .pill", { hasText: "The cloud" }).waitFor({ timeout: 60000 });
+  await silent(shown, "cloud-gone");
+});
+
+test("tokens are renewed before they expire", options, async test => {
+  const service = await start(CIFAR, { page: "token_seconds = 3" });
+  test.after(service.end);
+  const shown = await page(test, service);
+  await mode(shown, "cloud");
+  for (let i = 0; i < 4; i++) {
+    assert.match(await ask(shown, AIRPLANE), /The cloud/);
+    await shown.waitForTimeout(2000);
+  }
+  assert.equal(await shown.locator("#notices .notice").count(), 0);
+});
+
+test("what is no image, and one that is cut off, have their message", options, async test => {
+  const service = await start(CIFAR);
+  test.after(service.end);
+  const shown = await page(test, service);
+  await shown.setInputFiles("#file", { name: "half.jpg", mimeType: "image/jpeg", buffer: fs.readFileSync(AIRPLANE).subarray(0, 60) });
+  assert.match(await told(shown, "not-an-image"), /half\.jpg is no picture/);
+  assert.match(await ask(shown, AIRPLANE), /airplane/);
+});
+
+test("photos: the first answer, from the network and from what is kept; screenshots", options, async test => {
+  const service = await start(PHOTOS);
+  test.after(service.end);
+  const shown = await page(test, service, { isReady: false });
+  await shown.setInputFiles("#file", photo(0));
+  await shown.locator("#strip li").first().waitFor({ timeout: 60000 });
+  const cold = await took(shown);
+  await shown.evaluate(() => navigator.serviceWorker.ready);
+  await shown.reload();
+  await shown.setInputFiles("#file", photo(0));
+  await shown.locator("#strip li").first().waitFor({ timeout: 60000 });
+  console.log(`first answer after ${cold} ms, and after ${await took(shown)} ms with what is kept`);
+  assert.match(await shown.locator("#loaded").innerText(), /kept from before/);
+  if (!screenshots) return;
+  for (const [name, screen] of [["narrow", PHONE], ["wide", WIDE]])
+    for (const colorScheme of ["light", "dark"]) {
+      const shown = await page(test, service, { screen, colorScheme });
+      for (const value of ["device", "cloud", "policy"]) {
+        await mode(shown, value);
+        await ask(shown, [3, 14, 25, 36].map(i => photo(i)));
+      }
+      await shown.waitForTimeout(1100);
+      assert.deepEqual(await pale(shown), []);
+      await shown.screenshot({ path: path.join(screenshots, `web-agent-real-${name}-${colorScheme}.png`) });
+      await shown.screenshot({ path: path.join(screenshots, `web-agent-real-${name}-${colorScheme}-full.png`), fullPage: true });
+    }
+});
+
+test("memory does not grow with the camera's frames, the program's included", options, async test => {
+  const service = await start(CIFAR);
+  test.after(service.end);
+  const shown = await page(test, service);
+  assert.ok(await shown.evaluate(() => crossOriginIsolated), "the page is not isolated from other origins");
+  await mode(shown, "device");
+  await shown.evaluate(async () => {
+    (await import("/camera.js")).pace.everyMs = 0;
+    globalThis.frames = 0;
+    new MutationObserver(changes => { for (const change of changes) globalThis.frames += change.addedNodes.length; }).observe(document.getElementById("strip"), { childList: true });
+  });
+  await shown.click("#camera");
+  const session = await shown.context().newCDPSession(shown);
+  await session.send("HeapProfiler.enable");
+  const measure = async after => {
+    await shown.waitForFunction(after => globalThis.frames >= after, after, { timeout: 500000, polling: 250 });
+    await session.send("HeapProfiler.collectGarbage");
+    // With the worker's, its WebAssembly included.
+    return shown.evaluate(async () => (await performance.measureUserAgentSpecificMemory()).bytes / 1e6);
+  };
+  const first = await measure(FRAMES / 4), last = await measure(FRAMES);
+  console.log(`after ${FRAMES / 4} frames ${first.toFixed(2)} MB, after ${FRAMES} ${last.toFixed(2)} MB`);
+  assert.ok(last - first < 4, `memory grew by ${(last - first).toFixed(2)} MB`);
+});
