@@ -390,6 +390,14 @@ test("the page can be installed", async test => {
   assert.deepEqual(installabilityErrors.map(error => error.errorId).filter(id => id !== "in-incognito"), []);
 });
 
+test("where the browser would install the page, a button has it do so", async test => {
+  const shown = await page(test);
+  assert.equal(await shown.locator("#install").isVisible(), false);
+  await shown.evaluate(() => dispatchEvent(Object.assign(new Event("beforeinstallprompt", { cancelable: true }), { prompt: async () => (globalThis.asked = true) })));
+  await shown.click("#install");
+  await shown.waitForFunction(() => globalThis.asked && document.getElementById("install").hidden);
+});
+
 test("all of it can be done by keyboard", async test => {
   const shown = await page(test);
   await ask(shown, [photo(0, "E"), photo(1, "H"), photo(2, "E")]);
@@ -467,7 +475,7 @@ test("on every screen it fits, can be read, and is kept to be looked at", async 
       const cut = await shown.evaluate(() => [...document.querySelectorAll("button, .button, .segments b, h1, h2, .pill")].filter(one => one.scrollWidth > one.clientWidth + 1 && getComputedStyle(one).display !== "inline").map(one => one.textContent.trim()));
       assert.deepEqual(cut, [], "text does not fit");
       if (screen === PHONE) {
-        const low = await shown.evaluate(() => [...document.querySelectorAll("button:not(.close), .button, .segments label, #handle")].filter(one => one.getBoundingClientRect().height < 32).map(one => one.id || one.textContent));
+        const low = await shown.evaluate(() => [...document.querySelectorAll("button:not(.close), .button, .segments label, #handle")].filter(one => one.checkVisibility() && one.getBoundingClientRect().height < 32).map(one => one.id || one.textContent));
         assert.deepEqual(low, [], "too small for a finger");
       }
       if (process.env.SCREENSHOTS) {

@@ -10,7 +10,7 @@ import { cause, isGone } from "./messages.js";
 import * as modes from "./modes.js";
 import { clear, notice } from "./notices.js";
 import { Refused, listen as listenForPictures, read } from "./pictures.js";
-import { keepPage } from "./offline.js";
+import { keepPage, offerInstall } from "./offline.js";
 import { lacks } from "./support.js";
 import * as strip from "./strip.js";
 
@@ -208,6 +208,7 @@ function move(point) {
   agent.change(chosen);
 }
 
+offerInstall(at("install"));
 modes.build(choose);
 modes.mark(chosen.mode);
 charts.build();

@@ -1,4 +1,4 @@
-// Has the browser keep the page, so that it opens without a network.
+// Has the browser keep the page, so that it opens without a network, and install it where the person likes.
 
 import { notice } from "./notices.js";
 
@@ -17,4 +17,17 @@ export async function keepPage() {
   } catch (error) { notice("not-kept", { error: error.message }); }
   // Of an installed page the browser then clears nothing by itself. Of others some browsers would ask the person first.
   if (matchMedia("(display-mode: standalone)").matches) await navigator.storage?.persist?.().catch(() => false);
+}
+
+/** Shows `button` where the browser would install the page, and has it do so. */
+export function offerInstall(button) {
+  addEventListener("beforeinstallprompt", event => {
+    event.preventDefault();
+    button.hidden = false;
+    button.onclick = async () => {
+      await event.prompt();
+      button.hidden = true;
+    };
+  });
+  addEventListener("appinstalled", () => (button.hidden = true));
 }
