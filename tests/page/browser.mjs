@@ -10,6 +10,8 @@ import { fileURLToPath } from "node:url";
 const { chromium } = createRequire(`${path.resolve(process.env.OUTPOST_PLAYWRIGHT)}/`)("playwright-core");
 const samples = path.join(path.dirname(fileURLToPath(import.meta.url)), "../../models/samples");
 
+/** Longer than anything takes, on a machine that is busy. */
+export const PATIENCE = 120_000;
 export const PHONE = { width: 390, height: 844 }, WIDE = { width: 1440, height: 900 };
 const QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 /** What a browser has of cameras: a fake one that it gives, one that it refuses, or none. */
@@ -24,6 +26,7 @@ export const launch = (camera = CAMERAS.given, more = []) => chromium.launch({ e
 /** A page on a screen. `errors` has what its scripts and the console complain of; only failed calls are not in it. */
 export async function open(browser, url, { screen = WIDE, colorScheme = "light", before, prepare, isPhone = screen === PHONE, ...options } = {}) {
   const context = await browser.newContext({ viewport: screen, colorScheme, isMobile: isPhone, hasTouch: isPhone, ignoreHTTPSErrors: true, ...options });
+  context.setDefaultTimeout(PATIENCE);
   const page = await context.newPage();
   const errors = [];
   page.on("pageerror", error => errors.push(String(error)));
@@ -41,13 +44,13 @@ export async function open(browser, url, { screen = WIDE, colorScheme = "light",
   } };
 }
 
-export const says = (page, selector, text) => page.locator(selector).filter({ hasText: text }).first().waitFor({ timeout: 20000 });
+export const says = (page, selector, text) => page.locator(selector).filter({ hasText: text }).first().waitFor({ timeout: PATIENCE });
 export const ready = page => says(page, "#here", "ready");
-export const silent = (page, code) => page.locator(`#notices [data-code="${code}"]`).waitFor({ state: "detached", timeout: 20000 });
+export const silent = (page, code) => page.locator(`#notices [data-code="${code}"]`).waitFor({ state: "detached", timeout: PATIENCE });
 /** Waits for a message, and gives its text. */
 export async function told(page, code) {
   const notice = page.locator(`#notices [data-code="${code}"]`);
-  await notice.waitFor({ timeout: 20000 });
+  await notice.waitFor({ timeout: PATIENCE });
   return notice.innerText();
 }
 
@@ -59,7 +62,7 @@ export const photo = (i = 0, more = "") => ({ name: photos[i % photos.length], m
 export async function ask(page, files) {
   const had = await page.locator("#strip li").count();
   await page.setInputFiles("#file", files);
-  await page.waitForFunction(least => document.querySelectorAll("#strip li").length >= least, had + [files].flat().length, { timeout: 20000 });
+  await page.waitForFunction(least => document.querySelectorAll("#strip li").length >= least, had + [files].flat().length, { timeout: PATIENCE });
   return (await page.locator("#said").innerText()).replaceAll("\u00a0", " ");
 }
 

@@ -41,6 +41,8 @@ export async function serve() {
     tokenSeconds: 600,
     /** Files that come with a wrong byte, and how many times. */
     corrupt: new Map(),
+    /** Milliseconds that a file of the device takes. */
+    fileMs: 0,
     /** Appended to a file of the page, by its path: another version. */
     newer: new Map(),
     /** Paths that are not there. */
@@ -70,7 +72,8 @@ export async function serve() {
       const times = says.corrupt.get(file.name) ?? 0;
       says.corrupt.set(file.name, times - 1);
       const bytes = times > 0 ? Buffer.concat([file.bytes.subarray(0, -1), Buffer.from([file.bytes.at(-1) ^ 1])]) : file.bytes;
-      return answer(200, bytes, { "content-type": "application/octet-stream", "cache-control": "public, max-age=31536000, immutable" });
+      setTimeout(() => answer(200, bytes, { "content-type": "application/octet-stream", "cache-control": "public, max-age=31536000, immutable" }), says.fileMs);
+      return undefined;
     }
     if (pathname === "/page/token" && request.method === "POST") {
       if (says.tokens !== 200) return answer(says.tokens, "too many tokens are out", { "retry-after": "2" });

@@ -9,7 +9,7 @@ import os from "node:os";
 import path from "node:path";
 import { after, before, beforeEach, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { ask, CAMERAS, launch, open, pale, PHONE, photo, ready, says, silent, told, WIDE } from "./browser.mjs";
+import { ask, CAMERAS, launch, open, pale, PATIENCE, PHONE, photo, ready, says, silent, told, WIDE } from "./browser.mjs";
 import { serve } from "./server.mjs";
 
 const WWW = path.join(path.dirname(fileURLToPath(import.meta.url)), "../../crates/web-agent/www");
@@ -73,6 +73,19 @@ test("a person feels the difference between the three ways to decide", async tes
   await ready(shown);
   assert.equal((await state(shown)).mode, "device");
   assert.match(await ask(shown, photo(1, "H")), /In this mode nothing is sent/);
+});
+
+test("what is chosen and shown while the network is fetched counts", async test => {
+  server.says.fileMs = 1500;
+  const shown = await page(test, { isReady: false });
+  await says(shown, "#fetched", "Fetching the network");
+  await mode(shown, "device");
+  await shown.setInputFiles("#file", photo(1, "H"));
+  await says(shown, "#said", "In this mode nothing is sent");
+  assert.equal((await state(shown)).mode, "device");
+  assert.equal(server.calls.filter(call => call === "POST /page/token").length, 0, "a device that sends nothing has a token");
+  await mode(shown, "cloud");
+  assert.match(await ask(shown, photo(1, "E")), /The cloud/);
 });
 
 test("the handle moves the operating point, by keyboard and by pointer, and makes the policy decide", async test => {
@@ -161,7 +174,7 @@ test("a token is renewed before it expires", async test => {
   server.says.tokenSeconds = 1.5;
   await page(test);
   const count = () => server.calls.filter(call => call === "POST /page/token").length;
-  for (let i = 0; count() < 3 && i < 100; i++) await new Promise(done => setTimeout(done, 100));
+  for (let i = 0; count() < 3 && i < PATIENCE / 100; i++) await new Promise(done => setTimeout(done, 100));
   assert.ok(count() >= 3, `${count()} tokens were fetched`);
 });
 
@@ -219,7 +232,7 @@ test("in the background the camera takes no pictures, and the page says so", asy
   assert.equal(count(), before, "frames are taken in the background");
   await isHidden(false);
   assert.match(await told(shown, "background"), /No picture was taken for \d+ seconds/);
-  for (let i = 0; count() === before && i < 100; i++) await shown.waitForTimeout(50);
+  for (let i = 0; count() === before && i < PATIENCE / 50; i++) await shown.waitForTimeout(50);
   assert.ok(count() > before, "the camera does not go on");
 });
 
@@ -254,6 +267,8 @@ test("what is no picture, is damaged or too large has its message, and the next 
 
 test("a picture that only the browser reads goes to the network as a JPEG", async test => {
   const shown = await page(test);
+  await ask(shown, photo(1, "U"));
+  assert.equal(await shown.locator("#said .name").innerText(), photo(1).name);
   const gif = await shown.evaluate(() => "R0lGODlhAQABAIAAAAUEBAAAACwAAAAAAQABAAACAkQBADs=");
   await ask(shown, { name: "dot.gif", mimeType: "image/gif", buffer: Buffer.from(gif, "base64") });
   assert.equal(await shown.locator("#said .name").innerText(), "dot.gif");

@@ -135,7 +135,7 @@ test("a cloud that is killed between frames of the camera is told of, and asked 
   // The tokens of the one before are not those of the next.
   const next = await start(CIFAR, { port: first.port });
   test.after(next.end);
-  await shown.locator("#said .by .pill", { hasText: "The cloud" }).waitFor({ timeout: 60000 });
+  await shown.locator("#said .by .pill", { hasText: "The cloud" }).waitFor();
   await silent(shown, "cloud-gone");
 });
 
@@ -165,12 +165,12 @@ test("photos: the first answer, from the network and from what is kept; screensh
   test.after(service.end);
   const shown = await page(test, service, { isReady: false });
   await shown.setInputFiles("#file", photo(0));
-  await shown.locator("#strip li").first().waitFor({ timeout: 60000 });
+  await shown.locator("#strip li").first().waitFor();
   const cold = await took(shown);
   await shown.evaluate(() => navigator.serviceWorker.ready);
   await shown.reload();
   await shown.setInputFiles("#file", photo(0));
-  await shown.locator("#strip li").first().waitFor({ timeout: 60000 });
+  await shown.locator("#strip li").first().waitFor();
   console.log(`first answer after ${cold} ms, and after ${await took(shown)} ms with what is kept`);
   assert.match(await shown.locator("#loaded").innerText(), /kept from before/);
   if (!screenshots) return;

@@ -9,7 +9,7 @@ import * as frontier from "./frontier.js";
 import { cause, isGone } from "./messages.js";
 import * as modes from "./modes.js";
 import { clear, notice } from "./notices.js";
-import { Refused, listen as listenForPictures, read } from "./pictures.js";
+import { Refused, asJpeg, listen as listenForPictures, read } from "./pictures.js";
 import { keepPage, offerInstall } from "./offline.js";
 import { lacks } from "./support.js";
 import * as strip from "./strip.js";
@@ -99,11 +99,17 @@ function showState(now) {
   frontier.show(now.policy, mode === "policy");
 }
 
-// Pictures and frames.
-async function ask(image, name, thumbnail) {
+/** What the network's decoder leaves to others: the browser may read it, and make a smaller one. */
+const isLeft = error => /not supported|pixels, over the limit/.test(error.message);
+
+// Pictures and frames. `again()` makes another image of what the network does not read.
+async function ask(image, name, thumbnail, again = null) {
   const id = uuid();
   try {
-    const answer = await agent.classify(id, image);
+    const answer = await agent.classify(id, image).catch(async error => {
+      if (!again || !isLeft(error)) throw error;
+      return agent.classify(id, await again());
+    });
     const entry = strip.add({ id, name, answer }, thumbnail);
     charts.count(answer);
     modes.count(answer);
@@ -165,8 +171,7 @@ async function picture(file) {
     const thumbnail = strip.keep(preview);
     preview?.close();
     display(file);
-    if (!shown && !state) answers.loading({ done: 0, total: 0, cached: null });
-    show(await ask(image, name, thumbnail));
+    show(await ask(image, name, thumbnail, () => asJpeg(file, name)));
   } catch (error) {
     if (error instanceof Refused) notice(error.code, error.details);
     else if (/not an image|neither|decod|corrupt|truncat|format/i.test(error.message)) notice("not-an-image", { name, error: `${capital(error.message.replace(/\.?$/, "."))}` });
@@ -218,7 +223,7 @@ strip.listen(entry => {
   show(entry);
 });
 listenForPictures(at("file"), at("stage"), take);
-at("camera").onclick = () => (camera.isOn ? camera.stop() : camera.start());
+at("camera").onclick = () => (camera.isOn ? camera.stop() : broken || camera.start());
 addEventListener("resize", () => state && showState(state));
 for (const name of ["online", "offline"])
   addEventListener(name, () => {

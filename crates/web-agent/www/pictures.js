@@ -46,7 +46,8 @@ export async function read(file) {
   return isRead(bytes) ? bytes : asJpeg(file, name);
 }
 
-async function asJpeg(file, name) {
+/** A JPEG that the browser makes of what it reads. */
+export async function asJpeg(file, name) {
   let picture;
   try { picture = await createImageBitmap(file); } catch { throw new Refused("not-an-image", { name, error: "This browser cannot read it." }); }
   const shrink = Math.min(1, SIDE / Math.max(picture.width, picture.height));

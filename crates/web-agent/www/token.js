@@ -4,22 +4,26 @@ const ADDRESS = "/page/token";
 const FIRST_PAUSE_SECONDS = 2, LONGEST_PAUSE_SECONDS = 60;
 
 export class Token {
-  #give;
-  #tell;
+  #host;
   #until = 0;
   #pause = FIRST_PAUSE_SECONDS;
   #timer = null;
   #running = null;
 
-  /** `give(text)` gets each token; `tell(code, details)` what goes wrong, and null once it is well again. */
-  constructor(give, tell) {
-    this.#give = give;
-    this.#tell = tell;
+  /** `host` has `give(text)`, which gets each token; `tell(code, details)`, which hears what goes wrong, and null once it is well
+   * again; and `isWanted()`: whether images are to be sent at all. */
+  constructor(host) {
+    this.#host = host;
   }
 
   /** Whether there is one that holds for now. */
   get isValid() {
     return performance.now() < this.#until;
+  }
+
+  /** Has one, and has it renewed, as long as it is wanted. */
+  keep() {
+    if (!this.isValid && this.#host.isWanted()) this.renew();
   }
 
   /** Another token, now; whoever asks while one is fetched waits for that. */
@@ -45,20 +49,20 @@ export class Token {
       const { token, expires_in_seconds: seconds } = await response.json();
       this.#until = performance.now() + seconds * 1000;
       this.#pause = FIRST_PAUSE_SECONDS;
-      this.#give(token);
-      this.#tell(null);
+      this.#host.give(token);
+      this.#host.tell(null);
       // Well before it expires, so that no image meets an expired one.
       this.#later(Math.max(seconds * 0.8, 1));
     } catch (error) {
       const again = error.asked ?? this.#pause;
       this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE_SECONDS);
       // A cloud that is away is told of by the images that ask it.
-      if (error.isRefusal) this.#tell("token-refused", { error: error.message, again });
+      if (error.isRefusal) this.#host.tell("token-refused", { error: error.message, again });
       this.#later(again);
     }
   }
 
   #later(seconds) {
-    this.#timer = setTimeout(() => this.renew(), seconds * 1000);
+    this.#timer = setTimeout(() => this.#host.isWanted() && this.renew(), seconds * 1000);
   }
 }

@@ -5,9 +5,14 @@ import { Token } from "./token.js";
 
 /** An image waits this long for a token that has expired before it is taken up without. */
 const TOKEN_PATIENCE_MS = 800;
+/** A page that was asked nothing for so long needs no token. */
+const IDLE_MS = 600_000;
 
 let agent = null;
 let mode = "policy";
+/** What was chosen while there was no agent yet. */
+let early = {};
+let asked = performance.now();
 /** How the latest offload went, as the browser tells it a moment later: `h3`, `h2` or `http/1.1`. */
 let protocol = null;
 const loads = new PerformanceObserver(list => note(list.getEntries()));
@@ -15,7 +20,11 @@ loads.observe({ type: "resource" });
 
 const post = message => self.postMessage(message);
 const tell = (code, details = {}) => post({ kind: "notice", code, details });
-const token = new Token(text => agent?.set_token(text), (code, details) => (code ? tell(code, details) : post({ kind: "token" })));
+const token = new Token({
+  give: text => agent?.set_token(text),
+  tell: (code, details) => (code ? tell(code, details) : post({ kind: "token" })),
+  isWanted: () => mode !== "device" && performance.now() - asked < IDLE_MS,
+});
 
 function note(entries) {
   for (const entry of entries) if (entry.name.endsWith("/ModelInfer") && entry.nextHopProtocol) protocol = entry.nextHopProtocol;
@@ -48,10 +57,11 @@ async function start({ mode: chosen, point }) {
     if (!wrong.length) throw new Trouble("agent-refused", { error: error.message });
     try { agent = make(); } catch (error) { throw new Trouble("agent-refused", { error: error.message }); }
   }
-  if (chosen) change({ mode: chosen });
+  change({ mode: early.mode ?? chosen });
   // What was chosen for another policy is no longer there.
-  if (agent.state().policy?.operating_points.some(one => one.name === point)) change({ point });
-  token.renew();
+  const chosenPoint = early.point ?? point;
+  if (agent.state().policy?.operating_points.some(one => one.name === chosenPoint)) change({ point: chosenPoint });
+  token.keep();
   post({ kind: "ready", state: agent.state(), took: { ms: performance.now() - began, bytes: count.total, cached: count.cached } });
 }
 
@@ -68,12 +78,13 @@ function expired() {
 }
 
 async function classify({ id, bytes }) {
+  asked = performance.now();
   if (mode !== "device" && navigator.onLine) await token.ready(TOKEN_PATIENCE_MS);
-  const asked = mode;
+  const by = mode;
   try {
     const said = await agent.classify(id, bytes);
     note(loads.takeRecords());
-    const answer = { ...said, mode: asked, transport: said.transport ?? (said.reason === "offloaded" ? protocol : null) };
+    const answer = { ...said, mode: by, transport: said.transport ?? (said.reason === "offloaded" ? protocol : null) };
     if (answer.reason === "fallback:rejected") expired();
     post({ kind: "answer", id, answer });
   } catch (error) {
@@ -94,7 +105,7 @@ function change({ mode: chosen, point }) {
   } catch (error) { tell("not-changed", { error: String(error?.message ?? error) }); }
 }
 
-self.addEventListener("online", () => agent && token.renew());
+self.addEventListener("online", () => agent && token.keep());
 self.onmessage = async ({ data }) => {
   if (data.kind === "start") {
     try { await start(data); } catch (error) {
@@ -103,10 +114,13 @@ self.onmessage = async ({ data }) => {
     }
     return;
   }
-  if (!agent) return;
+  if (!agent) {
+    if (data.kind === "change") early = { ...early, ...data };
+    return;
+  }
   if (data.kind === "classify") return classify(data);
   if (data.kind === "change") change(data);
-  if (data.kind === "awake" && !token.isValid && navigator.onLine) token.renew();
+  if (data.kind === "awake" && navigator.onLine) token.keep();
   post({ kind: "state", state: agent.state() });
 };
 post({ kind: "here" });

@@ -3,6 +3,7 @@
 //
 //     E  the device is sure        H  the device is not sure, and asks the cloud
 //     L  the cloud answers after the deadline, and corrects       T  the network crashes
+//     U  it has a part that the network does not read
 //
 // With any other the image's bytes say how sure the device is. Calls of the cloud are made, to the server of server.mjs.
 
@@ -87,6 +88,7 @@ export class Agent {
   async classify(id, bytes) {
     const began = performance.now(), mark = String.fromCharCode(bytes.at(-1));
     if (bytes.length < 200) throw new Error("the image is corrupt: it ends before its pixels");
+    if (mark === "U") throw new Error("the image uses a part of its format that is not supported");
     await sleep(DEVICE_MS);
     if (mark === "T") throw new WebAssembly.RuntimeError("unreachable executed");
     let hash = 7;
