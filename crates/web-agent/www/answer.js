@@ -72,9 +72,12 @@ function speak(text, gist) {
 let latest = null;
 
 /** Words before the first answer: what the three ways to decide are. */
-export function welcome() {
-  say("Nothing asked yet", "Show a picture, and feel the difference between three ways to decide:");
-  at("said").append(make("dl", { class: "ways" },
+export function welcome(isReady) {
+  at("loading").hidden = isReady;
+  at("said").replaceChildren(
+    isReady ? make("p", { class: "label none" }, "Nothing asked yet") : "",
+    make("p", { class: "soft" }, "Show a picture, and feel the difference between three ways to decide:"),
+    make("dl", { class: "ways" },
     make("dt", { class: "device" }, `${capital(device)} only`), make("dd", {}, "Soonest, and nothing is sent. Works off line."),
     make("dt", {}, "Policy"), make("dd", {}, `${capital(here)} answers where it is sure. A learned policy sends only the hard pictures.`),
     make("dt", { class: "cloud" }, "Cloud only"), make("dd", {}, "Every picture goes to a larger network: most often right, and slowest.")));

@@ -51,7 +51,7 @@ function ready({ state: now, took }) {
   showState(now);
   const from = took.cached === took.bytes ? `${bytes(took.bytes)} kept from before` : took.cached ? `${bytes(took.bytes - took.cached)} fetched, ${bytes(took.cached)} kept from before` : `${bytes(took.bytes)} fetched`;
   at("loaded").textContent = `Ready after ${ms(took.ms)}: ${from}. ${capital(here)} runs the network; pictures are sent only where this page says so.`;
-  if (!shown) answers.welcome();
+  if (!shown) answers.welcome(true);
   keepPage();
 }
 
@@ -68,8 +68,7 @@ function start() {
   clear("unreachable", "no-program", "wrong-digest", "agent-refused");
   broken = null;
   pill("here", "starting", "");
-  at("loading").hidden = false;
-  at("said").replaceChildren();
+  answers.welcome(false);
   agent.start();
 }
 
