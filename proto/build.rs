@@ -8,6 +8,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptor_path = PathBuf::from(env::var("OUT_DIR")?).join("open_inference.bin");
     tonic_prost_build::configure()
         .bytes(".")
+        // Channels are made elsewhere, and a browser has none.
+        .build_transport(false)
         .codec_path("crate::bounded::BoundedCodec")
         // A server need not offer the extensions; what it leaves out is `UNIMPLEMENTED`.
         .generate_default_stubs(true)

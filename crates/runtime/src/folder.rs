@@ -3,14 +3,16 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::{
     classifier::Classifier,
+    files::Files,
     labels::Labels,
     manifest::{Manifest, ManifestError},
     network::{Features, GraphSpec, LoadError, Runtime, StagedSpec},
@@ -24,6 +26,7 @@ const MANIFEST: &str = "model.toml";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFolder {
     path: PathBuf,
+    files: Files,
 }
 
 /// Why a network could not be opened.
@@ -133,7 +136,29 @@ pub enum OpenError {
 impl ModelFolder {
     /// Names a folder, without reading it.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self {
+            path: path.into(),
+            files: Files::Disk,
+        }
+    }
+
+    /// A folder of files in memory, by their paths from it: where there is no disk.
+    pub fn in_memory(files: impl IntoIterator<Item = (PathBuf, Bytes)>) -> Self {
+        Self {
+            path: PathBuf::new(),
+            files: Files::in_memory(files),
+        }
+    }
+
+    /// What is in a file of the folder.
+    ///
+    /// # Errors
+    /// [`OpenError::Read`].
+    pub fn read_file(&self, path: &Path) -> Result<Bytes, OpenError> {
+        let path = self.path.join(path);
+        self.files
+            .read(&path)
+            .map_err(|source| OpenError::Read { path, source })
     }
 
     /// The folder's path.
@@ -147,7 +172,7 @@ impl ModelFolder {
     /// [`OpenError::List`] when the folder cannot be read.
     pub fn names(&self) -> Result<Vec<String>, OpenError> {
         let mut names = Vec::new();
-        for name in list(&self.path)? {
+        for name in self.list(&self.path)? {
             // What cannot be read is no network.
             if self
                 .versions(&name)
@@ -169,17 +194,18 @@ impl ModelFolder {
         // A name may come from a peer: it leads nowhere but into this folder.
         let is_one_name = Path::new(name).file_name().is_some_and(|last| last == name);
         let folder = self.path.join(name);
-        if !is_one_name || !folder.is_dir() {
+        if !is_one_name || !self.files.is_dir(&folder) {
             return Ok(Vec::new());
         }
-        if has_manifest(&folder) {
+        if self.has_manifest(&folder) {
             return Ok(vec![1]);
         }
-        let mut versions: Vec<u64> = list(&folder)?
+        let mut versions: Vec<u64> = self
+            .list(&folder)?
             .iter()
             // Only as they are written back: `01` is none.
             .filter_map(|entry| entry.parse().ok().filter(|v: &u64| v.to_string() == *entry))
-            .filter(|version| has_manifest(&folder.join(version.to_string())))
+            .filter(|version| self.has_manifest(&folder.join(version.to_string())))
             .collect();
         versions.sort_unstable();
         Ok(versions)
@@ -188,7 +214,7 @@ impl ModelFolder {
     /// The file of the manifest of a version.
     pub fn manifest_path(&self, name: &str, version: u64) -> PathBuf {
         let folder = self.path.join(name);
-        if has_manifest(&folder) {
+        if self.has_manifest(&folder) {
             folder.join(MANIFEST)
         } else {
             folder.join(version.to_string()).join(MANIFEST)
@@ -222,7 +248,13 @@ impl ModelFolder {
                 present,
             });
         }
-        let manifest = Manifest::load(&self.manifest_path(name, version))?;
+        let path = self.manifest_path(name, version);
+        let text = self.files.read_to_string(&path);
+        let text = text.map_err(|source| ManifestError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        let manifest = Manifest::parse(&path, &text)?;
         if manifest.name != name {
             return Err(OpenError::Name {
                 folder: name.to_owned(),
@@ -258,7 +290,8 @@ impl ModelFolder {
             return Ok(Labels::default());
         };
         let path = manifest.folder.join(file);
-        let text = fs::read_to_string(&path).map_err(|source| OpenError::Read {
+        let text = self.files.read_to_string(&path);
+        let text = text.map_err(|source| OpenError::Read {
             path: path.clone(),
             source,
         })?;
@@ -350,7 +383,7 @@ impl ModelFolder {
         &self,
         name: &str,
         version: Option<u64>,
-    ) -> Result<(Manifest, Labels, Vec<u8>), OpenError> {
+    ) -> Result<(Manifest, Labels, Bytes), OpenError> {
         let manifest = self.manifest_of(name, version)?;
         let labels = self.labels(&manifest)?;
         let weights = self.weights(&manifest)?;
@@ -361,9 +394,9 @@ impl ModelFolder {
     ///
     /// # Errors
     /// [`OpenError::NoWeights`], [`OpenError::Read`], or [`OpenError::Digest`] where they are not the manifest's.
-    pub fn weights(&self, manifest: &Manifest) -> Result<Vec<u8>, OpenError> {
+    pub fn weights(&self, manifest: &Manifest) -> Result<Bytes, OpenError> {
         let path = self.weights_path(manifest);
-        let weights = read_weights(manifest, &path)?;
+        let weights = self.read_weights(manifest, &path)?;
         let found = sha256_hex(&weights);
         if found != manifest.sha256 {
             return Err(OpenError::Digest {
@@ -374,6 +407,37 @@ impl ModelFolder {
         }
         Ok(weights)
     }
+
+    fn has_manifest(&self, folder: &Path) -> bool {
+        self.files.is_file(&folder.join(MANIFEST))
+    }
+
+    /// Names of what is in a folder.
+    fn list(&self, folder: &Path) -> Result<Vec<String>, OpenError> {
+        let names = self.files.list(folder);
+        names.map_err(|source| OpenError::List {
+            path: folder.to_owned(),
+            source,
+        })
+    }
+
+    fn read_weights(&self, manifest: &Manifest, path: &Path) -> Result<Bytes, OpenError> {
+        let read = self.files.read(path);
+        read.map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => OpenError::NoWeights {
+                name: manifest.name.clone(),
+                path: path.to_owned(),
+                hint: match &manifest.download {
+                    Some(_) => format!("run `lab fetch {}`", manifest.name),
+                    None => "restore the file from the repository".to_owned(),
+                },
+            },
+            _ => OpenError::Read {
+                path: path.to_owned(),
+                source,
+            },
+        })
+    }
 }
 
 /// SHA-256 of `bytes` as 64 lower-case hexadecimal digits.
@@ -382,43 +446,4 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()
-}
-
-fn has_manifest(folder: &Path) -> bool {
-    folder.join(MANIFEST).is_file()
-}
-
-/// Names of what is in a folder.
-fn list(folder: &Path) -> Result<Vec<String>, OpenError> {
-    let failed = |source| OpenError::List {
-        path: folder.to_owned(),
-        source,
-    };
-    fs::read_dir(folder)
-        .map_err(failed)?
-        .map(|entry| {
-            Ok(entry
-                .map_err(failed)?
-                .file_name()
-                .to_string_lossy()
-                .into_owned())
-        })
-        .collect()
-}
-
-fn read_weights(manifest: &Manifest, path: &Path) -> Result<Vec<u8>, OpenError> {
-    fs::read(path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => OpenError::NoWeights {
-            name: manifest.name.clone(),
-            path: path.to_owned(),
-            hint: match &manifest.download {
-                Some(_) => format!("run `lab fetch {}`", manifest.name),
-                None => "restore the file from the repository".to_owned(),
-            },
-        },
-        _ => OpenError::Read {
-            path: path.to_owned(),
-            source,
-        },
-    })
 }

@@ -29,7 +29,9 @@ mod classifier;
 mod cut;
 mod decode;
 mod device;
+#[cfg(not(target_arch = "wasm32"))]
 mod encode;
+mod files;
 mod fit;
 mod folder;
 mod labels;
@@ -49,6 +51,7 @@ pub use choice::{RuntimeConfig, RuntimeError, RuntimeKind};
 pub use classifier::{Classifier, ClassifyError};
 pub use decode::{DECODED_FORMATS, DecodeError, ImageLimits, decode};
 pub use device::{Device, UnknownDevice};
+#[cfg(not(target_arch = "wasm32"))]
 pub use encode::{Codec, EncodeError, Encoder, Quality, UnknownEncoder};
 pub use fit::Fit;
 pub use folder::{ModelFolder, OpenError, sha256_hex};

@@ -195,7 +195,15 @@ impl Manifest {
             path: path.to_owned(),
             source,
         })?;
-        let mut manifest: Self = toml::from_str(&text).map_err(|source| ManifestError::Parse {
+        Self::parse(path, &text)
+    }
+
+    /// Checks the text of the manifest at `path`.
+    ///
+    /// # Errors
+    /// A [`ManifestError`] that names the file and the field at fault.
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, ManifestError> {
+        let mut manifest: Self = toml::from_str(text).map_err(|source| ManifestError::Parse {
             path: path.to_owned(),
             source: Box::new(source),
         })?;

@@ -1,6 +1,6 @@
-//! Convolutions on CPUs with AVX2 and FMA, one thread.
+//! Convolutions on CPUs with AVX2 and FMA, and in WebAssembly with SIMD, one thread.
 //!
-//! Six channels of sixteen output pixels are summed at a time: twelve vector registers of sums, the
+//! Six channels of output pixels, two registers of each, are summed at a time: twelve vector registers of sums, the
 //! weights broadcast, the pixels loaded. What the pixels of a tile meet is gathered once, `[weights of a
 //! channel][PIXELS]`, and serves all channels of the output. Where every channel is on its own there is
 //! nothing to share, and runs of pixels go through the weights one by one.
@@ -8,15 +8,15 @@
 mod depthwise;
 mod shared;
 mod tile;
+pub(super) mod vectors;
 
 use std::cell::RefCell;
 
-use fearless_simd::{Avx2, Level, f32x8, prelude::*};
+use fearless_simd::prelude::*;
 
 use super::planes::Geometry;
+use vectors::{Instructions, LANES, Values};
 
-/// Values in a register.
-const LANES: usize = 8;
 /// Pixels of a tile.
 const PIXELS: usize = 2 * LANES;
 /// Channels of a tile.
@@ -30,7 +30,7 @@ pub(super) struct Kernel {
     clamp: Clamp,
     /// See [`Geometry::taps`].
     taps: Vec<usize>,
-    simd: Avx2,
+    simd: Instructions,
 }
 
 /// Bounds of what leaves; infinite where there are none.
@@ -69,7 +69,7 @@ thread_local! {
 
 impl Kernel {
     /// Prepares weights `[output channels, input channels of a group, height, width]` and a bias for every
-    /// output channel; `None` on a CPU without AVX2 and FMA, and for fewer pixels than a tile has.
+    /// output channel; `None` on an x86 CPU without AVX2 and FMA, and for fewer pixels than a tile has.
     ///
     /// # Panics
     /// Where weights or bias do not have the size that `geometry` says.
@@ -79,7 +79,7 @@ impl Kernel {
         bias: Vec<f32>,
         clamp: Clamp,
     ) -> Option<Self> {
-        let simd = Level::new().as_avx2()?;
+        let simd = vectors::find()?;
         if geometry.pixels() < PIXELS && !geometry.is_depthwise() {
             return None;
         }
@@ -175,9 +175,9 @@ impl Run<'_> {
 
 /// The instructions give their second operand where one is not a number: what is not, stays so.
 #[inline(always)]
-fn bound(simd: Avx2, value: f32x8<Avx2>, clamp: Clamp) -> f32x8<Avx2> {
-    let value = simd.max_f32x8(simd.splat_f32x8(clamp.low), value);
-    simd.min_f32x8(simd.splat_f32x8(clamp.high), value)
+fn bound(simd: Instructions, value: Values, clamp: Clamp) -> Values {
+    let value = Values::splat(simd, clamp.low).max(value);
+    Values::splat(simd, clamp.high).min(value)
 }
 
 #[cfg(test)]

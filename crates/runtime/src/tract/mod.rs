@@ -1,11 +1,11 @@
 //! The tract runtime: pure Rust, on the CPU, one thread a call.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "wasm32"))]
 mod convolution;
 #[cfg(feature = "cuda")]
 mod device;
 mod head;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "wasm32"))]
 mod kernel;
 mod lrn;
 mod planes;

@@ -24,7 +24,7 @@ pub(super) struct Geometry {
 }
 
 /// What convolutions ask.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "wasm32"))]
 impl Geometry {
     /// Pixels of the output.
     pub(super) fn pixels(&self) -> usize {

@@ -2,7 +2,7 @@
 
 use fearless_simd::prelude::*;
 
-use super::{Kernel, LANES, Run, Scratch, bound};
+use super::{Kernel, LANES, Run, Scratch, bound, vectors::Values};
 
 /// Pixels that go through the weights of one channel together.
 const RUN: usize = 4 * LANES;
@@ -35,15 +35,16 @@ impl Run<'_> {
             let planes = &planes[..];
             let (runs, _) = panel[..len].as_chunks_mut::<RUN>();
             for (index, run) in runs.iter_mut().enumerate() {
-                let mut sums = [simd.splat_f32x8(bias); RUN / LANES];
+                let mut sums = [Values::splat(*simd, bias); RUN / LANES];
                 for (&weight, &tap) in weights.iter().zip(taps) {
-                    let weight = simd.splat_f32x8(weight);
+                    let weight = Values::splat(*simd, weight);
                     let met: &[f32; RUN] = planes[index * RUN + tap..]
                         .first_chunk()
                         .expect("there is room for a run behind the planes");
                     let (met, _) = met.as_chunks::<LANES>();
                     for (sum, &met) in sums.iter_mut().zip(met) {
-                        *sum = simd.mul_add_f32x8(weight, met.simd_into(*simd), *sum);
+                        let met: Values = met.simd_into(*simd);
+                        *sum = weight.mul_add(met, *sum);
                     }
                 }
                 let (lanes, _) = run.as_chunks_mut::<LANES>();

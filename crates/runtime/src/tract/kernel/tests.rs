@@ -75,7 +75,7 @@ fn reference(geometry: &Geometry, image: &[f32], weights: &[f32], bias: &[f32]) 
 /// `None` where the CPU cannot, and for no other reason.
 fn kernel(geometry: &Geometry, weights: &[f32], bias: &[f32], clamp: Clamp) -> Option<Kernel> {
     let kernel = Kernel::new(geometry.clone(), weights, bias.to_vec(), clamp);
-    let can = Level::new().as_avx2().is_some();
+    let can = vectors::find().is_some();
     assert_eq!(kernel.is_some(), can, "{geometry:?}");
     kernel
 }

@@ -2,9 +2,12 @@
 
 use std::ops::Range;
 
-use fearless_simd::{Avx2, f32x8, prelude::*};
+use fearless_simd::prelude::*;
 
-use super::{Clamp, LANES, PIXELS, ROWS, bound};
+use super::{
+    Clamp, LANES, PIXELS, ROWS, bound,
+    vectors::{Instructions, Values},
+};
 use crate::tract::planes::Geometry;
 
 /// Pixels of the output side by side in their planes: the first one's place in the tile and in the planes.
@@ -85,17 +88,17 @@ pub(super) fn tile_of(values: &[f32], at: usize) -> &[f32; PIXELS] {
 /// Adds the product of `[weights][ROWS]` weights and `[weights][PIXELS]` values.
 #[inline(always)]
 pub(super) fn multiply(
-    simd: Avx2,
+    simd: Instructions,
     weights: &[[f32; ROWS]],
     values: &[[f32; PIXELS]],
-    mut sums: [[f32x8<Avx2>; 2]; ROWS],
-) -> [[f32x8<Avx2>; 2]; ROWS] {
+    mut sums: [[Values; 2]; ROWS],
+) -> [[Values; 2]; ROWS] {
     for (weights, values) in weights.iter().zip(values) {
         let values = registers(simd, values);
         for (sums, &weight) in sums.iter_mut().zip(weights) {
-            let weight = simd.splat_f32x8(weight);
+            let weight = Values::splat(simd, weight);
             for (sum, value) in sums.iter_mut().zip(values) {
-                *sum = simd.mul_add_f32x8(weight, value, *sum);
+                *sum = weight.mul_add(value, *sum);
             }
         }
     }
@@ -106,18 +109,18 @@ pub(super) fn multiply(
 
 /// Sums that begin with the bias of their channels.
 #[inline(always)]
-pub(super) fn biased(simd: Avx2, bias: &[f32; ROWS]) -> [[f32x8<Avx2>; 2]; ROWS] {
-    let mut sums = [[simd.splat_f32x8(0.0); 2]; ROWS];
+pub(super) fn biased(simd: Instructions, bias: &[f32; ROWS]) -> [[Values; 2]; ROWS] {
+    let mut sums = [[Values::splat(simd, 0.0); 2]; ROWS];
     for (sums, &bias) in sums.iter_mut().zip(bias) {
-        *sums = [simd.splat_f32x8(bias); 2];
+        *sums = [Values::splat(simd, bias); 2];
     }
     sums
 }
 
 /// Sums that go on from `partial`.
 #[inline(always)]
-pub(super) fn resumed(simd: Avx2, partial: &[[f32; PIXELS]; ROWS]) -> [[f32x8<Avx2>; 2]; ROWS] {
-    let mut sums = [[simd.splat_f32x8(0.0); 2]; ROWS];
+pub(super) fn resumed(simd: Instructions, partial: &[[f32; PIXELS]; ROWS]) -> [[Values; 2]; ROWS] {
+    let mut sums = [[Values::splat(simd, 0.0); 2]; ROWS];
     for (sums, row) in sums.iter_mut().zip(partial) {
         *sums = registers(simd, row);
     }
@@ -127,15 +130,15 @@ pub(super) fn resumed(simd: Avx2, partial: &[[f32; PIXELS]; ROWS]) -> [[f32x8<Av
 /// Writes what leaves for a row of a tile.
 #[inline(always)]
 pub(super) fn finish(
-    simd: Avx2,
-    mut sums: [f32x8<Avx2>; 2],
+    simd: Instructions,
+    mut sums: [Values; 2],
     residual: Option<&[f32; PIXELS]>,
     clamp: Clamp,
     output: &mut [f32; PIXELS],
 ) {
     if let Some(residual) = residual {
         for (sum, value) in sums.iter_mut().zip(registers(simd, residual)) {
-            *sum = simd.add_f32x8(*sum, value);
+            *sum = *sum + value;
         }
     }
     for sum in &mut sums {
@@ -145,7 +148,7 @@ pub(super) fn finish(
 }
 
 #[inline(always)]
-pub(super) fn write(row: &mut [f32; PIXELS], sums: [f32x8<Avx2>; 2]) {
+pub(super) fn write(row: &mut [f32; PIXELS], sums: [Values; 2]) {
     let (lanes, _) = row.as_chunks_mut::<LANES>();
     for (lanes, sum) in lanes.iter_mut().zip(sums) {
         *lanes = sum.into();
@@ -153,7 +156,7 @@ pub(super) fn write(row: &mut [f32; PIXELS], sums: [f32x8<Avx2>; 2]) {
 }
 
 #[inline(always)]
-fn registers(simd: Avx2, values: &[f32; PIXELS]) -> [f32x8<Avx2>; 2] {
+fn registers(simd: Instructions, values: &[f32; PIXELS]) -> [Values; 2] {
     let (lanes, _) = values.as_chunks::<LANES>();
     [lanes[0].simd_into(simd), lanes[1].simd_into(simd)]
 }

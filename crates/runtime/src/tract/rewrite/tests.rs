@@ -1,4 +1,3 @@
-use fearless_simd::Level;
 use tract_onnx::prelude::IntoRunnable;
 use tract_onnx::tract_core::ops::{
     cnn::PaddingSpec,
@@ -94,7 +93,7 @@ impl Graph {
 }
 
 fn has_vectors() -> bool {
-    Level::new().as_avx2().is_some()
+    crate::tract::kernel::vectors::find().is_some()
 }
 
 #[test]
