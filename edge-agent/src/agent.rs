@@ -14,13 +14,14 @@ use outpost_engine::{
     Route, Upstream, blocking, load_cascade,
 };
 use outpost_exit_policy::Goal;
+use outpost_offload::{Answered, milliseconds};
 use outpost_runtime::{ImageLimits, ModelFolder, RuntimeError};
 use uuid::Uuid;
 
 use crate::{
     config::{Config, ConfigError},
     queue::Entry,
-    record::{Answered, Candidate, Record, milliseconds},
+    record::Record,
 };
 
 /// An image to answer.
@@ -374,23 +375,10 @@ impl Agent {
             Err(error) => return Record::failed(image, &error),
         };
         let labels = self.engine.labels(outcome.node);
-        let top5 = Candidate::top5(&outcome.probabilities, labels);
         let offload = outcome.offload.as_ref();
         let sent_as = offload.and_then(|offload| offload.sent_as);
-        let (network, exit) = match outcome.decided_by.node.split_once('@') {
-            Some((network, exit)) => (network.to_owned(), Some(exit.to_owned())),
-            None => (outcome.decided_by.node, None),
-        };
+        let by = (&outcome.decided_by, outcome.reason);
         Record::Answered(Box::new(Answered {
-            image,
-            class_id: top5[0].class_id,
-            label: top5[0].label.clone(),
-            confidence: top5[0].confidence,
-            top5,
-            site: outcome.decided_by.site,
-            network,
-            exit,
-            reason: outcome.reason.to_string(),
             device_ms: milliseconds(outcome.local),
             encode_ms: sent_as
                 .and(offload)
@@ -400,8 +388,11 @@ impl Agent {
             total_ms: milliseconds(outcome.total),
             bytes_sent: offload.map_or(0, |offload| offload.bytes_sent),
             encoding: sent_as.map(|sent_as| sent_as.to_string()),
-            transport: offload.and_then(Offload::protocol),
+            transport: offload
+                .and_then(Offload::protocol)
+                .map(|protocol| protocol.to_string()),
             peer: offload.and_then(|offload| offload.endpoint.as_deref().map(str::to_owned)),
+            ..Answered::new(image, &outcome.probabilities, labels, by)
         }))
     }
 }

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use outpost_offload::Kind;
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::{broadcast, mpsc};
@@ -35,33 +36,6 @@ pub struct Event {
     /// Tells who waits for it that no output has the event any more.
     #[serde(skip)]
     _receipt: Option<Arc<DropGuard>>,
-}
-
-/// What kind of saying an event is. An image that was taken up has one answer or one failure. Where that one is not
-/// final, a correction or a confirmation follows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// The image's answer.
-    Answer,
-    /// The cloud's answer, which came after the deadline, or contradicts the device's, and now holds.
-    Correction,
-    /// The cloud's answer did not come, or is the device's: what was said before holds.
-    Confirmation,
-    /// The image has no answer.
-    Failure,
-}
-
-impl Kind {
-    /// Its word.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Answer => "answer",
-            Self::Correction => "correction",
-            Self::Confirmation => "confirmation",
-            Self::Failure => "failure",
-        }
-    }
 }
 
 impl Event {

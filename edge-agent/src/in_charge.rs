@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use outpost_engine::{Change, ChangeError, Deciding};
+use outpost_cascade::{DecideBy, DecideByError, Deciding};
 
 use crate::agent::Agent;
 
@@ -24,7 +24,7 @@ impl InCharge {
     }
 
     /// Has the agent in charge decide by something else; see [`outpost_engine::Engine::decide_by`].
-    pub(crate) fn decide_by(&self, change: &Change) -> Result<Arc<Deciding>, ChangeError> {
+    pub(crate) fn decide_by(&self, change: &DecideBy) -> Result<Arc<Deciding>, DecideByError> {
         // Within the lock: an agent that is put in charge meanwhile must know of it.
         let agent = self.0.read().unwrap_or_else(PoisonError::into_inner);
         agent.engine().decide_by(change)

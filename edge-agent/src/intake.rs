@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use outpost_offload::Kind;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
@@ -13,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     agent::{Audit, Image, LateAnswer},
     audit::{AuditStatus, Auditor},
-    event::{Announcer, Event, Kind},
+    event::{Announcer, Event},
     in_charge::InCharge,
     metrics::{Metrics, QueueOutcome},
     queue::{Entry, Queue},

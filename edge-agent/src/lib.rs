@@ -46,12 +46,13 @@ pub use config::{
     FolderConfig, ImageBounds, MqttOutput, OffloadCost, OutputsConfig, PowerClass, PowerConfig,
     QueueConfig, Spared, Then, UrlConfig, WebhookOutput,
 };
-pub use event::{Event, Kind};
+pub use event::Event;
 pub use inputs::{FolderError, InputError};
 pub use metrics::Metrics;
+pub use outpost_offload::{Answered, Candidate, Kind};
 pub use outputs::{FileError, MqttError, OutputError};
 pub use program::{Program, ProgramError};
 pub use queue::QueueError;
-pub use record::{Answered, Candidate, FailureCause, Record};
+pub use record::{FailureCause, Record};
 pub use reload::Source;
 pub use web::WebError;

@@ -21,10 +21,11 @@ use prometheus_client::{
 };
 
 use outpost_engine::Engine;
+use outpost_offload::Answered;
 
 use crate::{
     power::{Power, Present},
-    record::{Answered, Record},
+    record::Record,
 };
 use audits::AuditMetrics;
 pub(crate) use audits::AuditResult;

@@ -10,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-use outpost_engine::{Change, EnergyUse, Engine, Thrift};
+use outpost_cascade::DecideBy;
+use outpost_engine::{EnergyUse, Engine, Thrift};
 use outpost_exit_policy::Goal;
 use serde::Serialize;
 use tokio::{
@@ -190,7 +191,7 @@ impl Power {
             (None, Some(_)) => in_charge.goal().clone(),
             (None, None) => return,
         };
-        let change = Change {
+        let change = DecideBy {
             goal: Some(goal),
             mode: None,
         };

@@ -13,13 +13,14 @@ mod store;
 use std::{io, mem, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use bytes::Bytes;
+use outpost_offload::Kind;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use uuid::Uuid;
 
 use crate::{
     config::QueueConfig,
-    event::{Announcer, Event, Kind},
+    event::{Announcer, Event},
     metrics::{Metrics, QueueOutcome},
     record::Record,
 };

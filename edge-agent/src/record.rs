@@ -1,10 +1,9 @@
 //! What is printed about an image: one JSON object a line.
 
-use std::time::Duration;
-
 use outpost_cascade::NoAnswer;
-use outpost_engine::{ImageError, PictureError, error_chain};
-use outpost_runtime::{ClassId, DecodeError, Labels, Probabilities};
+use outpost_engine::{ImageError, PictureError};
+use outpost_offload::{Answered, error_chain};
+use outpost_runtime::DecodeError;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -77,80 +76,4 @@ impl Record {
             error: error_chain(error),
         }
     }
-}
-
-/// An answer and how it came about.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct Answered {
-    /// The image as it was named.
-    pub image: String,
-    /// The class.
-    #[schema(value_type = u32)]
-    pub class_id: ClassId,
-    /// Its name.
-    pub label: String,
-    /// Its probability, 0 to 1.
-    pub confidence: f32,
-    /// The five most probable classes.
-    pub top5: Vec<Candidate>,
-    /// `device`, `fog` or `cloud`.
-    #[schema(value_type = String)]
-    pub site: outpost_cascade::Site,
-    /// The network that answered.
-    pub network: String,
-    /// Its early exit where the answer left; absent at its end.
-    pub exit: Option<String>,
-    /// `confident`, `offloaded` or `fallback:<cause>`.
-    pub reason: String,
-    /// Reading, decoding and the networks on the device.
-    pub device_ms: f64,
-    /// Encoding the image for the link; absent where it was not sent.
-    pub encode_ms: Option<f64>,
-    /// The time of the offload that was neither encoding nor the cloud's; absent without an offload.
-    pub link_ms: Option<f64>,
-    /// The time in the cloud, as the cloud tells it; absent where it does not.
-    pub cloud_ms: Option<f64>,
-    /// From taking up the image to its answer.
-    pub total_ms: f64,
-    /// Bytes of the requests that were sent, without headers.
-    pub bytes_sent: u64,
-    /// As what it was sent: `original`, `jpeg@95` and the like, `pixels` or `tensor`; absent where it was not.
-    pub encoding: Option<String>,
-    /// `h2` or `h3`; absent where no reply came.
-    #[schema(value_type = Option<String>)]
-    pub transport: Option<outpost_transport::Protocol>,
-    /// The endpoint that replied, by its URL; absent where only one is configured, or none replied.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub peer: Option<String>,
-}
-
-/// One of the most probable classes.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct Candidate {
-    /// The class.
-    #[schema(value_type = u32)]
-    pub class_id: ClassId,
-    /// Its name.
-    pub label: String,
-    /// Its probability, 0 to 1.
-    pub confidence: f32,
-}
-
-impl Candidate {
-    /// The five most probable classes, most probable first.
-    pub(crate) fn top5(said: &Probabilities, labels: &Labels) -> Vec<Self> {
-        said.top(5)
-            .into_iter()
-            .map(|class| Self {
-                class_id: class.class_id,
-                label: labels.name(class.class_id),
-                confidence: class.probability,
-            })
-            .collect()
-    }
-}
-
-/// A duration in milliseconds, to the microsecond.
-pub(crate) fn milliseconds(duration: Duration) -> f64 {
-    duration.as_micros() as f64 / 1e3
 }

@@ -12,7 +12,8 @@ use std::{
     time::Duration,
 };
 
-use outpost_engine::{Change, error_chain};
+use outpost_cascade::DecideBy;
+use outpost_engine::error_chain;
 use outpost_supervision::{Call, Digests, Watch, ready, reloading};
 use tokio::{runtime::Handle, task::spawn_blocking};
 
@@ -250,8 +251,8 @@ impl Reloader {
             let goal = goal.filter(|_| has_policy);
             let mode = keeps_mode.then(|| deciding.mode());
             for change in [
-                Change { goal, mode: None },
-                Change { goal: None, mode },
+                DecideBy { goal, mode: None },
+                DecideBy { goal: None, mode },
             ] {
                 if let Err(error) = agent.engine().decide_by(&change) {
                     tracing::warn!(%error, "what was decided by does not fit any more: the configuration's holds");

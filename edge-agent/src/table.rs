@@ -4,8 +4,9 @@ use std::path::Path;
 
 use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, presets};
 use outpost_cascade::Site;
+use outpost_offload::Answered;
 
-use crate::record::{Answered, Record};
+use crate::record::Record;
 
 const HEADER: [&str; 10] = [
     "image", "answer", "sure", "by", "why", "device", "link", "cloud", "total ms", "sent",
@@ -45,7 +46,7 @@ fn row(answered: &Answered) -> Vec<Cell> {
         _ if answered.reason == "confident" => Color::Green,
         _ => Color::Yellow,
     };
-    let why = match answered.transport {
+    let why = match &answered.transport {
         Some(transport) => format!("{} ({transport})", answered.reason),
         None => answered.reason.clone(),
     };

@@ -1,6 +1,7 @@
 //! Cascades: graphs of networks over sites, and the engine that walks them.
 //!
 //! - [`Cascade`] is the graph, read from a cascade file and checked once.
+//! - [`Deciding`] says by which operating point of a learned policy, or in which mode, images are decided about.
 //! - [`Walk`] takes one image through it: the driver runs networks and makes calls, tells the walk
 //!   what came of them and when, and does what the walk says next.
 //! - [`Circuit`] stops a driver from waiting for a peer that keeps failing.
@@ -15,6 +16,7 @@
 
 mod budget;
 mod circuit;
+mod deciding;
 mod encoders;
 mod endpoints;
 mod energy;
@@ -26,6 +28,7 @@ mod walk;
 
 pub use budget::Budget;
 pub use circuit::{Circuit, CircuitConfig, CircuitState, Permit, Refusal};
+pub use deciding::{Chosen, DecideBy, DecideByError, Deciding, needs_features};
 pub use encoders::{EncoderChoice, EncoderProfile, Measured, Original, ProfileError};
 pub use endpoints::{Change, Choose, Endpoints, EndpointsConfig, Presence};
 pub use energy::OffloadEnergy;

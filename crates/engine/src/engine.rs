@@ -8,10 +8,11 @@ use std::{
 };
 
 use outpost_cascade::{
-    Action, Cascade, CascadeError, FallbackCause, Follower, Mode, NoAnswer, NodeId, Reason, Site,
-    Walk,
+    Action, Cascade, CascadeError, DecideBy, DecideByError, Deciding, FallbackCause, Follower,
+    Mode, NoAnswer, NodeId, Reason, Site, Walk, needs_features,
 };
-use outpost_exit_policy::{Bundle, Evidence, Expected, Goal, GoalError};
+use outpost_exit_policy::{Bundle, Evidence, Goal};
+use outpost_offload::{DecidedBy, RemoteModel};
 use outpost_runtime::{
     ClassifyError, Features, Labels, LocalNetworks, Manifest, ModelFolder, OpenError, Place,
     Probabilities, Progress, Runtime,
@@ -24,10 +25,8 @@ use tokio::{
 use tracing::Instrument;
 
 use crate::{
-    learned::{self, Deciding, PolicyError},
-    peer::{
-        DecidedBy, EncodersError, LateCall, Offload, Packing, Patience, RemoteNetwork, Upstream,
-    },
+    learned::{self, PolicyError},
+    peer::{EncodersError, LateCall, Offload, Packing, Patience, RemoteNetwork, Upstream},
     picture::{Picture, PictureError},
     privacy::{Privacy, PrivacyError, PrivateClasses},
 };
@@ -182,10 +181,11 @@ impl AskedNode {
         local: Duration,
     ) -> Result<Outcome, FallbackCause> {
         let said = match &offload.outcome {
-            Ok(reply) => reply.probabilities.clone(),
+            Ok(reply) => reply.said.probabilities.clone(),
             Err(cause) => return Err(*cause),
         };
-        let (decided_by, temperature) = decided(offload.decided_by(), self.node, self.temperature);
+        let (decided_by, temperature) =
+            DecidedBy::of_reply(offload.decided_by(), self.node, self.temperature);
         Ok(Outcome {
             probabilities: said.at_temperature(temperature),
             node: self.id,
@@ -261,32 +261,6 @@ pub enum StartError {
     },
 }
 
-/// What to decide by from now on; what is not said stays.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Change {
-    /// A goal for the learned policy.
-    pub goal: Option<Goal>,
-    /// Whose decisions count.
-    pub mode: Option<Mode>,
-}
-
-/// Why nothing was changed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ChangeError {
-    /// There is no learned policy.
-    #[error(
-        "there is no learned policy and so no operating point: give one with --policy, or `policy` in the configuration"
-    )]
-    NoPolicy,
-    /// No operating point meets the goal.
-    #[error(transparent)]
-    Goal(#[from] GoalError),
-    /// The cascade does not begin on the device.
-    #[error("the cascade does not begin on the device, which so cannot answer alone")]
-    NoDeviceNetwork,
-}
-
 /// Why an image has no answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -338,7 +312,7 @@ impl Engine {
                 let bundle = learned::load(path, &cascade, folder).map_err(failed)?;
                 let choice = bundle.choose(goal).map_err(|e| failed(e.into()))?;
                 tracing::info!(operating_point = %choice, "learned policy");
-                if learned::needs_features(&bundle) {
+                if needs_features(&bundle) {
                     features = Features::Give;
                 }
                 let deciding = Deciding::new(&cascade, Some((&bundle, goal, choice)), plan.mode);
@@ -362,27 +336,23 @@ impl Engine {
                 let peer = peer.map(|(&site, _)| site);
                 let manifest = folder.manifest(node.network())?;
                 let labels = folder.labels(&manifest)?;
-                let is_decided_there = !node.jumps().is_empty() || node.exit().is_some();
                 let is_passed_on = peer.is_some_and(|site| site != node.site());
-                let is_cascade = is_decided_there || is_passed_on;
+                let model = RemoteModel::of_node(&cascade, node, manifest, is_passed_on);
                 let packing = match peer {
                     None => Packing::original(),
                     Some(site) => {
-                        let further = match is_cascade {
+                        let further = match model.is_cascade() {
                             true => reached_from(&cascade, id, folder)?,
                             false => Vec::new(),
                         };
-                        let seen_by: Vec<&Manifest> = further.iter().chain([&manifest]).collect();
+                        let seen_by: Vec<&Manifest> =
+                            further.iter().chain([model.manifest()]).collect();
                         let packing = plan.peers[&site].packing(&seen_by);
                         packing.map_err(|source| StartError::Encoders { site, source })?
                     }
                 };
                 let endpoints = peer.map_or(0, |site| plan.peers[&site].count());
-                let mut network = RemoteNetwork::new(manifest, labels, packing, endpoints);
-                if is_cascade {
-                    network = network.into_cascade(cascade.name(), node.name());
-                }
-                let network = Arc::new(network);
+                let network = Arc::new(RemoteNetwork::new(model, labels, packing, endpoints));
                 Ok((id, Remote { network, peer }))
             })
             .collect::<Result<_, StartError>>()?;
@@ -449,24 +419,14 @@ impl Engine {
     /// what holds then. All of the change is made or none. Images that have been taken up are decided as they were begun.
     ///
     /// # Errors
-    /// [`ChangeError`], where there is no such operating point, or the mode is not for this cascade.
-    pub fn decide_by(&self, change: &Change) -> Result<Arc<Deciding>, ChangeError> {
+    /// [`DecideByError`], where there is no such operating point, or the mode is not for this cascade.
+    pub fn decide_by(&self, change: &DecideBy) -> Result<Arc<Deciding>, DecideByError> {
         let mut deciding = self
             .deciding
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        let present = deciding.chosen().map(|chosen| &chosen.goal);
-        let goal = change.goal.as_ref().or(present);
-        let mode = change.mode.unwrap_or(deciding.mode());
-        if mode == Mode::DeviceOnly {
-            check_device_only(&self.cascade).map_err(|_| ChangeError::NoDeviceNetwork)?;
-        }
-        let learned = match (&self.policy, goal) {
-            (None, Some(_)) => return Err(ChangeError::NoPolicy),
-            (Some(bundle), Some(goal)) => Some((bundle, goal, bundle.choose(goal)?)),
-            (_, None) => None,
-        };
-        *deciding = Arc::new(Deciding::new(&self.cascade, learned, mode));
+        let changed = deciding.changed(&self.cascade, self.policy.as_ref(), change)?;
+        *deciding = Arc::new(changed);
         Ok(deciding.clone())
     }
 
@@ -475,32 +435,11 @@ impl Engine {
     ///
     /// A goal that is a name is kept to. While no link is known, it is taken for the one that the policy was learned for.
     pub fn follow(&self, follower: &mut Follower, now: Duration) -> Option<Arc<Deciding>> {
-        let bundle = self.policy.as_ref()?;
         let deciding = self.deciding();
-        let chosen = deciding.chosen()?;
-        let is_named = matches!(chosen.goal, Goal::Name(_));
         // The nearest is who is asked first.
         let link = self.peers.values().next()?.link();
-        if is_named || deciding.mode() != Mode::Policy {
-            return None;
-        }
-        let seconds = |expected: &Expected| match link {
-            Some(link) => expected.seconds_at(|bytes| link.offload_of(bytes)),
-            None => expected.seconds,
-        };
-        let best = match bundle.choose_at(&chosen.goal, seconds) {
-            Ok(choice) => choice,
-            // None meets it now; the nearest is as good as it gets.
-            Err(GoalError::Unmet { nearest, .. }) => bundle.choose(&Goal::Name(nearest)).ok()?,
-            Err(_) => return None,
-        };
-        let is_worth_it =
-            chosen
-                .goal
-                .is_worth_changing(&chosen.expected, &best.expected(), seconds);
-        if !follower.look(is_worth_it, now) {
-            return None;
-        }
+        let (file, policy) = (&self.cascade, self.policy.as_ref()?);
+        let followed = deciding.followed(file, policy, link.as_ref(), (follower, now))?;
         let mut holds = self
             .deciding
             .write()
@@ -509,8 +448,7 @@ impl Engine {
         if !Arc::ptr_eq(&holds, &deciding) {
             return None;
         }
-        let learned = (bundle, &chosen.goal, best);
-        *holds = Arc::new(Deciding::new(&self.cascade, Some(learned), deciding.mode()));
+        *holds = Arc::new(followed);
         Some(holds.clone())
     }
 
@@ -627,7 +565,7 @@ impl Engine {
         let (mut asked, mut late) = (None, None);
         let mut local = Duration::ZERO;
         let deciding = self.deciding();
-        let cascade = deciding.cascade(&picture);
+        let cascade = deciding.cascade(picture.pixels.as_raw());
         let mut picture = Some(Arc::new(picture));
         let (mut walk, mut action) = Walk::start(cascade, route.entry, self.here, route.deadline);
         let answer = loop {
@@ -695,8 +633,8 @@ impl Engine {
                     match offload.insert(attempt).outcome.as_ref() {
                         Ok(reply) => {
                             let now = taken.elapsed();
-                            said.insert(node, reply.probabilities.clone());
-                            walk.said(node, &evidence(&reply.probabilities), now)
+                            said.insert(node, reply.said.probabilities.clone());
+                            walk.said(node, &evidence(&reply.said.probabilities), now)
                         }
                         Err(cause) => walk.offload_failed(*cause),
                     }
@@ -719,8 +657,8 @@ impl Engine {
             site: node.site(),
             node: node.name().to_owned(),
         };
-        let temperature = deciding.temperatures[answer.node.index()];
-        let (decided_by, temperature) = decided(named, node, temperature);
+        let temperature = deciding.temperature(answer.node);
+        let (decided_by, temperature) = DecidedBy::of_reply(named, node, temperature);
         tracing::Span::current()
             .record("answered_by", tracing::field::display(&decided_by))
             .record("reason", tracing::field::display(answer.reason));
@@ -785,17 +723,8 @@ impl Engine {
                 site: node.site(),
                 node: node.name().to_owned(),
             },
-            temperature: deciding.temperatures[id.index()],
+            temperature: deciding.temperature(id),
         }
-    }
-}
-
-/// Whose answer it is, and the temperature that what was said still wants: whom the peer named, who has scaled it, or the
-/// node that was asked.
-fn decided(named: Option<&DecidedBy>, node: DecidedBy, temperature: f32) -> (DecidedBy, f32) {
-    match named {
-        Some(named) => (named.clone(), 1.0),
-        None => (node, temperature),
     }
 }
 

@@ -17,6 +17,7 @@ use outpost_cascade::{
     Circuit, CircuitConfig, CircuitState, FallbackCause, Link, LinkEstimate, Observation, Permit,
     Refusal,
 };
+use outpost_offload::{DecidedBy, Failure, error_chain, tell_circuit};
 use outpost_proto::inference::{
     ModelMetadataRequest, ServerReadyRequest,
     grpc_inference_service_client::GrpcInferenceServiceClient,
@@ -35,7 +36,7 @@ use tonic::{Request, Status};
 use tracing::Span;
 
 use crate::picture::Picture;
-use failure::Failure;
+use failure::failure_of;
 use packing::PackingConfig;
 use remote::{Asking, RemoteInput, Reply, Told};
 
@@ -49,10 +50,8 @@ mod upstream;
 use budgets::Budgets;
 pub use budgets::{EnergyUse, Thrift};
 pub use config::{BudgetConfig, CircuitSettings, OtherConfig, Payload, PeerConfig};
-pub use failure::error_chain;
 pub(crate) use packing::Packing;
 pub use packing::{EncodersError, Encoding, SentAs, UnknownEncoding};
-pub use remote::DecidedBy;
 pub(crate) use remote::RemoteNetwork;
 pub use upstream::{EndpointStatus, Upstream};
 
@@ -266,12 +265,12 @@ impl Offload {
 
     /// The time at the peer, where it told it.
     pub fn at_peer(&self) -> Option<Duration> {
-        self.outcome.as_ref().ok()?.at_peer
+        self.outcome.as_ref().ok()?.said.at_peer
     }
 
     /// Who decided, where the peer told it.
     pub(crate) fn decided_by(&self) -> Option<&DecidedBy> {
-        self.outcome.as_ref().ok()?.decided_by.as_ref()
+        self.outcome.as_ref().ok()?.said.decided_by.as_ref()
     }
 
     /// What carried the reply.
@@ -346,10 +345,10 @@ impl Peer {
                 Ok(response) if response.get_ref().ready => {}
                 Ok(_) => {
                     let status = Status::unavailable("the server says that it is not ready");
-                    return Err(status.into());
+                    return Err(Failure::of_status(status));
                 }
                 Err(status) => {
-                    let failure = Failure::from(status);
+                    let failure = failure_of(status);
                     // Who refuses the question is there.
                     if failure.tells_of_absence() {
                         return Err(failure);
@@ -379,7 +378,7 @@ impl Peer {
             Over::Present => channel.connect().await,
             Over::New => channel.renew().await,
         };
-        connected.map_err(|error| Failure::from(Status::from(CallError::Connect(error))))?;
+        connected.map_err(|error| failure_of(Status::from(CallError::Connect(error))))?;
         Ok(())
     }
 
@@ -452,11 +451,9 @@ impl Peer {
             self.note(&outcome, permit, patience.is_short);
         }
         let is_answered = outcome.is_ok();
-        // A reply, or a deadline that was waited for in vain, says what an offload costs. Other failures are over soon and
-        // say nothing about that: the circuit is what keeps from them.
         let tells_the_link = match &outcome {
             Ok(_) => true,
-            Err(failure) => failure.cause == FallbackCause::Deadline && !patience.is_short,
+            Err(failure) => failure.tells_the_link(patience.is_short),
         };
         let span = Span::current();
         match &outcome {
@@ -495,20 +492,8 @@ impl Peer {
 
     /// Tells the circuit what came of a call.
     fn note(&self, outcome: &Result<Reply, Failure>, permit: Permit, is_short: bool) {
-        let mut circuit = lock(&self.circuit);
         let now = self.origin.elapsed();
-        match outcome {
-            Ok(_) => circuit.succeeded(permit),
-            // A peer that refuses a request, or wants a pause, is there.
-            Err(failure) if failure.cause == FallbackCause::Rejected || failure.pause.is_some() => {
-                circuit.succeeded(permit);
-            }
-            Err(failure) if !failure.is_of_the_peer() => circuit.abandoned(permit, now),
-            Err(failure) if failure.cause == FallbackCause::Deadline && is_short => {
-                circuit.abandoned(permit, now);
-            }
-            Err(_) => circuit.failed(permit, now),
-        }
+        tell_circuit(&mut lock(&self.circuit), outcome, permit, is_short, now);
     }
 
     /// Tells a person of each cause once, and of each thing that is wrong with replies; the answers carry the cause every
@@ -603,7 +588,7 @@ impl Peer {
             if let Some(CallError::Connect(_)) = CallError::of(&status) {
                 sent.bytes.fetch_sub(request_bytes, Ordering::Relaxed);
             }
-            let failure = Failure::from(status);
+            let failure = failure_of(status);
             if let Some(pause) = failure.pause {
                 lock(&self.circuit).pause(self.origin.elapsed(), pause);
             }
@@ -612,13 +597,14 @@ impl Peer {
             }
             retries -= 1;
             let left = deadline.saturating_duration_since(Instant::now());
-            match (failure.cause, failure.pause) {
-                (FallbackCause::ConnectionLost, None) => {}
+            let is_lost = failure.cause == FallbackCause::ConnectionLost;
+            if !self.place.is_alone && (!is_lost || failure.pause.is_some()) {
                 // Another endpoint may have time now.
-                _ if !self.place.is_alone => return Err(failure),
-                (_, Some(pause)) if pause < left => sleep(pause).await,
-                (FallbackCause::Unavailable, None) => {}
-                _ => return Err(failure),
+                return Err(failure);
+            }
+            match failure.again_after(left) {
+                Some(pause) => sleep(pause).await,
+                None => return Err(failure),
             }
         };
         if !told.is_about(&response.get_ref().model_version) {
@@ -657,7 +643,8 @@ impl Peer {
         let metadata = self
             .client()
             .model_metadata(with_deadline(request, deadline))
-            .await?
+            .await
+            .map_err(failure_of)?
             .into_inner();
         network.input_told(&metadata)
     }

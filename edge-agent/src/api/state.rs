@@ -7,14 +7,18 @@ use axum::{
     extract::{State, rejection::JsonRejection},
     http::StatusCode,
 };
-use outpost_cascade::{CircuitState, Mode, Presence, Site};
-use outpost_engine::{Change as EngineChange, Deciding, EndpointStatus, Engine, Upstream};
+use outpost_cascade::{CircuitState, DecideBy, Mode, Presence, Site};
+use outpost_engine::{EndpointStatus, Upstream};
 use outpost_exit_policy::Goal;
+use outpost_offload::{
+    milliseconds,
+    state::{Link, Policy},
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Context, problem::Problem};
-use crate::{audit::AuditStatus, power::Class, record::milliseconds, reloads::Reload};
+use crate::{audit::AuditStatus, power::Class, reloads::Reload};
 
 /// What images are decided by, and who is reached.
 #[derive(Serialize, ToSchema)]
@@ -108,81 +112,6 @@ struct Node {
     /// `device`, `fog` or `cloud`.
     #[schema(value_type = String)]
     site: Site,
-}
-
-/// A learned policy.
-#[derive(Serialize, ToSchema)]
-struct Policy {
-    /// What the operating point is to meet.
-    goal: String,
-    /// Name of the operating point that meets it now, and decides in the mode `policy`.
-    operating_point: String,
-    /// Another that decides about a share of the images, where none meets the goal as well alone.
-    mixed_with: Option<MixedWith>,
-    /// What is expected of them.
-    expected: Expected,
-    /// The largest network alone.
-    reference: Reference,
-    /// Its operating points, the most accurate first.
-    operating_points: Vec<OperatingPoint>,
-}
-
-/// The largest network alone, as expected where the policy was learned.
-#[derive(Serialize, ToSchema)]
-struct Reference {
-    /// Its node.
-    node: String,
-    /// Share of images that it gets right, 0 to 1.
-    accuracy: f64,
-    /// Its mean milliseconds.
-    ms: f64,
-}
-
-/// An operating point that decides about a share of the images.
-#[derive(Serialize, ToSchema)]
-struct MixedWith {
-    /// Its name.
-    operating_point: String,
-    /// The share, 0 to 1. Which images, their pixels say.
-    share: f64,
-}
-
-/// An operating point, and what is expected of it.
-#[derive(Serialize, ToSchema)]
-struct OperatingPoint {
-    /// Its name.
-    name: String,
-    #[serde(flatten)]
-    expected: Expected,
-}
-
-/// What is expected, on the link that the policy was learned for.
-#[derive(Serialize, ToSchema)]
-struct Expected {
-    /// Share of images that are answered right, 0 to 1.
-    accuracy: f64,
-    /// Mean milliseconds.
-    ms: f64,
-    /// Mean bytes sent.
-    bytes: f64,
-    /// Share of images that are sent, 0 to 1.
-    offload_rate: f64,
-    /// Share of the answers to the others that the largest network agrees with, 0 to 1; absent where the policy does not
-    /// say it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    agreement: Option<f64>,
-}
-
-impl From<outpost_exit_policy::Expected> for Expected {
-    fn from(expected: outpost_exit_policy::Expected) -> Self {
-        Self {
-            accuracy: expected.accuracy,
-            ms: expected.seconds * 1e3,
-            bytes: expected.bytes,
-            offload_rate: expected.offload_rate,
-            agreement: expected.agreement,
-        }
-    }
 }
 
 /// Who is asked for what is elsewhere.
@@ -289,30 +218,6 @@ impl Wire {
     }
 }
 
-/// What an offload costs now, by the latest ones.
-#[derive(Serialize, ToSchema)]
-struct Link {
-    /// Milliseconds on the link for a message without bytes.
-    round_trip_ms: f64,
-    /// Bytes a second; absent where sizes did not differ enough to tell.
-    uplink: Option<f64>,
-    /// Milliseconds at the peer.
-    at_peer_ms: f64,
-    /// Share of the offloads that failed, 0 to 1.
-    failed: f64,
-}
-
-impl From<outpost_cascade::Link> for Link {
-    fn from(link: outpost_cascade::Link) -> Self {
-        Self {
-            round_trip_ms: link.round_trip * 1e3,
-            uplink: (link.per_byte > 0.0).then(|| 1.0 / link.per_byte),
-            at_peer_ms: link.at_peer * 1e3,
-            failed: link.failed,
-        }
-    }
-}
-
 /// What to decide by from now on; one of the two, or both.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -369,7 +274,7 @@ pub(super) async fn change(
             "nothing would change: give `operating_point`, `mode` or both".to_owned(),
         ));
     }
-    let change = EngineChange {
+    let change = DecideBy {
         goal,
         mode: change.mode,
     };
@@ -404,7 +309,9 @@ fn status(context: &Context) -> Status {
             .collect(),
         mode: deciding.mode(),
         deadline_ms: agent.deadline().as_millis() as u64,
-        policy: policy(engine, &deciding),
+        policy: engine
+            .policy()
+            .and_then(|bundle| Policy::of(bundle, &deciding)),
         waiting: context.intake.waiting(),
         peers: engine.peers().map(peer).collect(),
         power: context.power.matters().then(|| {
@@ -443,32 +350,4 @@ fn peer((site, upstream): (Site, &Upstream)) -> Peer {
         wire,
         endpoints: endpoints.into_iter().map(Endpoint::from).collect(),
     }
-}
-
-fn policy(engine: &Engine, deciding: &Deciding) -> Option<Policy> {
-    let bundle = engine.policy()?;
-    let chosen = deciding.chosen()?;
-    let mixed = chosen.other.as_ref();
-    let reference = bundle.reference();
-    let points = bundle.operating_points().iter();
-    Some(Policy {
-        goal: chosen.goal.to_string(),
-        operating_point: chosen.operating_point.clone(),
-        mixed_with: mixed.map(|(operating_point, share)| MixedWith {
-            operating_point: operating_point.clone(),
-            share: *share,
-        }),
-        expected: chosen.expected.into(),
-        reference: Reference {
-            node: reference.node.clone(),
-            accuracy: reference.accuracy,
-            ms: reference.seconds * 1e3,
-        },
-        operating_points: points
-            .map(|point| OperatingPoint {
-                name: point.name.clone(),
-                expected: point.expected.into(),
-            })
-            .collect(),
-    })
 }

@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use outpost_offload::Kind;
 use serde::Deserialize;
-
-use crate::event::Kind;
 
 /// A web server that is called with every event.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

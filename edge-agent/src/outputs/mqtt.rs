@@ -13,6 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::StreamExt;
+use outpost_offload::Kind;
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, EventLoop, Incoming, InvalidTopic, LastWill,
     MqttOptions, Outgoing, PublishOptions, QoS, TlsConfiguration, Transport, ValidatedTopic,
@@ -27,7 +28,7 @@ use uuid::Uuid;
 use super::patience::{Patience, body};
 use crate::{
     config::MqttOutput,
-    event::{Event, Kind},
+    event::Event,
     metrics::Metrics,
     pauses::pauses,
     web::{WebError, secret, trust},

@@ -17,6 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::StreamExt;
+use outpost_offload::Kind;
 use reqwest::{Method, Response, StatusCode, header};
 use tokio::{
     sync::mpsc,
@@ -27,7 +28,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::patience::{Patience, body};
 use crate::{
     config::WebhookOutput,
-    event::{Event, Kind},
+    event::Event,
     metrics::Metrics,
     pauses::pauses,
     web::{Access, Server, WebError, failure},

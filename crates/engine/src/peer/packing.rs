@@ -10,10 +10,10 @@ use std::{
 
 use bytes::Bytes;
 use outpost_cascade::{EncoderChoice, EncoderProfile, Link, ProfileError};
+use outpost_offload::Failure;
 use outpost_runtime::{Codec, EncodeError, Encoder, Fit, Manifest, without_metadata};
 use serde::Deserialize;
 
-use super::failure::Failure;
 use crate::picture::Picture;
 
 /// Name of the profile in a network's folder.
