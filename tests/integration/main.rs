@@ -34,4 +34,5 @@ mod split;
 mod stages;
 mod traces;
 mod v4l2;
+mod web;
 mod webhook;
