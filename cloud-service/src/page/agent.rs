@@ -220,8 +220,8 @@ impl<'a> Files<'a> {
         Ok(())
     }
 
-    fn store(&mut self, name: String, contents: Vec<u8>) {
-        let stored = Stored::new(Bytes::from(contents), "application/octet-stream");
+    fn store(&mut self, name: String, contents: impl Into<Bytes>) {
+        let stored = Stored::new(contents.into(), "application/octet-stream");
         self.by_path.insert(name, stored);
     }
 

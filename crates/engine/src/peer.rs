@@ -542,7 +542,7 @@ impl Peer {
         // Bytes count from here: what comes before is the handshake's. Inference may run twice, so that an image need not wait
         // for a handshake where the peer takes it before.
         let reached = self.channel().reach().await;
-        reached.map_err(|error| Failure::from(Status::from(CallError::Connect(error))))?;
+        reached.map_err(|error| failure_of(Status::from(CallError::Connect(error))))?;
         let input = told
             .input
             .get_or_try_init(|| self.ask_for_input(network, deadline));

@@ -1,6 +1,9 @@
 //! Serves HTTP/3: accepts QUIC connections and drains them at the end.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use h3::{
