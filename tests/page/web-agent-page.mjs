@@ -502,11 +502,12 @@ test("on every screen it fits, can be read, and is kept to be looked at", async 
 });
 
 test("the page's memory does not grow with the camera's frames", async test => {
-  const shown = await page(test);
+  // Small, as it is drawn without a graphics card.
+  const shown = await page(test, { screen: { width: 320, height: 480 } });
   const session = await shown.context().newCDPSession(shown);
   await session.send("HeapProfiler.enable");
   await session.send("Performance.enable");
-  await shown.evaluate(async () => { (await import("/camera.js")).pace.everyMs = 0; });
+  await shown.evaluate(async () => { Object.assign((await import("/camera.js")).pace, { everyMs: 0, side: 160 }); });
   await shown.click("#camera");
   await shown.evaluate(() => {
     globalThis.frames = 0;

@@ -191,11 +191,11 @@ test("photos: the first answer, from the network and from what is kept; screensh
 test("memory does not grow with the camera's frames, the program's included", options, async test => {
   const service = await start(CIFAR);
   test.after(service.end);
-  const shown = await page(test, service);
+  const shown = await page(test, service, { screen: { width: 320, height: 480 } });
   assert.ok(await shown.evaluate(() => crossOriginIsolated), "the page is not isolated from other origins");
   await mode(shown, "device");
   await shown.evaluate(async () => {
-    (await import("/camera.js")).pace.everyMs = 0;
+    Object.assign((await import("/camera.js")).pace, { everyMs: 0, side: 160 });
     globalThis.frames = 0;
     new MutationObserver(changes => { for (const change of changes) globalThis.frames += change.addedNodes.length; }).observe(document.getElementById("strip"), { childList: true });
   });
