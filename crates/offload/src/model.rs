@@ -220,7 +220,7 @@ mod tests {
 
     use super::*;
 
-    fn model() -> RemoteModel {
+    fn network() -> RemoteModel {
         let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
         let folder = outpost_runtime::ModelFolder::new(models);
         RemoteModel::new(folder.manifest("efficientnet-lite2").unwrap())
@@ -232,7 +232,7 @@ mod tests {
 
     fn reply_for(model: &str, outputs: Vec<Tensor>) -> Result<Reply, Failure> {
         let response = tensor::infer_response(model, "1", "", outputs, ContentsKind::Raw);
-        model().reply(Response::new(response))
+        network().reply(Response::new(response))
     }
 
     fn output(name: &str, data: TensorData) -> Tensor {
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn the_rest_of_a_cascade_is_asked_for_by_its_name_and_says_who_decided() {
-        let rest = model().into_cascade("photos", "efficientnet-lite2");
+        let rest = network().into_cascade("photos", "efficientnet-lite2");
         let image = TensorData::Bytes(vec![b"a file".as_slice().into()]);
         let image = Tensor::new("image", vec![1], image).unwrap();
         let request = rest.request(image, ContentsKind::Typed);

@@ -246,6 +246,8 @@ impl RemoteInput {
 
 #[cfg(test)]
 mod tests {
+    use outpost_proto::WEIGHTS_DIGEST_PROPERTY;
+
     use super::*;
 
     fn network() -> RemoteNetwork {

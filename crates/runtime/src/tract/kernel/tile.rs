@@ -138,7 +138,7 @@ pub(super) fn finish(
 ) {
     if let Some(residual) = residual {
         for (sum, value) in sums.iter_mut().zip(registers(simd, residual)) {
-            *sum = *sum + value;
+            *sum += value;
         }
     }
     for sum in &mut sums {

@@ -1,6 +1,6 @@
 use tract_onnx::prelude::IntoRunnable;
 use tract_onnx::tract_core::ops::{
-    cnn::PaddingSpec,
+    cnn::{Conv, KernelFormat, PaddingSpec},
     math::{add, max, min, mul},
 };
 
