@@ -1,7 +1,12 @@
 //! The pages of a device in a real browser: that of edge-agent, and that which is the device itself. Their scripts are in
 //! tests/page.
 
-use std::{env, fs, path::PathBuf, process::Command};
+use std::{
+    env, fs,
+    path::PathBuf,
+    process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use outpost_tests::{CertificateFolder, CloudService, Process, program, repository};
 
@@ -9,7 +14,11 @@ use outpost_tests::{CertificateFolder, CloudService, Process, program, repositor
 struct Browser {
     packages: PathBuf,
     chromium: String,
+    /// One browser at a time: each takes a machine's processors.
+    _turn: MutexGuard<'static, ()>,
 }
+
+static TURN: Mutex<()> = Mutex::new(());
 
 impl Browser {
     /// The one to test with; none where there is none, which is said.
@@ -27,6 +36,7 @@ impl Browser {
         Some(Self {
             packages: packages.into(),
             chromium,
+            _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner),
         })
     }
 
@@ -85,7 +95,7 @@ fn the_page_that_is_a_device_runs_its_networks_and_asks_the_cloud() {
 
 #[test]
 fn the_devices_page_answers_pictures_and_the_camera_and_moves_the_operating_point() {
-    let Some(Browser { packages, chromium }) = Browser::find() else {
+    let Some(browser) = Browser::find() else {
         return;
     };
     let certificates = CertificateFolder::valid();
@@ -114,7 +124,7 @@ fn the_devices_page_answers_pictures_and_the_camera_and_moves_the_operating_poin
     let screenshots = Browser::screenshots();
     // Packages are looked for beside the script.
     let script = fs::read(repository().join("tests/page/device.mjs")).unwrap();
-    let beside = packages.join("device.mjs");
+    let beside = browser.packages.join("device.mjs");
     fs::write(&beside, script).unwrap();
     let ran = Command::new("node")
         .arg(beside)
@@ -122,7 +132,7 @@ fn the_devices_page_answers_pictures_and_the_camera_and_moves_the_operating_poin
         .arg(repository().join("models/samples/cifar10/test-airplane-0059.jpg"))
         .arg(&screenshots)
         .arg(&config)
-        .env("CHROMIUM", chromium)
+        .env("CHROMIUM", &browser.chromium)
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&ran.stderr);

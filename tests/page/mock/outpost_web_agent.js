@@ -64,7 +64,7 @@ export class Agent {
     this.#cloud = cloud;
     this.#heard = heard;
     this.#deadline = description.deadline_ms;
-    this.#labels = read("imagenet-labels.txt").trim().split("\n");
+    this.#labels = read(description.files.find(file => file.path.endsWith("labels.txt")).path).trim().split("\n");
     this.#bundle = JSON.parse(read(description.policy.path));
     this.#point = this.#bundle.operating_points[2].name;
   }
