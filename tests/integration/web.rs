@@ -64,6 +64,8 @@ fn the_agent_in_webassembly_says_and_decides_what_edge_agent_does() {
             "{said}"
         );
     }
+    let refusals = node("refusals.mjs", &web, &models).output().unwrap();
+    assert!(refusals.status.success(), "{}", text(&refusals.stderr));
     let image = models.join("samples/cifar10/test-airplane-0011.jpg");
     let memory = node("memory.mjs", &web, &models)
         .args(["--images", "500"])
