@@ -41,7 +41,7 @@ impl Outage {
             tracing::warn!(
                 input = self.input,
                 source = self.source,
-                error,
+                %error,
                 "no images come"
             );
             pauses()
