@@ -64,11 +64,12 @@ async function start({ cascade, cloud }, { port = 0, page = "" } = {}) {
     });
     child.on("exit", () => failed(new Error(`cloud-service did not start: ${line}${said}`)));
   });
-  return { port: address, url: `https://localhost:${address}/`, end: () => new Promise(done => {
-    child.once("exit", done);
+  const ended = new Promise(done => child.once("exit", done));
+  return { port: address, url: `https://localhost:${address}/`, end: () => {
     child.kill("SIGKILL");
     started.delete(child);
-  }) };
+    return ended;
+  } };
 }
 
 async function page(test, service, options = {}) {
