@@ -165,6 +165,7 @@ impl Reloader {
                 }
             };
             ready(&said);
+            spawn_blocking(give_back_code);
         }
     }
 
@@ -222,7 +223,6 @@ impl Reloader {
             // Nothing is changed before all is built.
             let outcome = catch_unwind(AssertUnwindSafe(|| self.reload()));
             let outcome = outcome.unwrap_or(Err(ReloadError::Crashed));
-            give_back_code();
             (self, outcome)
         };
         spawn_blocking(reload).await.expect("panics are caught")

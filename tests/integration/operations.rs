@@ -148,10 +148,10 @@ fn a_configuration_takes_effect_while_images_are_answered_and_a_broken_one_chang
         &config("deadline_ms = 13000\nmax_in_flight = 2\ndelivery = \"now\""),
     );
     applied("deadline_ms", value!(13000));
-    assert_eq!(
-        state(&device)["reload"]["restart_for"],
-        value!(["max_in_flight"])
-    );
+    // What came of a reload is noted once it is in use.
+    until("what waits for a restart", || {
+        (state(&device)["reload"]["restart_for"] == value!(["max_in_flight"])).then_some(())
+    });
 
     stop.store(true, Ordering::Relaxed);
     for caller in callers {
