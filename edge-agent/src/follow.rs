@@ -10,12 +10,10 @@ use crate::{in_charge::InCharge, metrics::Metrics};
 
 /// Between looks at what an offload costs.
 const LOOKS: Duration = Duration::from_millis(500);
-/// How long another operating point must have been the better one.
-const DWELL: Duration = Duration::from_secs(2);
 
 /// Looks at the link until `ending`, while the agent in charge is to follow it.
 pub(crate) async fn follow_link(agent: InCharge, metrics: Metrics, ending: CancellationToken) {
-    let mut follower = Follower::new(DWELL);
+    let mut follower = Follower::default();
     let origin = Instant::now();
     let mut looks = interval(LOOKS);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);

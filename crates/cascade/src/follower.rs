@@ -2,12 +2,22 @@
 
 use std::time::Duration;
 
+/// How long another operating point must have been the better one.
+const DWELL: Duration = Duration::from_secs(2);
+
 /// Follows what is better with patience: a link's jitter is over soon.
 #[derive(Debug)]
 pub struct Follower {
     dwell: Duration,
     /// Since when something is better.
     better_since: Option<Duration>,
+}
+
+impl Default for Follower {
+    /// One of operating points, which changes once another has been better for two seconds.
+    fn default() -> Self {
+        Self::new(DWELL)
+    }
 }
 
 impl Follower {

@@ -1,8 +1,29 @@
-//! What is told of what decides: the learned policy and its frontier, and what an offload costs.
+//! What is told of what decides: the cascade's nodes, the learned policy and its frontier, and what an offload costs.
 
-use outpost_cascade::Deciding;
+use outpost_cascade::{Cascade, Deciding, Site};
 use outpost_exit_policy::Bundle;
 use serde::Serialize;
+
+/// What runs networks.
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Runtime {
+    /// `tract` or `onnxruntime`.
+    pub name: &'static str,
+    /// Its version.
+    pub version: String,
+}
+
+/// A network of the cascade, or an early exit of one.
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Node {
+    /// `network`, or `network@exit`.
+    pub name: String,
+    /// `device`, `fog` or `cloud`.
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
+    pub site: Site,
+}
 
 /// A learned policy.
 #[derive(Debug, Clone, Serialize)]
@@ -107,6 +128,19 @@ impl From<outpost_cascade::Link> for Link {
             at_peer_ms: link.at_peer * 1e3,
             failed: link.failed,
         }
+    }
+}
+
+impl Node {
+    /// Those of a cascade, in the order of its file.
+    pub fn all(cascade: &Cascade) -> Vec<Self> {
+        let nodes = cascade.nodes();
+        nodes
+            .map(|(_, node)| Self {
+                name: node.name().to_owned(),
+                site: node.site(),
+            })
+            .collect()
     }
 }
 

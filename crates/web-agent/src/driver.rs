@@ -8,7 +8,10 @@ use outpost_cascade::{
     Mode, NoAnswer, NodeId, Reason, Site, Walk, needs_features,
 };
 use outpost_exit_policy::{Bundle, BundleError, Evidence, Goal, GoalError};
-use outpost_offload::{Answered, DecidedBy, RemoteModel, milliseconds, state::Policy};
+use outpost_offload::{
+    Answered, DecidedBy, RemoteModel, milliseconds,
+    state::{Node, Policy, Runtime},
+};
 use outpost_runtime::{
     ClassifyError as NetworkError, DecodeError, Features, ImageLimits, Labels, LocalNetworks,
     ModelFolder, OpenError, Place, Probabilities, Progress, Runtime as _, TractRuntime, decode,
@@ -17,11 +20,7 @@ use outpost_runtime::{
 use crate::{
     Description, DescriptionError, Host, LocalFuture, Peer, State,
     offload::{Cloud, Offload},
-    state::{Node, Runtime},
 };
-
-/// How long another operating point must have been the better one, as in `edge-agent`.
-const DWELL: Duration = Duration::from_secs(2);
 
 /// A cascade, the networks of it that are here, and the cloud for the others.
 pub struct Agent<H> {
@@ -169,7 +168,7 @@ impl<H: Host> Agent<H> {
             remote: open_remote(&cascade, &folder)?,
             cloud: Cloud::default(),
             deciding: RefCell::new(Rc::new(deciding)),
-            follower: RefCell::new(Follower::new(DWELL)),
+            follower: RefCell::default(),
             deadline: Duration::from_millis(description.deadline_ms),
             late: Duration::from_millis(description.correct_within_ms),
             limits: ImageLimits::default(),
@@ -203,14 +202,7 @@ impl<H: Host> Agent<H> {
                 name: TractRuntime.name(),
                 version: TractRuntime.version().to_owned(),
             },
-            nodes: self
-                .cascade
-                .nodes()
-                .map(|(_, node)| Node {
-                    name: node.name().to_owned(),
-                    site: node.site(),
-                })
-                .collect(),
+            nodes: Node::all(&self.cascade),
             mode: deciding.mode(),
             deadline_ms: self.deadline.as_millis() as u64,
             policy: self

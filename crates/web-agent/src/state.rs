@@ -1,7 +1,7 @@
 //! What images are decided by, and how the cloud is reached, in the shape of `GET /v1/state` of `edge-agent run`.
 
 use outpost_cascade::{CircuitState, Mode, Site};
-use outpost_offload::state::{Link, Policy};
+use outpost_offload::state::{Link, Node, Policy, Runtime};
 use serde::Serialize;
 
 /// What images are decided by, and who is reached.
@@ -23,24 +23,6 @@ pub struct State {
     pub policy: Option<Policy>,
     /// Who is asked for what is elsewhere.
     pub peers: Vec<Peer>,
-}
-
-/// What runs networks.
-#[derive(Debug, Clone, Serialize)]
-pub struct Runtime {
-    /// `tract`.
-    pub name: &'static str,
-    /// Its version.
-    pub version: String,
-}
-
-/// A network of the cascade, or an early exit of one.
-#[derive(Debug, Clone, Serialize)]
-pub struct Node {
-    /// `network`, or `network@exit`.
-    pub name: String,
-    /// `device`, `fog` or `cloud`.
-    pub site: Site,
 }
 
 /// Who is asked for what is elsewhere.

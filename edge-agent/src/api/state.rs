@@ -12,7 +12,7 @@ use outpost_engine::{EndpointStatus, Upstream};
 use outpost_exit_policy::Goal;
 use outpost_offload::{
     milliseconds,
-    state::{Link, Policy},
+    state::{Link, Node, Policy, Runtime},
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -64,15 +64,6 @@ struct Power {
     joules_left: Option<f64>,
 }
 
-/// What runs networks.
-#[derive(Serialize, ToSchema)]
-struct Runtime {
-    /// `tract` or `onnxruntime`.
-    name: &'static str,
-    /// Its version.
-    version: String,
-}
-
 /// What the cloud says afterwards about answers that the device gave by itself.
 #[derive(Serialize, ToSchema)]
 struct Audit {
@@ -102,16 +93,6 @@ impl Audit {
             drift_alarm: status.has_drifted,
         }
     }
-}
-
-/// A network of the cascade, or an early exit of one.
-#[derive(Serialize, ToSchema)]
-struct Node {
-    /// `network`, or `network@exit`.
-    name: String,
-    /// `device`, `fog` or `cloud`.
-    #[schema(value_type = String)]
-    site: Site,
 }
 
 /// Who is asked for what is elsewhere.
@@ -300,13 +281,7 @@ fn status(context: &Context) -> Status {
             name: engine.runtime().name,
             version: engine.runtime().version.clone(),
         },
-        nodes: cascade
-            .nodes()
-            .map(|(_, node)| Node {
-                name: node.name().to_owned(),
-                site: node.site(),
-            })
-            .collect(),
+        nodes: Node::all(cascade),
         mode: deciding.mode(),
         deadline_ms: agent.deadline().as_millis() as u64,
         policy: engine
