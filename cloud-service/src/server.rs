@@ -25,7 +25,7 @@ use crate::{
     credentials::{Credentials, CredentialsError, Follower, SERVING, Users, files},
     metrics::Metrics,
     operations::{Operations, Ready},
-    page::{Page, PageError, PageFiles},
+    page::{self, Page, PageError},
     repository::{LoadError, Repository},
     service::InferenceService,
     web::beside,
@@ -205,18 +205,18 @@ async fn load_networks(
 async fn load_page(
     config: &Arc<Config>,
     repository: &Repository,
-) -> Result<Option<PageFiles>, ServerError> {
+) -> Result<Option<outpost_page::Page>, ServerError> {
     let Some(page) = config.page.clone() else {
         return Ok(None);
     };
     let for_loading = config.clone();
-    let load = move || PageFiles::load(&page, &for_loading);
+    let load = move || page::load(&page, &for_loading);
     let files = tokio::task::spawn_blocking(load)
         .await
         .expect("reading the page does not panic")?;
     // Elsewhere what is served may still come.
     if config.repository.mode == Mode::Fixed {
-        files.check_served(repository)?;
+        page::check_served(&files, repository)?;
     }
     Ok(Some(files))
 }
@@ -290,7 +290,11 @@ impl Server {
         let repository = load_networks(&config, &metrics).await?;
         let page = load_page(&config, &repository).await?;
         let page = page.zip(config.page.as_ref()).map(|(files, settings)| {
-            let tokens = PageTokens::new(settings, files.models(), metrics.clone());
+            let tokens = PageTokens::new(
+                settings,
+                files.may_ask_for().iter().cloned().collect(),
+                metrics.clone(),
+            );
             (files, tokens)
         });
         if let Some((files, tokens)) = &page {

@@ -18,11 +18,7 @@ mod description;
 mod problem;
 mod state;
 
-use std::{
-    io,
-    net::{SocketAddr, TcpListener},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, time::Duration};
 
 use axum::{
     Router,
@@ -32,25 +28,19 @@ use axum::{
     response::{Html, IntoResponse},
     routing::{get, post},
 };
-use axum_server::{Handle, tls_rustls::RustlsConfig};
-use hyper_util::rt::TokioTimer;
+use axum_server::tls_rustls::RustlsConfig;
 use outpost_transport::{Identity, IdentityError};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::ApiConfig, event::Announcer, intake::Intake, metrics::Metrics, power::Power,
-    reloads::Reloads,
+    config::ApiConfig, event::Announcer, intake::Intake, listen::Listening, metrics::Metrics,
+    power::Power, reloads::Reloads,
 };
 pub use authorisation::TokenError;
 use authorisation::{Authorisation, Guard};
 
-/// How long a caller may take over the headers of a call.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a caller may take over a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Calls at a time of one connection over HTTP/2.
-const CALLS_OF_A_CONNECTION: u32 = 64;
 /// The page. It loads nothing but what this program tells.
 const PAGE: &str = include_str!("api/page.html");
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data: blob:; media-src blob:; form-action 'none'; frame-ancestors 'none'; base-uri 'none'";
@@ -129,10 +119,8 @@ impl InUse {
 
 /// The API, until its calls have ended.
 pub(crate) struct Api {
-    address: SocketAddr,
     in_use: InUse,
-    handle: Handle<SocketAddr>,
-    task: JoinHandle<io::Result<()>>,
+    listening: Listening,
 }
 
 /// Why the API does not run.
@@ -161,31 +149,13 @@ impl Api {
     /// Listens and serves.
     pub(crate) fn start(config: &ApiConfig, context: Context) -> Result<Self, ApiError> {
         let in_use = InUse::new(Credentials::load(config)?);
-        let failed = |source| ApiError::Listen {
+        let router = router(context, in_use.guard.clone());
+        let listening = Listening::start("the API", config.address, in_use.tls.clone(), router);
+        let listening = listening.map_err(|source| ApiError::Listen {
             address: config.address,
             source,
-        };
-        let listener = TcpListener::bind(config.address).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        let router = router(context, in_use.guard.clone()).into_make_service();
-        let handle = Handle::new();
-        let task = match in_use.tls.clone() {
-            None => {
-                let server = axum_server::from_tcp(listener).map_err(failed)?;
-                tokio::spawn(bounded(server).handle(handle.clone()).serve(router))
-            }
-            Some(tls) => {
-                let server = axum_server::from_tcp_rustls(listener, tls).map_err(failed)?;
-                tokio::spawn(bounded(server).handle(handle.clone()).serve(router))
-            }
-        };
-        Ok(Self {
-            address,
-            in_use,
-            handle,
-            task,
-        })
+        })?;
+        Ok(Self { in_use, listening })
     }
 
     /// Its credentials.
@@ -195,34 +165,13 @@ impl Api {
 
     /// The bound address.
     pub(crate) fn local_addr(&self) -> SocketAddr {
-        self.address
+        self.listening.local_addr()
     }
 
     /// Takes no more calls, and returns once those it has are answered, or after `limit`.
     pub(crate) async fn end(self, limit: Duration) {
-        self.handle.graceful_shutdown(Some(limit));
-        match self.task.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the API ended"),
-            Err(error) => tracing::error!(%error, "the API ended"),
-        }
+        self.listening.end(limit).await;
     }
-}
-
-fn bounded<A>(
-    mut server: axum_server::Server<SocketAddr, A>,
-) -> axum_server::Server<SocketAddr, A> {
-    // Also for those that never begin, before the protocol is known.
-    server = server.first_request_timeout(HEADER_TIMEOUT);
-    let http = server.http_builder();
-    http.http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT);
-    http.http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(CALLS_OF_A_CONNECTION)
-        .keep_alive_interval(HEADER_TIMEOUT);
-    server
 }
 
 fn router(context: Context, guard: Guard) -> Router {

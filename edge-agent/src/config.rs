@@ -4,6 +4,7 @@ mod audit;
 mod beside;
 mod cameras;
 mod outputs;
+mod page;
 mod power;
 mod run;
 mod urls;
@@ -25,6 +26,7 @@ use serde::Deserialize;
 pub use audit::AuditConfig;
 pub use cameras::{CameraConfig, CameraFormat};
 pub use outputs::{MqttOutput, WebhookOutput};
+pub use page::PageConfig;
 pub use power::{OffloadCost, PowerClass, PowerConfig, Spared};
 pub use run::{ApiConfig, Delivery, FileOutput, FolderConfig, OutputsConfig, QueueConfig, Then};
 pub use urls::UrlConfig;
@@ -95,6 +97,8 @@ pub struct Config {
     pub reload_seconds: u64,
     /// The HTTP API and the page of `edge-agent run`; neither without it.
     pub api: Option<ApiConfig>,
+    /// The page that makes a phone in the same network a device of its own, in `edge-agent run`; none without it.
+    pub page: Option<PageConfig>,
     /// Folders that `edge-agent run` watches.
     pub folders: Vec<FolderConfig>,
     /// Images and streams of images that `edge-agent run` fetches.
@@ -141,6 +145,7 @@ impl Default for Config {
             traces: TracesConfig::default(),
             reload_seconds: 60,
             api: None,
+            page: None,
             folders: Vec::new(),
             urls: Vec::new(),
             cameras: Vec::new(),
@@ -212,6 +217,26 @@ pub enum ConfigError {
         "`api.address` {0} can be reached from other machines and has no TLS: give `api.certificate` and `api.key`, or set `api.plain_http` where the network is trusted"
     )]
     PlainHttp(SocketAddr),
+    /// Other machines could reach the page, and it has no certificate.
+    #[error(
+        "`page.address` {0} can be reached from other machines and has no TLS, without which a browser gives a page neither \
+         camera nor storage: give `page.certificate` and `page.key`, or those of `[api]`"
+    )]
+    PlainPage(SocketAddr),
+    /// The page has nobody to ask.
+    #[error("`[page]` has nobody to ask: give `[cloud]`, `[fog]` or `page.cloud`")]
+    NobodyForThePage,
+    /// The page would have to call what browsers do not call.
+    #[error(
+        "the page cannot ask {0:?}, as browsers ask https://HOST or https://HOST:PORT alone: give such an address of the \
+         service as `page.cloud`"
+    )]
+    PageCloud(String),
+    /// The page would send what must not leave the device.
+    #[error(
+        "`[page]` knows no classes that stay on the device: leave out `privacy.never_offload`, or the page"
+    )]
+    PageIsNotPrivate,
     /// Two inputs of one name.
     #[error(
         "two inputs are called {0:?}: give each of them a `name` of its own, other than \"api\""
@@ -294,6 +319,9 @@ impl Config {
         config.runtime.library = library.map(|library| folder.join(library));
         if let Some(api) = &mut config.api {
             api.resolve(folder);
+        }
+        if let Some(page) = &mut config.page {
+            page.resolve(folder);
         }
         for watched in &mut config.folders {
             watched.resolve(folder);
@@ -383,6 +411,7 @@ impl Config {
                 (None, None) => return Err(ConfigError::PlainHttp(api.address)),
             }
         }
+        self.check_page()?;
         let has_cloud = self.cloud.is_some() || self.fog.is_some();
         self.audit.check(has_cloud)?;
         self.power.check(self.policy.is_some())?;

@@ -1,11 +1,12 @@
 //! `edge-agent doctor`: whether a device can do what its configuration says, and what to do where it cannot.
 //!
-//! Everything is looked at as `run` would, without taking an image up: what is here ([`models`], [`places`], [`cameras`]),
+//! Everything is looked at as `run` would, without taking an image up: what is here ([`models`], [`page`], [`places`], [`cameras`]),
 //! credentials ([`credentials`]) and the services ([`services`]). One fault does not keep the others from being found.
 
 mod cameras;
 mod credentials;
 mod models;
+mod page;
 mod places;
 mod report;
 mod services;
@@ -58,6 +59,7 @@ pub async fn examine(config: &Config, progress: &(dyn Fn(&str) + Sync)) -> Vec<F
     credentials::examine(config, &mut examination);
     places::examine(config, &mut examination);
     cameras::examine(config, &mut examination).await;
+    page::examine(config, &mut examination);
     examination.look_at("the device as a whole");
     let device = Finding::new("device", "start");
     // Off the async threads, as a program that runs does it.

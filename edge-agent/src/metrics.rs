@@ -20,6 +20,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use axum::http::StatusCode;
 use outpost_engine::Engine;
 use outpost_offload::Answered;
 
@@ -80,6 +81,11 @@ struct OfReload {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfStatus {
+    status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfRuntime {
     runtime: &'static str,
     version: String,
@@ -130,6 +136,7 @@ pub struct Metrics {
     audits: AuditMetrics,
     power: PowerMetrics,
     reloads: Family<OfReload, Counter>,
+    page: Family<OfStatus, Counter>,
     runtime: Family<OfRuntime, Gauge>,
 }
 
@@ -271,6 +278,12 @@ impl Default for Metrics {
             "How often the configuration and its files were read again, by what came of it",
             reloads.clone(),
         );
+        let page = Family::default();
+        registry.register(
+            "page_requests",
+            "Requests of browsers for the page that is a device and its files, by status",
+            page.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             taken,
@@ -297,6 +310,7 @@ impl Default for Metrics {
             audits,
             power,
             reloads,
+            page,
             runtime,
         }
     }
@@ -375,6 +389,14 @@ impl Metrics {
     /// The operating point followed the link.
     pub(crate) fn followed(&self) {
         self.followed.inc();
+    }
+
+    /// A browser was answered that asked for the page or one of its files.
+    pub(crate) fn page_answered(&self, status: StatusCode) {
+        let labels = OfStatus {
+            status: status.as_u16(),
+        };
+        self.page.get_or_create(&labels).inc();
     }
 
     /// An output could not deliver an event at once.

@@ -21,6 +21,7 @@ use crate::{
     intake::{Bounds, Intake},
     metrics::Metrics,
     outputs::{OutputError, Outputs},
+    page::{self, PageServeError},
     power::{Class, Power},
     queue::{Queue, QueueError, carry},
     reload::{ANSWERING, Reloader, Source},
@@ -34,6 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The running program.
 pub struct Program {
     api: Option<Api>,
+    page: Option<page::Served>,
     /// What watches folders and the link, and calls that may still correct an answer.
     tasks: TaskTracker,
     outputs: Outputs,
@@ -58,6 +60,9 @@ pub enum ProgramError {
     /// The HTTP API does not run.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// The page is not served.
+    #[error(transparent)]
+    Page(#[from] PageServeError),
     /// An input cannot begin.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -82,6 +87,7 @@ impl Program {
         let metrics = Metrics::default();
         let ending = CancellationToken::new();
         let (outputs, ways_in) = Outputs::start(&config.outputs, &metrics, &ending)?;
+        let page = page::Loaded::load(config)?;
         let agent = InCharge::new(Agent::start(config)?);
         let power = Power::new(&config.power, &metrics);
         power.enter(&agent, Class::Mains);
@@ -130,11 +136,14 @@ impl Program {
         };
         let start = |api| Api::start(api, context);
         let api = config.api.as_ref().map(start).transpose()?;
+        let start = |(settings, page)| page::Served::start(settings, page, metrics.clone());
+        let page = config.page.as_ref().zip(page).map(start).transpose()?;
         let reloader = Reloader {
             config: config.clone(),
             source,
             agent: agent.clone(),
             api: api.as_ref().map(|api| api.credentials().clone()),
+            page: page.as_ref().map(|page| page.in_use().clone()),
             metrics,
             reloads,
             power,
@@ -145,6 +154,7 @@ impl Program {
         give_back_code();
         Ok(Self {
             api,
+            page,
             tasks,
             outputs,
             queue: thread,
@@ -157,6 +167,11 @@ impl Program {
     /// The address of the API, where there is one.
     pub fn api_addr(&self) -> Option<SocketAddr> {
         self.api.as_ref().map(Api::local_addr)
+    }
+
+    /// The address of the page that is a device, where there is one.
+    pub fn page_addr(&self) -> Option<SocketAddr> {
+        self.page.as_ref().map(page::Served::local_addr)
     }
 
     /// Answers images until `shutdown`, then those that were taken up, and delivers what was said about them.
@@ -172,7 +187,12 @@ impl Program {
                 api.end(self.agent.get().deadline() + PATIENCE).await;
             }
         };
-        tokio::join!(api, self.tasks.wait());
+        let page = async {
+            if let Some(page) = self.page {
+                page.end(PATIENCE).await;
+            }
+        };
+        tokio::join!(api, page, self.tasks.wait());
         if let Some(queue) = self.queue {
             // All ways to it are gone: it ends once what it was told is on disk.
             let _ = spawn_blocking(|| queue.join()).await;

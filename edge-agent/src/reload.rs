@@ -23,6 +23,7 @@ use crate::{
     config::{Config, ConfigError},
     in_charge::InCharge,
     metrics::Metrics,
+    page::{self, PageServeError},
     power::Power,
     reloads::{Reload, Reloads},
     resident::give_back_code,
@@ -53,6 +54,8 @@ pub(crate) struct Reloader {
     pub(crate) agent: InCharge,
     /// None without an API.
     pub(crate) api: Option<InUse>,
+    /// None without a page.
+    pub(crate) page: Option<page::InUse>,
     pub(crate) metrics: Metrics,
     pub(crate) reloads: Reloads,
     pub(crate) power: Power,
@@ -70,6 +73,9 @@ enum ReloadError {
     /// What the API shows and asks for is at fault.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// The page, or what it runs, is at fault.
+    #[error(transparent)]
+    Page(#[from] PageServeError),
     /// A library panicked over a file.
     #[error("a library crashed over one of the files: please report it with them")]
     Crashed,
@@ -238,6 +244,7 @@ impl Reloader {
         let (config, restart_for) = config.beside(&self.config);
         config.check_run()?;
         let credentials = config.api.as_ref().map(Credentials::load).transpose()?;
+        let page = page::Loaded::load(&config)?;
         let agent = Agent::after(&config, Some(&self.agent.get()))?;
         let keeps_goal = config.operating_point == self.config.operating_point;
         let keeps_mode = config.mode == self.config.mode;
@@ -261,6 +268,9 @@ impl Reloader {
         });
         if let (Some(api), Some(credentials)) = (&self.api, credentials) {
             api.replace(credentials);
+        }
+        if let (Some(in_use), Some(page)) = (&self.page, page) {
+            in_use.replace(page);
         }
         self.config = config;
         Ok(restart_for)

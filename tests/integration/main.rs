@@ -21,6 +21,7 @@ mod outage;
 mod overload;
 mod page;
 mod peers;
+mod phone;
 mod power;
 mod privacy;
 mod queue;

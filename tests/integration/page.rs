@@ -89,6 +89,7 @@ fn the_page_that_is_a_device_runs_its_networks_and_asks_the_cloud() {
     let variables = [
         ("OUTPOST_WEB", repository().join(web)),
         ("OUTPOST_CLOUD_SERVICE", program("cloud-service")),
+        ("OUTPOST_EDGE_AGENT", program("edge-agent")),
     ];
     browser.test("web-agent.mjs", &variables);
 }

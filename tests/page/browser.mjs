@@ -23,8 +23,9 @@ export const CAMERAS = {
 
 export const launch = (camera = CAMERAS.given, more = []) => chromium.launch({ executablePath: process.env.OUTPOST_CHROMIUM, args: [...QUIET, ...camera, ...more] });
 
-/** A page on a screen. `errors` has what its scripts and the console complain of; only failed calls are not in it. */
-export async function open(browser, url, { screen = WIDE, colorScheme = "light", before, prepare, isPhone = screen === PHONE, ...options } = {}) {
+/** A page on a screen, which may ask its origin and those of `also`. `errors` has what its scripts and the console complain of; only
+ * failed calls are not in it. */
+export async function open(browser, url, { screen = WIDE, colorScheme = "light", before, prepare, isPhone = screen === PHONE, also = [], ...options } = {}) {
   const context = await browser.newContext({ viewport: screen, colorScheme, isMobile: isPhone, hasTouch: isPhone, ignoreHTTPSErrors: true, ...options });
   context.setDefaultTimeout(PATIENCE);
   const page = await context.newPage();
@@ -33,7 +34,7 @@ export async function open(browser, url, { screen = WIDE, colorScheme = "light",
   page.on("console", said => ["error", "warning"].includes(said.type()) && !said.text().startsWith("Failed to load resource") && errors.push(said.text()));
   page.on("request", request => {
     const from = new URL(request.url());
-    if (!["data:", "blob:"].includes(from.protocol) && from.origin !== new URL(url).origin) errors.push(`loaded ${from}`);
+    if (!["data:", "blob:"].includes(from.protocol) && ![new URL(url).origin, ...also].includes(from.origin)) errors.push(`loaded ${from}`);
   });
   if (before) await page.addInitScript(before);
   await prepare?.(context, page);

@@ -1,8 +1,9 @@
 // The agent in the browser, whole: its page and program as scripts/build-web makes them, in Chromium, with the real
-// cloud-service.
+// cloud-service; served by that, and by a device.
 //
 //     OUTPOST_PLAYWRIGHT=target/page OUTPOST_CHROMIUM=/usr/bin/chromium OUTPOST_WEB=target/web \
-//     OUTPOST_CLOUD_SERVICE=target/release/cloud-service node --test tests/page/web-agent.mjs
+//     OUTPOST_CLOUD_SERVICE=target/release/cloud-service OUTPOST_EDGE_AGENT=target/release/edge-agent \
+//     node --test tests/page/web-agent.mjs
 //
 // SCREENSHOTS names a folder that gets pictures of it; FRAMES is how many of the camera's are answered before memory is looked
 // at again. web-agent-page.mjs tests what can go wrong with the page, with a stand-in for the program.
@@ -10,21 +11,22 @@ import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import crypto from "node:crypto";
 import fs from "node:fs";
+import net from "node:net";
 import os from "node:os";
 import path from "node:path";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { ask, CAMERAS, launch, open, pale, PHONE, photo, ready, says, silent, told, WIDE } from "./browser.mjs";
 
-const { OUTPOST_WEB: web, OUTPOST_CLOUD_SERVICE: program, SCREENSHOTS: screenshots } = process.env;
+const { OUTPOST_WEB: web, OUTPOST_CLOUD_SERVICE: program, OUTPOST_EDGE_AGENT: device, SCREENSHOTS: screenshots } = process.env;
 const FRAMES = Number(process.env.FRAMES ?? 400);
 const models = path.join(path.dirname(fileURLToPath(import.meta.url)), "../../models");
 const cifar = name => path.join(models, "samples/cifar10", name);
 const AIRPLANE = cifar("test-airplane-0059.jpg");
 const CIFAR = { cascade: "cifar10-alexnet-resnet", cloud: "cifar10-resnet" }, PHOTOS = { cascade: "lite0-lite2", cloud: "efficientnet-lite2" };
 
-const missing = !web || !program || !fs.existsSync(path.join(web, "pkg/outpost_web_agent_bg.wasm"));
-if (missing) console.log("SKIPPED: no program of the page: run scripts/build-web, and set OUTPOST_WEB and OUTPOST_CLOUD_SERVICE");
+const missing = !web || !program || !device || !fs.existsSync(path.join(web, "pkg/outpost_web_agent_bg.wasm"));
+if (missing) console.log("SKIPPED: no program of the page: run scripts/build-web, and set OUTPOST_WEB, OUTPOST_CLOUD_SERVICE and OUTPOST_EDGE_AGENT");
 const options = { skip: missing && "no program of the page" };
 
 let folder, browser;
@@ -44,14 +46,31 @@ after(async () => {
   if (folder) fs.rmSync(folder, { recursive: true });
 });
 
-/** Starts cloud-service with the page, and further fields of [page]. */
-async function start({ cascade, cloud }, { port = 0, page = "" } = {}) {
-  const config = path.join(folder, `cloud-service-${cascade}.toml`);
-  const text = value => JSON.stringify(value);
-  fs.writeFileSync(config, `address = "127.0.0.1:${port}"\nmodels = ${text(path.resolve(models))}\nnetworks = [${text(cloud)}]
+const text = value => JSON.stringify(value);
+/** What cloud-service and edge-agent both have in their configuration. */
+const files = cascade => `cascade = ${text(path.resolve(models, `cascades/${cascade}.toml`))}\npolicy = ${text(path.resolve(models, `policies/${cascade}.json`))}\ndeadline_ms = 10000\n`;
+
+/** Starts cloud-service with the page, and further fields of [page] and of [grpc_web]. */
+async function start({ cascade, cloud }, { port = 0, page = "", web: others = "" } = {}) {
+  return run(program, "serve", `cloud-service-${cascade}`, `address = "127.0.0.1:${port}"\nmodels = ${text(path.resolve(models))}\nnetworks = [${text(cloud)}]
 [tls]\ncertificate = "server.pem"\nkey = "server.key"
-[page]\nfolder = ${text(path.resolve(web))}\ncascade = ${text(path.resolve(models, `cascades/${cascade}.toml`))}\npolicy = ${text(path.resolve(models, `policies/${cascade}.json`))}\ndeadline_ms = 10000\n${page}\n`);
-  const child = spawn(program, ["serve", "--config", config], { stdio: ["ignore", "pipe", "pipe"] });
+[page]\nfolder = ${text(path.resolve(web))}\n${files(cascade)}${page}\n[grpc_web]\n${others}\n`);
+}
+
+/** Starts edge-agent, which serves the page at a port and has it ask a service. */
+async function startDevice({ cascade }, port, service) {
+  const started = await run(device, "run", "edge-agent", `models = ${text(path.resolve(models))}\n${files(cascade)}
+[cloud]\nurl = ${text(service.url)}\ncertificate_authority = "ca.pem"
+[api]\naddress = "127.0.0.1:0"\ncertificate = "server.pem"\nkey = "server.key"
+[page]\naddress = "127.0.0.1:${port}"\nfolder = ${text(path.resolve(web))}\n`);
+  return { ...started, url: `https://localhost:${port}/` };
+}
+
+/** Starts a program by a configuration; the port is the one that it names first. */
+async function run(program, command, name, configuration) {
+  const config = path.join(folder, `${name}.toml`);
+  fs.writeFileSync(config, configuration);
+  const child = spawn(program, [command, "--config", config], { stdio: ["ignore", "pipe", "pipe"] });
   started.add(child);
   let said = "";
   child.stderr.on("data", part => (said += part));
@@ -62,7 +81,7 @@ async function start({ cascade, cloud }, { port = 0, page = "" } = {}) {
       const found = /:\/\/[\d.]+:(\d+)\s/.exec(line);
       if (found) done(Number(found[1]));
     });
-    child.on("exit", () => failed(new Error(`cloud-service did not start: ${line}${said}`)));
+    child.on("exit", () => failed(new Error(`${name} did not start: ${line}${said}`)));
   });
   const ended = new Promise(done => child.once("exit", done));
   return { port: address, url: `https://localhost:${address}/`, end: () => {
@@ -70,6 +89,15 @@ async function start({ cascade, cloud }, { port = 0, page = "" } = {}) {
     started.delete(child);
     return ended;
   } };
+}
+
+/** A port that nobody listens at. */
+async function freePort() {
+  const server = net.createServer().listen(0, "127.0.0.1");
+  await new Promise(done => server.once("listening", done));
+  const { port } = server.address();
+  await new Promise(done => server.close(done));
+  return port;
 }
 
 async function page(test, service, options = {}) {
@@ -142,6 +170,40 @@ test("a cloud that is killed between frames of the camera is told of, and asked 
   test.after(next.end);
   await shown.locator("#said .by .pill", { hasText: "The cloud" }).waitFor();
   await silent(shown, "cloud-gone");
+});
+
+test("a page that a device serves asks the cloud, which lets it, and none else", options, async test => {
+  const port = await freePort();
+  const service = await start(CIFAR, { web: `origins = ["https://localhost:${port}"]` });
+  test.after(service.end);
+  const local = await startDevice(CIFAR, port, service);
+  test.after(local.end);
+  const also = [new URL(service.url).origin];
+  const shown = await page(test, local, { also });
+  await mode(shown, "device");
+  assert.match(await ask(shown, AIRPLANE), /This computer[\s\S]*cifar10-alexnet/);
+  await mode(shown, "cloud");
+  const said = await ask(shown, AIRPLANE);
+  assert.match(said, /The cloud[\s\S]*cifar10-resnet/);
+  assert.equal(await label(shown), "airplane");
+  // Which HTTP brought it can be read across origins, too.
+  assert.match(await ask(shown, AIRPLANE), /HTTP\/[23]/);
+  assert.equal(await shown.locator("#notices .notice").count(), 0);
+  // The device goes, and the page stays.
+  await shown.evaluate(() => navigator.serviceWorker.ready);
+  await local.end();
+  await shown.reload();
+  await ready(shown);
+  assert.match(await ask(shown, AIRPLANE), /The cloud/);
+  // One that the cloud does not know of has the phone's answers.
+  const other = await startDevice(CIFAR, await freePort(), service);
+  test.after(other.end);
+  const stranger = await open(browser, other.url, { also });
+  await ready(stranger.page);
+  await mode(stranger.page, "cloud");
+  assert.match(await ask(stranger.page, AIRPLANE), /This computer/);
+  // The browser says so in its console, which is no fault of the page.
+  await stranger.context.close();
 });
 
 test("tokens are renewed before they expire", options, async test => {

@@ -1,6 +1,6 @@
 // The short-lived token that the cloud takes images of this page with.
 
-const ADDRESS = "/page/token";
+const PATH = "/page/token";
 const FIRST_PAUSE_SECONDS = 2, LONGEST_PAUSE_SECONDS = 60;
 
 export class Token {
@@ -10,8 +10,8 @@ export class Token {
   #timer = null;
   #running = null;
 
-  /** `host` has `give(text)`, which gets each token; `tell(code, details)`, which hears what goes wrong, and null once it is well
-   * again; and `isWanted()`: whether images are to be sent at all. */
+  /** `host` has `cloud()`, the origin that issues them; `give(text)`, which gets each token; `tell(code, details)`, which hears
+   * what goes wrong, and null once it is well again; and `isWanted()`: whether images are to be sent at all. */
   constructor(host) {
     this.#host = host;
   }
@@ -40,7 +40,7 @@ export class Token {
   async #fetch() {
     clearTimeout(this.#timer);
     try {
-      const response = await fetch(ADDRESS, { method: "POST", cache: "no-store" });
+      const response = await fetch(`${this.#host.cloud()}${PATH}`, { method: "POST", cache: "no-store" });
       if (!response.ok) {
         const said = (await response.text()).trim().slice(0, 200) || response.statusText;
         const asked = Number(response.headers.get("retry-after"));

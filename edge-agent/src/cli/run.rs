@@ -19,6 +19,9 @@ pub(super) struct Run {
     /// Address and port of the HTTP API and the page.
     #[arg(long, env = "OUTPOST_API_ADDRESS")]
     api_address: Option<SocketAddr>,
+    /// Address and port of the page that makes a phone in the same network a device of its own.
+    #[arg(long, env = "OUTPOST_PAGE_ADDRESS")]
+    page_address: Option<SocketAddr>,
 }
 
 impl Run {
@@ -27,6 +30,9 @@ impl Run {
         let mut config = self.common.config()?;
         if let Some(address) = self.api_address {
             config.api.get_or_insert_default().address = address;
+        }
+        if let Some(address) = self.page_address {
+            config.page.get_or_insert_default().address = address;
         }
         Ok(config)
     }
@@ -52,6 +58,13 @@ pub(super) async fn run(config: Config, source: Source) -> anyhow::Result<()> {
             .is_some_and(|api| api.certificate.is_some());
         let scheme = if is_tls { "https" } else { "http" };
         println!("answering at {scheme}://{address}");
+    }
+    if let Some(address) = program.page_addr() {
+        let scheme = match config.page_identity() {
+            Some(_) => "https",
+            None => "http",
+        };
+        println!("a page that makes a phone a device at {scheme}://{address}/");
     }
     for folder in &config.folders {
         println!("answering what comes to {}", folder.path.display());

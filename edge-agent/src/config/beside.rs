@@ -55,6 +55,16 @@ impl Config {
                 api.clone_from(running);
             }
         }
+        match (&mut self.page, &running.page) {
+            (Some(page), Some(running)) => {
+                waiting.keep("page.address", &mut page.address, &running.address);
+            }
+            (None, None) => {}
+            (page, running) => {
+                waiting.0.push("page");
+                page.clone_from(running);
+            }
+        }
         (self, waiting.0)
     }
 
@@ -77,6 +87,10 @@ impl Config {
         if let Some(api) = &self.api {
             let of_api = [&api.certificate, &api.key, &api.token];
             files.extend(of_api.into_iter().flatten().cloned());
+        }
+        if let Some(page) = &self.page {
+            let of_page = [&page.certificate, &page.key];
+            files.extend(of_page.into_iter().flatten().cloned());
         }
         files
     }

@@ -28,6 +28,12 @@ pub(super) fn examine(config: &Config, examination: &mut Examination<'_>) {
             of_peer(&name, other, now, examination);
         }
     }
+    let page = config.page.as_ref();
+    if let Some((certificate, key)) =
+        page.and_then(|page| page.certificate.as_deref().zip(page.key.as_deref()))
+    {
+        identity("page.certificate", certificate, key, now, examination);
+    }
     let Some(api) = &config.api else { return };
     if let (Some(certificate), Some(key)) = (&api.certificate, &api.key) {
         identity("api.certificate", certificate, key, now, examination);

@@ -1,4 +1,4 @@
-//! Folders and files that are written, the room that is left, and the address of the API.
+//! Folders and files that are written, the room that is left, and the addresses that are listened on.
 
 use std::{fs, io, net::TcpListener, path::Path};
 
@@ -72,17 +72,23 @@ pub(super) fn examine(config: &Config, examination: &mut Examination<'_>) {
             Err(error) => subject.failed(error_chain(&error), advice),
         });
     }
-    if let Some(api) = &config.api {
-        let subject = Finding::new("place", format!("address {}", api.address));
-        examination.add(match TcpListener::bind(api.address) {
+    let api = config.api.as_ref();
+    let page = config.page.as_ref();
+    for (field, address) in [
+        ("api.address", api.map(|api| api.address)),
+        ("page.address", page.map(|page| page.address)),
+    ] {
+        let Some(address) = address else { continue };
+        let subject = Finding::new("place", format!("address {address}"));
+        examination.add(match TcpListener::bind(address) {
             Ok(_) => subject.good("free"),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => subject.warning(
                 "somebody listens there: well if that is this edge-agent",
-                "if it is another program, change `api.address`",
+                format!("if it is another program, change `{field}`"),
             ),
             Err(error) => subject.failed(
                 error.to_string(),
-                "give `api.address` an address of this machine and a port above 1023",
+                format!("give `{field}` an address of this machine and a port above 1023"),
             ),
         });
     }

@@ -36,14 +36,19 @@ const TAKEN: [&str; 8] = [
 ];
 
 /// Headers that it may read beside those that every page may.
-const SHOWN: [&str; 6] = [
+const SHOWN: [&str; 7] = [
     "date",
     "grpc-message",
     "grpc-status",
     "grpc-status-details-bin",
     RETRY_PUSHBACK,
+    // Of a token that is not to be had now.
+    "retry-after",
     "server-timing",
 ];
+
+/// Lets a page read how its requests went, by [Resource Timing](https://www.w3.org/TR/resource-timing/).
+const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
 
 /// How long a browser remembers that a page may call. Chromium remembers no longer.
 const REMEMBERED: Duration = Duration::from_secs(7200);
@@ -181,6 +186,11 @@ impl Web {
             None => Either::Right(answered),
         };
         let mut response = infallible(answered.call(request).await);
+        // Who may read an answer may also know which protocol brought it.
+        let headers = response.headers_mut();
+        if let Some(origin) = headers.get(header::ACCESS_CONTROL_ALLOW_ORIGIN).cloned() {
+            headers.insert(TIMING_ALLOW_ORIGIN, origin);
+        }
         if let Some(alt_svc) = &self.alt_svc
             && protocol != Protocol::H3
         {

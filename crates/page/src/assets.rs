@@ -8,12 +8,12 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{PageError, Stored};
+use crate::{PageError, Stored};
 
-/// What the program was built with: names and contents. Empty without the feature `page`.
-#[cfg(feature = "page")]
+/// What the program was built with: names and contents. Empty without the feature `built-in`.
+#[cfg(feature = "built-in")]
 const BUILT_IN: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/page.rs"));
-#[cfg(not(feature = "page"))]
+#[cfg(not(feature = "built-in"))]
 const BUILT_IN: &[(&str, &[u8])] = &[];
 
 /// The document that a browser is given for `/`.
@@ -25,11 +25,11 @@ const MAX_BYTES: u64 = 64 << 20;
 
 /// The files by their names in a URL, without the first `/`.
 #[derive(Debug, Default)]
-pub(super) struct Assets(BTreeMap<String, Stored>);
+pub(crate) struct Assets(BTreeMap<String, Stored>);
 
 impl Assets {
     /// Those of a folder, or what the program was built with.
-    pub(super) fn load(folder: Option<&Path>) -> Result<Self, PageError> {
+    pub(crate) fn load(folder: Option<&Path>) -> Result<Self, PageError> {
         let Some(folder) = folder else {
             let built_in = BUILT_IN.iter();
             return Ok(Self::new(built_in.map(|&(name, contents)| {
@@ -56,12 +56,12 @@ impl Assets {
     }
 
     /// The file at a path of a URL, which must be one of their names to the letter.
-    pub(super) fn get(&self, path: &str) -> Option<&Stored> {
+    pub(crate) fn get(&self, path: &str) -> Option<&Stored> {
         let name = path.strip_prefix('/')?;
         self.0.get(if name.is_empty() { INDEX } else { name })
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }

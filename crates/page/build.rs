@@ -1,4 +1,4 @@
-//! Makes the page of `target/web` a part of the program, with the feature `page`.
+//! Makes the page of `target/web` a part of the program, with the feature `built-in`.
 
 use std::{
     env,
@@ -9,15 +9,15 @@ use std::{
 
 fn main() -> io::Result<()> {
     println!("cargo:rerun-if-changed=build.rs");
-    if env::var_os("CARGO_FEATURE_PAGE").is_none() {
+    if env::var_os("CARGO_FEATURE_BUILT_IN").is_none() {
         return Ok(());
     }
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
-    let folder = here.join("../target/web");
+    let folder = here.join("../../target/web");
     println!("cargo:rerun-if-changed={}", folder.display());
     if !folder.join("index.html").is_file() {
         println!(
-            "cargo::error=the feature `page` needs the page in {}: run scripts/build-web first, or build without the \
+            "cargo::error=the page is to be a part of the program, and is not in {}: run scripts/build-web first, or build without the \
              feature and name the page's folder in the configuration",
             folder.display()
         );

@@ -10,29 +10,29 @@ use bytes::Bytes;
 use outpost_cascade::{Cascade, Site};
 use outpost_engine::{StartError, load_cascade, load_policy};
 use outpost_runtime::{Manifest, ModelFolder};
+use outpost_transport::Origin;
 use serde::Serialize;
 
-use super::{PageError, Stored};
-use crate::config::PageConfig;
+use crate::{PageError, Source, Stored};
 
 /// Name of the encoder profile beside a manifest, where there is one.
 const ENCODERS: &str = "encoders.json";
 
 /// The device's files, read once.
 #[derive(Debug)]
-pub(super) struct Agent {
+pub(crate) struct Agent {
     /// `agent.json`.
-    pub(super) description: Stored,
+    pub(crate) description: Stored,
     /// The files by their digests.
     files: HashMap<String, Stored>,
     /// Name of the cascade.
-    pub(super) cascade: String,
+    pub(crate) cascade: String,
     /// Bytes of all files.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     /// Models that the device asks the service for.
-    pub(super) asks_for: BTreeSet<String>,
+    pub(crate) asks_for: BTreeSet<String>,
     /// Models that it may ask for: these, and what else of its cascade is elsewhere.
-    pub(super) may_ask_for: BTreeSet<String>,
+    pub(crate) may_ask_for: BTreeSet<String>,
 }
 
 #[derive(Serialize)]
@@ -42,6 +42,9 @@ struct Description<'a> {
     goal: Option<String>,
     deadline_ms: u64,
     correct_within_ms: u64,
+    /// Absent where it is the origin that the page came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cloud: Option<&'a str>,
     files: Vec<FileEntry>,
 }
 
@@ -65,15 +68,15 @@ struct FileEntry {
 
 impl Agent {
     /// Reads the files of a page's device out of the model folder, and checks that they fit each other.
-    pub(super) fn load(config: &PageConfig, folder: &ModelFolder) -> Result<Self, PageError> {
-        let cascade = load_cascade(&config.cascade)?;
+    pub(crate) fn load(source: &Source, folder: &ModelFolder) -> Result<Self, PageError> {
+        let cascade = load_cascade(&source.cascade)?;
         if cascade.node(cascade.entry()).site() != Site::Device {
             return Err(PageError::NotADevice(cascade.name().to_owned()));
         }
-        check_policy(config, &cascade, folder)?;
+        check_policy(source, &cascade, folder)?;
         let mut files = Files::new(folder);
-        let cascade_path = files.add_beside(&config.cascade, "cascades")?;
-        let policy_path = match &config.policy {
+        let cascade_path = files.add_beside(&source.cascade, "cascades")?;
+        let policy_path = match &source.policy {
             Some(path) => Some(files.add_beside(path, "policies")?),
             None => None,
         };
@@ -105,10 +108,11 @@ impl Agent {
             },
             goal: policy_path
                 .is_some()
-                .then(|| config.operating_point.to_string()),
+                .then(|| source.operating_point.to_string()),
             policy: policy_path.map(|path| PolicyEntry { path }),
-            deadline_ms: config.deadline_ms,
-            correct_within_ms: config.correct_within_ms,
+            deadline_ms: source.deadline_ms,
+            correct_within_ms: source.correct_within_ms,
+            cloud: source.cloud.as_ref().map(Origin::as_str),
             files: files.entries(),
         };
         let json = serde_json::to_vec(&description).expect("texts and numbers are JSON");
@@ -131,23 +135,23 @@ impl Agent {
     }
 
     /// The file with a digest.
-    pub(super) fn file(&self, sha256: &str) -> Option<&Stored> {
+    pub(crate) fn file(&self, sha256: &str) -> Option<&Stored> {
         self.files.get(sha256)
     }
 
     /// How many files there are.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.files.len()
     }
 }
 
 /// Whether every node has a policy, and a learned one fits the cascade and has the operating point.
 fn check_policy(
-    config: &PageConfig,
+    source: &Source,
     cascade: &Cascade,
     folder: &ModelFolder,
 ) -> Result<(), StartError> {
-    let Some(path) = &config.policy else {
+    let Some(path) = &source.policy else {
         return match cascade.undecided(Site::Device) {
             Some(node) => Err(StartError::Undecided {
                 node: node.name().to_owned(),
@@ -160,7 +164,7 @@ fn check_policy(
         source,
     };
     let bundle = load_policy(path, cascade, folder).map_err(failed)?;
-    match bundle.choose(&config.operating_point) {
+    match bundle.choose(&source.operating_point) {
         Ok(_) => Ok(()),
         Err(error) => Err(failed(error.into())),
     }
