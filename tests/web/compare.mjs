@@ -17,7 +17,7 @@ const { values, positionals } = parseArgs({
 const lines = (await readFile(positionals[0], "utf8")).trim().split("\n").map(line => JSON.parse(line));
 const { Agent, memory } = await load(values.web);
 const { description, files } = await describe(values);
-const agent = new Agent(description, files, NOWHERE, () => {});
+const agent = await Agent.start(description, files, NOWHERE, () => {});
 
 const decision = answer => (answer.reason === "confident" ? "exit" : "go on");
 const median = times => times.toSorted((a, b) => a - b)[times.length >> 1];

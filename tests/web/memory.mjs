@@ -15,7 +15,7 @@ const { Agent, memory } = await load(values.web);
 const cascade = "cascades/cifar10-alexnet-resnet.toml";
 const policy = "policies/cifar10-alexnet-resnet.json";
 const { description, files } = await describe({ models: values.models, cascade, policy });
-const agent = new Agent(description, files, NOWHERE, () => {});
+const agent = await Agent.start(description, files, NOWHERE, () => {});
 // Every other image is to be sent, and finds nobody.
 const modes = ["device", "cloud"];
 const image = await readFile(positionals[0]);

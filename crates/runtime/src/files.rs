@@ -9,18 +9,52 @@ use std::{
 
 use bytes::Bytes;
 
+use crate::sha256_hex;
+
+/// What is in a file, and its digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Digested {
+    bytes: Bytes,
+    sha256: String,
+}
+
+impl Digested {
+    /// Computes the digest.
+    pub fn new(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        let sha256 = sha256_hex(&bytes);
+        Self { bytes, sha256 }
+    }
+
+    /// Takes over a digest that was computed elsewhere of the same bytes, 64 lower-case hexadecimal digits: where that is faster.
+    pub fn with_digest(bytes: impl Into<Bytes>, sha256: String) -> Self {
+        let bytes = bytes.into();
+        Self { bytes, sha256 }
+    }
+
+    /// SHA-256 of the bytes as 64 lower-case hexadecimal digits.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    /// The bytes.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+}
+
 /// The files that there are.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Files {
     /// Those of the file system.
     Disk,
     /// These, by their paths.
-    Memory(Arc<BTreeMap<PathBuf, Bytes>>),
+    Memory(Arc<BTreeMap<PathBuf, Digested>>),
 }
 
 impl Files {
     /// Files in memory, by their paths from the folder.
-    pub(crate) fn in_memory(files: impl IntoIterator<Item = (PathBuf, Bytes)>) -> Self {
+    pub(crate) fn in_memory(files: impl IntoIterator<Item = (PathBuf, Digested)>) -> Self {
         let files = files.into_iter();
         let files = files.map(|(path, bytes)| (plain(&path), bytes));
         Self::Memory(Arc::new(files.collect()))
@@ -33,6 +67,17 @@ impl Files {
     pub(crate) fn read(&self, path: &Path) -> io::Result<Bytes> {
         match self {
             Self::Disk => Ok(fs::read(path)?.into()),
+            Self::Memory(_) => Ok(self.read_digested(path)?.bytes),
+        }
+    }
+
+    /// What is in a file, and its digest.
+    ///
+    /// # Errors
+    /// As [`Files::read`].
+    pub(crate) fn read_digested(&self, path: &Path) -> io::Result<Digested> {
+        match self {
+            Self::Disk => Ok(Digested::new(fs::read(path)?)),
             Self::Memory(files) => {
                 let file = files.get(&plain(path)).cloned();
                 file.ok_or_else(|| io::ErrorKind::NotFound.into())
@@ -130,7 +175,7 @@ mod tests {
         for (path, text) in texts {
             fs::write(folder.path().join(path), text).unwrap();
         }
-        let memory = texts.map(|(path, text)| (PathBuf::from(path), Bytes::from(text)));
+        let memory = texts.map(|(path, text)| (PathBuf::from(path), Digested::new(text)));
         let memory = Files::in_memory(memory);
         for path in [
             "",
@@ -145,7 +190,12 @@ mod tests {
             let path = Path::new(path);
             assert_eq!(memory.is_file(path), on_disk.is_file(), "{path:?}");
             assert_eq!(memory.is_dir(path), on_disk.is_dir(), "{path:?}");
-            let read = |files: &Files, path: &Path| files.read_to_string(path).ok();
+            let read = |files: &Files, path: &Path| {
+                let text = files.read_to_string(path).ok()?;
+                let file = files.read_digested(path).unwrap();
+                assert_eq!(file.bytes, text.as_bytes());
+                Some((text, file.sha256))
+            };
             assert_eq!(
                 read(&memory, path),
                 read(&Files::Disk, &on_disk),

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     classifier::Classifier,
-    files::Files,
+    files::{Digested, Files},
     labels::Labels,
     manifest::{Manifest, ManifestError},
     network::{Features, GraphSpec, LoadError, Runtime, StagedSpec},
@@ -143,7 +143,7 @@ impl ModelFolder {
     }
 
     /// A folder of files in memory, by their paths from it: where there is no disk.
-    pub fn in_memory(files: impl IntoIterator<Item = (PathBuf, Bytes)>) -> Self {
+    pub fn in_memory(files: impl IntoIterator<Item = (PathBuf, Digested)>) -> Self {
         Self {
             path: PathBuf::new(),
             files: Files::in_memory(files),
@@ -397,15 +397,14 @@ impl ModelFolder {
     pub fn weights(&self, manifest: &Manifest) -> Result<Bytes, OpenError> {
         let path = self.weights_path(manifest);
         let weights = self.read_weights(manifest, &path)?;
-        let found = sha256_hex(&weights);
-        if found != manifest.sha256 {
+        if weights.sha256() != manifest.sha256 {
             return Err(OpenError::Digest {
                 path,
                 expected: manifest.sha256.clone(),
-                found,
+                found: weights.sha256().to_owned(),
             });
         }
-        Ok(weights)
+        Ok(weights.into_bytes())
     }
 
     fn has_manifest(&self, folder: &Path) -> bool {
@@ -421,8 +420,8 @@ impl ModelFolder {
         })
     }
 
-    fn read_weights(&self, manifest: &Manifest, path: &Path) -> Result<Bytes, OpenError> {
-        let read = self.files.read(path);
+    fn read_weights(&self, manifest: &Manifest, path: &Path) -> Result<Digested, OpenError> {
+        let read = self.files.read_digested(path);
         read.map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => OpenError::NoWeights {
                 name: manifest.name.clone(),

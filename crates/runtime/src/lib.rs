@@ -53,6 +53,7 @@ pub use decode::{DECODED_FORMATS, DecodeError, ImageLimits, decode};
 pub use device::{Device, UnknownDevice};
 #[cfg(not(target_arch = "wasm32"))]
 pub use encode::{Codec, EncodeError, Encoder, Quality, UnknownEncoder};
+pub use files::Digested;
 pub use fit::Fit;
 pub use folder::{ModelFolder, OpenError, sha256_hex};
 pub use image::RgbImage;

@@ -2,8 +2,7 @@
 
 use std::{collections::HashMap, path::PathBuf};
 
-use bytes::Bytes;
-use outpost_runtime::{ModelFolder, sha256_hex};
+use outpost_runtime::{Digested, ModelFolder};
 use serde::Deserialize;
 
 /// What an agent is made of.
@@ -104,20 +103,19 @@ impl Description {
     /// [`DescriptionError::Missing`] or [`DescriptionError::Digest`], which name the file.
     pub fn folder(
         &self,
-        mut files: HashMap<String, Bytes>,
+        mut files: HashMap<String, Digested>,
     ) -> Result<ModelFolder, DescriptionError> {
         let checked = self.files.iter().map(|entry| {
-            let bytes = files.remove(&entry.path);
-            let bytes = bytes.ok_or_else(|| DescriptionError::Missing(entry.path.clone()))?;
-            let found = sha256_hex(&bytes);
-            if found != entry.sha256 {
+            let file = files.remove(&entry.path);
+            let file = file.ok_or_else(|| DescriptionError::Missing(entry.path.clone()))?;
+            if file.sha256() != entry.sha256 {
                 return Err(DescriptionError::Digest {
                     path: entry.path.clone(),
                     expected: entry.sha256.clone(),
-                    found,
+                    found: file.sha256().to_owned(),
                 });
             }
-            Ok((PathBuf::from(&entry.path), bytes))
+            Ok((PathBuf::from(&entry.path), file))
         });
         let checked: Vec<_> = checked.collect::<Result<_, _>>()?;
         Ok(ModelFolder::in_memory(checked))
@@ -138,11 +136,12 @@ mod tests {
 
     #[test]
     fn a_file_that_is_another_or_missing_is_refused_by_its_name() {
-        let bytes = Bytes::from_static(b"x");
-        let right = description(&sha256_hex(&bytes));
-        let files = |bytes: &Bytes| [("cascades/a.toml".to_owned(), bytes.clone())].into();
-        assert!(right.folder(files(&bytes)).is_ok());
-        let other = right.folder(files(&Bytes::from_static(b"y"))).unwrap_err();
+        let file = Digested::new(&b"x"[..]);
+        let right = description(file.sha256());
+        let files = |file| [("cascades/a.toml".to_owned(), file)].into();
+        assert!(right.folder(files(file)).is_ok());
+        let other = Digested::new(&b"y"[..]);
+        let other = right.folder(files(other)).unwrap_err();
         assert!(matches!(other, DescriptionError::Digest { .. }), "{other}");
         assert!(other.to_string().contains("cascades/a.toml"), "{other}");
         let missing = right.folder(HashMap::new()).unwrap_err();

@@ -13,8 +13,9 @@ use outpost_offload::{
     state::{Node, Policy, Runtime},
 };
 use outpost_runtime::{
-    ClassifyError as NetworkError, DecodeError, Features, ImageLimits, Labels, LocalNetworks,
-    ModelFolder, OpenError, Place, Probabilities, Progress, Runtime as _, TractRuntime, decode,
+    ClassifyError as NetworkError, DecodeError, Digested, Features, ImageLimits, Labels,
+    LocalNetworks, ModelFolder, OpenError, Place, Probabilities, Progress, Runtime as _,
+    TractRuntime, decode,
 };
 
 use crate::{
@@ -126,7 +127,7 @@ impl<H: Host> Agent<H> {
     /// A [`StartError`] that names the file at fault.
     pub fn start(
         description: &Description,
-        files: HashMap<String, Bytes>,
+        files: HashMap<String, Digested>,
         host: H,
     ) -> Result<Self, StartError> {
         let folder = description.folder(files)?;

@@ -1,5 +1,7 @@
 // The page's side of the agent: its worker, the images it was asked about, and another worker where one crashed.
 
+import { take } from "./thread.js";
+
 /** Crashes after which no other worker is started. */
 const CRASHES = 3;
 
@@ -22,7 +24,7 @@ export class Agent {
   start() {
     this.#worker?.terminate();
     this.#isHere = this.#isReady = false;
-    const worker = (this.#worker = new Worker("worker.js", { type: "module", name: "outpost" }));
+    const worker = (this.#worker = take());
     worker.onmessage = ({ data }) => worker === this.#worker && this.#said(data);
     worker.onerror = event => {
       event.preventDefault();

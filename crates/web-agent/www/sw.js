@@ -9,12 +9,12 @@ const WHOLE = "/whole";
 const ASSETS = [
   "/", "/style.css", "/manifest.webmanifest", "/icon.svg", "/icon-192.png", "/icon-512.png", "/icon-maskable-512.png",
   "/agent.js", "/answer.js", "/app.js", "/camera.js", "/charts.js", "/files.js", "/format.js", "/frontier.js", "/messages.js",
-  "/modes.js", "/notices.js", "/offline.js", "/pictures.js", "/strip.js", "/support.js", "/token.js", "/worker.js",
+  "/modes.js", "/notices.js", "/offline.js", "/pictures.js", "/strip.js", "/support.js", "/thread.js", "/token.js", "/worker.js",
   "/pkg/outpost_web_agent.js", "/pkg/outpost_web_agent_bg.wasm",
 ];
 
-/** The set that the page now open is served from. */
-let serving = null;
+/** The set that the page now open is served from, and its files. */
+let serving = null, cache = null;
 
 self.addEventListener("install", event => event.waitUntil(collect().then(() => self.skipWaiting())));
 self.addEventListener("activate", event => event.waitUntil(self.clients.claim()));
@@ -32,9 +32,9 @@ async function serve(request, pathname, isPage) {
   if (isPage || !serving) {
     const [newest, ...older] = await sets();
     serving = newest ?? null;
+    cache = serving && (await caches.open(serving));
     await Promise.all(older.map(name => caches.delete(name)));
   }
-  const cache = serving && (await caches.open(serving));
   const kept = await cache?.match(pathname);
   if (kept) return kept;
   const response = await fetch(request);

@@ -13,15 +13,30 @@ let mode = "policy";
 /** What was chosen while there was no agent yet. */
 let early = {};
 let asked = performance.now();
+/** The service that is asked: the one that the page came from, unless the description names another. */
+let cloud = self.location.origin;
 /** How the latest offload went, as the browser tells it a moment later: `h3`, `h2` or `http/1.1`. */
 let protocol = null;
 const loads = new PerformanceObserver(list => note(list.getEntries()));
 loads.observe({ type: "resource" });
 
-const post = message => self.postMessage(message);
+/** What is said before the page listens. */
+let unheard = [];
+const post = message => (unheard ? unheard.push(message) : self.postMessage(message));
+function listened() {
+  const said = unheard ?? [];
+  unheard = null;
+  said.forEach(post);
+}
 const tell = (code, details = {}) => post({ kind: "notice", code, details });
+/** The latest token, which may be here before there is an agent. */
+let bearer = "";
 const token = new Token({
-  give: text => agent?.set_token(text),
+  cloud: () => cloud,
+  give: text => {
+    bearer = text;
+    agent?.set_token(text);
+  },
   tell: (code, details) => (code ? tell(code, details) : post({ kind: "token" })),
   isWanted: () => mode !== "device" && performance.now() - asked < IDLE_MS,
 });
@@ -40,23 +55,34 @@ async function program() {
   } catch (error) { throw new Trouble("no-program", { error: String(error?.message ?? error) }); }
 }
 
+/** What there is to run. */
+async function describe() {
+  await files.open();
+  const text = await files.description();
+  const description = JSON.parse(text);
+  cloud = description.cloud ?? cloud;
+  return { text, description };
+}
+
+// At once: the page may still be on its way.
+const began = performance.now();
+const files = new Files(tell, count => post({ kind: "progress", ...count }));
+const described = describe();
+const prepared = Promise.all([program(), described, described.then(({ description }) => files.load(description.files))]);
+prepared.catch(() => {});
+
 async function start({ mode: chosen, point }) {
-  const began = performance.now();
-  const files = new Files(tell, count => post({ kind: "progress", ...count }));
-  const fetched = (async () => {
-    await files.open();
-    const text = await files.description();
-    const description = JSON.parse(text);
-    return { text, description, ...(await files.load(description.files)) };
-  })();
-  const [Agent, { text, description, files: bytes, count }] = await Promise.all([program(), fetched]);
-  const make = () => new Agent(text, bytes, { cloud: self.location.origin }, heard);
-  try { agent = make(); } catch (error) {
+  mode = chosen;
+  described.then(() => token.keep(), () => {});
+  const [Agent, { text, description }, { files: bytes, count }] = await prepared;
+  const make = () => Agent.start(text, bytes, { cloud }, heard);
+  try { agent = await make(); } catch (error) {
     const { wrong, still } = await files.repair(description.files, bytes);
     if (still.length) throw new Trouble("wrong-digest", { path: still.join(", ") });
     if (!wrong.length) throw new Trouble("agent-refused", { error: error.message });
-    try { agent = make(); } catch (error) { throw new Trouble("agent-refused", { error: error.message }); }
+    try { agent = await make(); } catch (error) { throw new Trouble("agent-refused", { error: error.message }); }
   }
+  agent.set_token(bearer);
   change({ mode: early.mode ?? chosen });
   // What was chosen for another policy is no longer there.
   const chosenPoint = early.point ?? point;
@@ -108,6 +134,7 @@ function change({ mode: chosen, point }) {
 self.addEventListener("online", () => agent && token.keep());
 self.onmessage = async ({ data }) => {
   if (data.kind === "start") {
+    listened();
     try { await start(data); } catch (error) {
       const trouble = error instanceof Trouble ? error : new Trouble("agent-refused", { error: String(error?.message ?? error) });
       post({ kind: "failed", code: trouble.code, details: trouble.details });

@@ -54,6 +54,10 @@ export class Agent {
   #openUntil = 0;
   #link = null;
 
+  static async start(text, files, options, heard) {
+    return new Agent(text, files, options, heard);
+  }
+
   constructor(text, files, { cloud }, heard) {
     const description = JSON.parse(text);
     for (const { path, sha256: expected } of description.files) {

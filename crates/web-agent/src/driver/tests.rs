@@ -9,7 +9,7 @@ use outpost_proto::{
     inference::{ModelInferRequest, ModelInferResponse},
     tensor,
 };
-use outpost_runtime::sha256_hex;
+use outpost_runtime::Digested;
 use tokio::{task::LocalSet, time::Instant};
 use tonic::{Request, Response, Status};
 
@@ -112,7 +112,7 @@ impl Host for Stage {
 }
 
 /// The files of the CIFAR-10 cascade with a learned policy, and what names them.
-fn described() -> (Description, HashMap<String, Bytes>) {
+fn described() -> (Description, HashMap<String, Digested>) {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
     let paths = [
         "cascades/cifar10-alexnet-resnet.toml",
@@ -122,11 +122,11 @@ fn described() -> (Description, HashMap<String, Bytes>) {
         "cifar10-resnet/model.toml",
         "cifar10/labels.txt",
     ];
-    let read = |path: &str| Bytes::from(std::fs::read(models.join(path)).unwrap());
-    let files: HashMap<String, Bytes> = paths.map(|path| (path.to_owned(), read(path))).into();
+    let read = |path: &str| Digested::new(std::fs::read(models.join(path)).unwrap());
+    let files: HashMap<String, Digested> = paths.map(|path| (path.to_owned(), read(path))).into();
     let entries: Vec<_> = files
         .iter()
-        .map(|(path, bytes)| serde_json::json!({ "path": path, "sha256": sha256_hex(bytes) }))
+        .map(|(path, file)| serde_json::json!({ "path": path, "sha256": file.sha256() }))
         .collect();
     let description = serde_json::json!({
         "cascade": { "name": "cifar10-alexnet-resnet", "path": paths[0] },
@@ -280,9 +280,10 @@ fn what_is_no_image_and_what_does_not_fit_is_refused() {
         let (description, mut files) = described();
         // Another cascade of the same networks.
         let cascade = "cascades/cifar10-alexnet-resnet.toml";
-        let other = String::from_utf8(files[cascade].to_vec()).unwrap();
-        let other = Bytes::from(other.replace("\"cloud\"", "\"fog\""));
-        let digest = sha256_hex(&other);
+        let other = files[cascade].clone().into_bytes().to_vec();
+        let other = String::from_utf8(other).unwrap();
+        let other = Digested::new(other.replace("\"cloud\"", "\"fog\""));
+        let digest = other.sha256().to_owned();
         files.insert(cascade.to_owned(), other);
         let refused = Agent::start(&description, files.clone(), stage.clone());
         assert!(matches!(refused.err(), Some(StartError::Description(_))));
