@@ -47,6 +47,8 @@ export async function serve() {
     newer: new Map(),
     /** Paths that are not there. */
     missing: new Set(),
+    /** Another origin that the page may ask. */
+    mayAsk: "",
   };
   const known = new Set();
   const description = { cascade: { name: "lite0-lite2", path: "cascades/lite0-lite2.toml" }, policy: { path: "policies/lite0-lite2.json" }, goal: null, deadline_ms: 3000,
@@ -64,7 +66,7 @@ export async function serve() {
   const server = http.createServer((request, response) => {
     const { pathname } = new URL(request.url, "http://localhost");
     calls.push(`${request.method} ${pathname}`);
-    const answer = (status, body, headers = {}) => response.writeHead(status, { ...HEADERS, ...headers }).end(body);
+    const answer = (status, body, headers = {}) => response.writeHead(status, { ...HEADERS, "content-security-policy": HEADERS["content-security-policy"].replace("connect-src 'self'", `connect-src 'self'${says.mayAsk}`), ...headers }).end(body);
     if (pathname === "/page/agent.json") return answer(200, JSON.stringify(description), { "content-type": "application/json", "cache-control": "no-cache" });
     if (pathname.startsWith("/page/files/")) {
       const file = byDigest.get(pathname.slice(12));
@@ -90,7 +92,7 @@ export async function serve() {
     }
     const body = request.method === "GET" ? asset(pathname) : null;
     if (!body) return answer(404, `there is no ${pathname}`);
-    const etag = `"${sha256(body).slice(0, 16)}"`, headers = { "content-type": TYPES[pathname === "/" ? ".html" : path.extname(pathname)], "cache-control": "no-cache", etag };
+    const etag = `"${sha256(Buffer.concat([body, Buffer.from(says.mayAsk)])).slice(0, 16)}"`, headers = { "content-type": TYPES[pathname === "/" ? ".html" : path.extname(pathname)], "cache-control": "no-cache", etag };
     return request.headers["if-none-match"] === etag ? answer(304, "", headers) : answer(200, body, headers);
   });
   await new Promise(done => server.listen(0, "127.0.0.1", done));

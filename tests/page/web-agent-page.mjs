@@ -394,6 +394,21 @@ test("a newer page is told of, and comes as a whole at the next load", async tes
   assert.equal(await shown.evaluate(async () => (await caches.keys()).filter(name => name.startsWith("outpost-page-")).length), 1);
 });
 
+test("a page that may ask another cloud is a newer one", async test => {
+  const shown = await page(test);
+  await shown.evaluate(() => navigator.serviceWorker.ready);
+  await shown.reload();
+  await ready(shown);
+  const policy = () => shown.evaluate(async () => (await fetch("/")).headers.get("content-security-policy"));
+  assert.match(await policy(), /connect-src 'self';/);
+  server.says.mayAsk = " https://cloud.example:1";
+  await shown.reload();
+  await told(shown, "update");
+  await shown.locator("#notices button", { hasText: "Load it" }).click();
+  await ready(shown);
+  assert.match(await policy(), /connect-src 'self' https:\/\/cloud\.example:1/);
+});
+
 test("the page can be installed", async test => {
   const shown = await page(test);
   await shown.evaluate(() => navigator.serviceWorker.ready);

@@ -29,7 +29,7 @@ const missing = !web || !program || !device || !fs.existsSync(path.join(web, "pk
 if (missing) console.log("SKIPPED: no program of the page: run scripts/build-web, and set OUTPOST_WEB, OUTPOST_CLOUD_SERVICE and OUTPOST_EDGE_AGENT");
 const options = { skip: missing && "no program of the page" };
 
-let folder, browser;
+let folder, browser, trusted;
 const started = new Set();
 before(async () => {
   if (missing) return;
@@ -38,7 +38,8 @@ before(async () => {
   assert.equal(made.status, 0, made.stderr);
   // Service workers come over a connection that the browser trusts, or not at all.
   const key = new crypto.X509Certificate(fs.readFileSync(path.join(folder, "server.pem"))).publicKey.export({ type: "spki", format: "der" });
-  browser = await launch(CAMERAS.given, ["--enable-blink-features=ForceEagerMeasureMemory", `--ignore-certificate-errors-spki-list=${crypto.createHash("sha256").update(key).digest("base64")}`]);
+  trusted = `--ignore-certificate-errors-spki-list=${crypto.createHash("sha256").update(key).digest("base64")}`;
+  browser = await launch(CAMERAS.given, ["--enable-blink-features=ForceEagerMeasureMemory", trusted]);
 });
 after(async () => {
   await browser?.close();
@@ -194,7 +195,9 @@ test("a page that a device serves asks the cloud, which lets it, and none else",
   await local.end();
   await shown.reload();
   await ready(shown);
+  assert.match(await told(shown, "last-known"), /What served this page is away/);
   assert.match(await ask(shown, AIRPLANE), /The cloud/);
+  await silent(shown, "last-known");
   // One that the cloud does not know of has the phone's answers.
   const other = await startDevice(CIFAR, await freePort(), service);
   test.after(other.end);
@@ -202,8 +205,25 @@ test("a page that a device serves asks the cloud, which lets it, and none else",
   await ready(stranger.page);
   await mode(stranger.page, "cloud");
   assert.match(await ask(stranger.page, AIRPLANE), /This computer/);
+  assert.match(await told(stranger.page, "cloud-gone"), new RegExp(`pages of ${other.url.slice(0, -1)} call`));
   // The browser says so in its console, which is no fault of the page.
   await stranger.context.close();
+});
+
+test("over HTTP/3 the page is opened, and asks", options, async test => {
+  const service = await start(CIFAR, { port: await freePort() });
+  test.after(service.end);
+  // By itself a browser changes to it only for authorities that come with it. "localhost" would be tried by its IPv6 address alone.
+  const host = `127.0.0.1:${service.port}`;
+  const browser = await launch(CAMERAS.given, [trusted, `--origin-to-force-quic-on=${host}`]);
+  test.after(() => browser.close());
+  const opened = await open(browser, `https://${host}/`);
+  await ready(opened.page);
+  assert.equal(await opened.page.evaluate(() => performance.getEntriesByType("navigation")[0].nextHopProtocol), "h3");
+  await mode(opened.page, "cloud");
+  await ask(opened.page, AIRPLANE);
+  assert.match(await ask(opened.page, AIRPLANE), /The cloud[\s\S]*HTTP\/3/);
+  await opened.close();
 });
 
 test("tokens are renewed before they expire", options, async test => {

@@ -5,7 +5,8 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, normalize } from "node:path";
 
-/** The class `Agent` of the WebAssembly in a folder that scripts/build-web made. */
+/** Of the WebAssembly in a folder that scripts/build-web made: what starts an agent, by default without a cloud; the bytes of its
+ * memory; and what ends it. */
 export async function load(web) {
   const pkg = join(web, "pkg");
   const folder = await mkdtemp(join(tmpdir(), "outpost-web-"));
@@ -13,9 +14,10 @@ export async function load(web) {
     // The extension says that it is a module, as its server's headers do to a browser.
     const module = join(folder, "outpost_web_agent.mjs");
     await writeFile(module, await readFile(join(pkg, "outpost_web_agent.js")));
-    const { default: init, Agent } = await import(module);
+    const { default: init, Agent, Files } = await import(module);
     const memory = (await init({ module_or_path: await readFile(join(pkg, "outpost_web_agent_bg.wasm")) })).memory;
-    return { Agent, memory };
+    const start = async (description, files, options = NOWHERE) => new Agent(description, await Files.take(files), options, () => {});
+    return { start, memory: async () => memory.buffer.byteLength, close: async () => {} };
   } finally {
     await rm(folder, { recursive: true });
   }

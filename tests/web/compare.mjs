@@ -1,27 +1,30 @@
 // Compares what the agent in WebAssembly says about images with what `edge-agent classify --format json` said about them.
 //
-//   node compare.mjs --web target/web --models models --cascade cascades/C.toml [--policy policies/P.json] [--goal G] ANSWERS.jsonl
+//   node compare.mjs --web target/web --models models --cascade cascades/C.toml [--policy policies/P.json] [--goal G] \
+//     [--chromium] ANSWERS.jsonl
 //
+// It runs in Node, or in Chromium (chromium.mjs).
 // Prints a JSON object; exit code 1 where a class or a decision, to exit or to go on, differs.
 
 import { readFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 
-import { NOWHERE, describe, load } from "./agent.mjs";
+import { describe, load as loadInNode } from "./agent.mjs";
 
 const text = { type: "string" };
 const { values, positionals } = parseArgs({
-  options: { web: text, models: text, cascade: text, policy: text, goal: text },
+  options: { web: text, models: text, cascade: text, policy: text, goal: text, chromium: { type: "boolean" } },
   allowPositionals: true,
 });
 const lines = (await readFile(positionals[0], "utf8")).trim().split("\n").map(line => JSON.parse(line));
-const { Agent, memory } = await load(values.web);
+const load = values.chromium ? (await import("./chromium.mjs")).load : loadInNode;
+const { start, memory, close } = await load(values.web);
 const { description, files } = await describe(values);
-const agent = await Agent.start(description, files, NOWHERE, () => {});
+const agent = await start(description, files);
 
 const decision = answer => (answer.reason === "confident" ? "exit" : "go on");
 const median = times => times.toSorted((a, b) => a - b)[times.length >> 1];
-const summary = { cascade: values.cascade, images: 0, exits: 0, differ: [], worst_confidence: 0 };
+const summary = { cascade: values.cascade, in: values.chromium ? "Chromium" : "Node", images: 0, exits: 0, differ: [], worst_confidence: 0 };
 const times = { native: [], wasm: [] };
 let held = 0;
 for (const [index, native] of lines.entries()) {
@@ -39,12 +42,13 @@ for (const [index, native] of lines.entries()) {
   const said = answer => [answer.class_id, answer.network, answer.exit, decision(answer)];
   if (String(said(wasm)) !== String(said(native))) summary.differ.push({ image: native.image, native: said(native), wasm: said(wasm) });
   // Once the largest image has been seen nothing more is needed.
-  if (index === lines.length >> 1) held = memory.buffer.byteLength;
+  if (index === lines.length >> 1) held = await memory();
 }
-agent.free();
+await agent.free();
 summary.native_ms = median(times.native);
 summary.wasm_ms = median(times.wasm);
 summary.memory_half_way = held;
-summary.memory_end = memory.buffer.byteLength;
+summary.memory_end = await memory();
+await close();
 console.log(JSON.stringify(summary, null, 1));
 process.exitCode = summary.differ.length ? 1 : 0;

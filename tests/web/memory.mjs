@@ -7,31 +7,31 @@
 import { readFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 
-import { NOWHERE, describe, load } from "./agent.mjs";
+import { describe, load } from "./agent.mjs";
 
 const text = { type: "string" };
 const { values, positionals } = parseArgs({ options: { web: text, models: text, images: text }, allowPositionals: true });
-const { Agent, memory } = await load(values.web);
+const { start, memory } = await load(values.web);
 const cascade = "cascades/cifar10-alexnet-resnet.toml";
 const policy = "policies/cifar10-alexnet-resnet.json";
 const { description, files } = await describe({ models: values.models, cascade, policy });
-const agent = await Agent.start(description, files, NOWHERE, () => {});
+const agent = await start(description, files);
 // Every other image is to be sent, and finds nobody.
 const modes = ["device", "cloud"];
 const image = await readFile(positionals[0]);
 const count = Number(values.images);
-const use = () => {
+const use = async () => {
   globalThis.gc();
-  return { wasm: memory.buffer.byteLength, heap: process.memoryUsage().heapUsed };
+  return { wasm: await memory(), heap: process.memoryUsage().heapUsed };
 };
 let early;
 for (let at = 0; at < count; at++) {
   agent.set_mode(modes[at % 2]);
   await agent.classify(String(at), new Uint8Array(image));
   agent.state();
-  if (at === Math.floor(count / 10)) early = use();
+  if (at === Math.floor(count / 10)) early = await use();
 }
-const late = use();
+const late = await use();
 console.log(JSON.stringify({ images: count, early, late }));
 // JavaScript's own heap varies by what its compilers keep.
 process.exitCode = late.wasm > early.wasm || late.heap > early.heap + 2e6 ? 1 : 0;

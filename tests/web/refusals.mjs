@@ -5,15 +5,14 @@
 import assert from "node:assert";
 import { parseArgs } from "node:util";
 
-import { NOWHERE, describe, load } from "./agent.mjs";
+import { describe, load } from "./agent.mjs";
 
 const text = { type: "string" };
 const { values } = parseArgs({ options: { web: text, models: text } });
-const { Agent } = await load(values.web);
+const { start } = await load(values.web);
 const cascade = "cascades/cifar10-alexnet-resnet.toml";
 const policy = "policies/cifar10-alexnet-resnet.json";
 const { description, files } = await describe({ models: values.models, cascade, policy });
-const start = (described, taken, options = NOWHERE) => Agent.start(described, taken, options, () => {});
 const agent = await start(description, files);
 
 await assert.rejects(start("<html>", files), /does not parse: reload the page/);

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::sha256_hex;
+use crate::folder::{hexadecimal, sha256_hex};
 
 /// What is in a file, and its digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,10 +26,12 @@ impl Digested {
         Self { bytes, sha256 }
     }
 
-    /// Takes over a digest that was computed elsewhere of the same bytes, 64 lower-case hexadecimal digits: where that is faster.
-    pub fn with_digest(bytes: impl Into<Bytes>, sha256: String) -> Self {
-        let bytes = bytes.into();
-        Self { bytes, sha256 }
+    /// Takes over a digest that was computed elsewhere of the same bytes: where that is faster.
+    pub fn with_digest(bytes: impl Into<Bytes>, sha256: [u8; 32]) -> Self {
+        Self {
+            bytes: bytes.into(),
+            sha256: hexadecimal(&sha256),
+        }
     }
 
     /// SHA-256 of the bytes as 64 lower-case hexadecimal digits.

@@ -4,6 +4,7 @@
 
 use std::{
     cell::RefCell,
+    collections::HashMap,
     error::Error as _,
     panic,
     pin::Pin,
@@ -50,6 +51,37 @@ fn begin() {
     panic::set_hook(Box::new(|panic| console_error(&panic.to_string())));
 }
 
+/// Files with their digests.
+#[wasm_bindgen]
+pub struct Files(HashMap<String, Digested>);
+
+#[wasm_bindgen]
+impl Files {
+    /// Takes a `Map` of paths to `Uint8Array`s, and has the browser compute their digests: several times as fast as in
+    /// WebAssembly, and beside it. They must not change until it is done.
+    ///
+    /// # Errors
+    /// An `Error` where the browser computes none: it does so for pages that came over TLS, or from this machine.
+    pub async fn take(files: Map) -> Result<Files, JsValue> {
+        let mut taken = Vec::new();
+        files.for_each(&mut |bytes, path| {
+            if let (Some(path), Ok(bytes)) = (path.as_string(), bytes.dyn_into::<Uint8Array>()) {
+                taken.push((path, bytes));
+            }
+        });
+        let digested = taken.into_iter().map(|(path, bytes)| async move {
+            let digest = Uint8Array::new(&digest("SHA-256", &bytes).await?);
+            let mut sha256 = [0; 32];
+            if digest.length() != 32 {
+                return Err(Error::new("the browser's SHA-256 does not have 32 bytes").into());
+            }
+            digest.copy_to(&mut sha256);
+            Ok::<_, JsValue>((path, Digested::with_digest(bytes.to_vec(), sha256)))
+        });
+        Ok(Self(try_join_all(digested).await?.into_iter().collect()))
+    }
+}
+
 /// The device program: takes one image after the other through the cascade of its description.
 #[wasm_bindgen]
 pub struct Agent {
@@ -58,41 +90,31 @@ pub struct Agent {
 
 #[wasm_bindgen]
 impl Agent {
-    /// Checks `files`, a `Map` of paths to `Uint8Array`s, by the digests of `description`, the text of `agent.json`, and loads the
-    /// cascade. `options.cloud` is the origin that has the service. `heard` is told of what comes after an answer, a
-    /// correction or a confirmation, and of `{kind: "unauthenticated"}` where the service does not know the token.
+    /// Checks `files` by the digests of `description`, the text of `agent.json`, and loads the cascade. `options.cloud` is the
+    /// origin that has the service. `heard` is told of what comes after an answer, a correction or a confirmation, and of
+    /// `{kind: "unauthenticated"}` where the service does not know the token.
     ///
     /// # Errors
     /// An `Error` whose message says what does not fit, and what to do.
-    pub async fn start(
-        description: String,
-        files: Map,
-        options: JsValue,
+    #[wasm_bindgen(constructor)]
+    pub fn new(
+        description: &str,
+        files: Files,
+        options: &JsValue,
         heard: Function,
     ) -> Result<Agent, JsValue> {
-        let description = Description::parse(&description).map_err(thrown)?;
-        let cloud = Reflect::get(&options, &"cloud".into())?;
+        let description = Description::parse(description).map_err(thrown)?;
+        let cloud = Reflect::get(options, &"cloud".into())?;
         let cloud = cloud.as_string().ok_or_else(|| {
             Error::new("`cloud` is missing: give the origin that has the service")
         })?;
-        let mut taken = Vec::new();
-        files.for_each(&mut |bytes, path| {
-            if let (Some(path), Ok(bytes)) = (path.as_string(), bytes.dyn_into::<Uint8Array>()) {
-                taken.push((path, bytes));
-            }
-        });
-        let digested = taken.into_iter().map(|(path, bytes)| async move {
-            let sha256 = sha256(&bytes).await?;
-            Ok::<_, JsValue>((path, Digested::with_digest(bytes.to_vec(), sha256)))
-        });
-        let files = try_join_all(digested).await?.into_iter().collect();
         let browser = Browser {
             // The paths of calls begin with a slash.
             cloud: cloud.trim_end_matches('/').to_owned(),
             token: RefCell::default(),
             heard: Rc::new(heard),
         };
-        let driver = Driver::start(&description, files, browser).map_err(thrown)?;
+        let driver = Driver::start(&description, files.0, browser).map_err(thrown)?;
         Ok(Self {
             driver: Rc::new(driver),
         })
@@ -183,12 +205,6 @@ impl Agent {
         let change = DecideBy { goal, mode };
         self.driver.decide_by(&change).map_err(thrown)
     }
-}
-
-/// SHA-256 as 64 lower-case hexadecimal digits, by the browser: several times as fast as in WebAssembly, and beside it.
-async fn sha256(bytes: &Uint8Array) -> Result<String, JsValue> {
-    let digest = Uint8Array::new(&digest("SHA-256", bytes).await?).to_vec();
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// The page that the agent runs in.

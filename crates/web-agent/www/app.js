@@ -24,6 +24,8 @@ const keep = (name, value) => { try { localStorage.setItem(name, value); } catch
 /** The last state that the agent told, and what the person chose. */
 let state = null;
 let chosen = { mode: kept("mode") ?? "policy", point: kept("point") };
+/** This page's origin, where the cloud has another and must let it call. */
+let asker = null;
 /** Why nothing can be answered: the code of a message. */
 let broken = lacks();
 /** The entry of the strip whose answer is shown, and whether new answers take its place. */
@@ -45,8 +47,9 @@ function heard(message) {
   }
 }
 
-function ready({ state: now, took }) {
+function ready({ state: now, cloud, took }) {
   broken = null;
+  asker = cloud === location.origin ? null : location.origin;
   clear("unreachable", "no-program", "agent-refused", "wrong-digest", "crashed-often");
   showState(now);
   const from = took.cached === took.bytes ? `${bytes(took.bytes)} kept from before` : took.cached ? `${bytes(took.bytes - took.cached)} fetched, ${bytes(took.cached)} kept from before` : `${bytes(took.bytes)} fetched`;
@@ -130,8 +133,9 @@ function show(entry) {
 }
 
 function tellOfCloud(answer) {
-  if (isGone(answer)) notice("cloud-gone", { cause: cause(answer) });
+  if (isGone(answer)) notice("cloud-gone", { cause: cause(answer), asker });
   else if (answer.reason === "offloaded" || answer.mode === "device") clear("cloud-gone", "token-expired");
+  if (answer.reason === "offloaded") clear("last-known");
 }
 
 /** A correction or confirmation of an answer that was given. */

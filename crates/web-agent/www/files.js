@@ -42,7 +42,7 @@ export class Files {
       return text;
     } catch (error) {
       if (!known) throw new Trouble("unreachable", { error: error.message });
-      this.#tell("last-known", {});
+      this.#tell("last-known", { isOnLine: navigator.onLine });
       return known.text();
     }
   }

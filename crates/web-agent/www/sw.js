@@ -58,7 +58,9 @@ async function collect() {
     if (!response.ok) throw new Error(`${asset}: ${response.status} ${response.statusText}`);
     return [asset, response, await response.clone().arrayBuffer()];
   }));
-  const digests = await Promise.all(responses.map(([, , bytes]) => crypto.subtle.digest("SHA-256", bytes)));
+  // What the page may do is told beside it, and can change without it.
+  const policy = responses[0][1].headers.get("content-security-policy") ?? "";
+  const digests = await Promise.all([new TextEncoder().encode(policy), ...responses.map(([, , bytes]) => bytes)].map(bytes => crypto.subtle.digest("SHA-256", bytes)));
   const all = new Uint8Array(await crypto.subtle.digest("SHA-256", await new Blob(digests).arrayBuffer()));
   const name = PREFIX + [...all.subarray(0, 12)].map(byte => byte.toString(16).padStart(2, "0")).join("");
   if ((await sets())[0] === name) return name;

@@ -6,7 +6,11 @@ const make = () => new Worker("worker.js", { type: "module", name: "outpost" });
 
 let early = lacks() ? null : make();
 // One that cannot be loaded is tried again, by whoever hears why.
-if (early) early.onerror = () => (early = null);
+if (early)
+  early.onerror = () => {
+    early?.terminate();
+    early = null;
+  };
 
 /** The thread that was started early, once; then another each time. */
 export function take() {

@@ -51,7 +51,7 @@ async function program() {
   try {
     const module = await import("./pkg/outpost_web_agent.js");
     await module.default();
-    return module.Agent;
+    return module;
   } catch (error) { throw new Trouble("no-program", { error: String(error?.message ?? error) }); }
 }
 
@@ -68,14 +68,17 @@ async function describe() {
 const began = performance.now();
 const files = new Files(tell, count => post({ kind: "progress", ...count }));
 const described = describe();
-const prepared = Promise.all([program(), described, described.then(({ description }) => files.load(description.files))]);
+let prepared = Promise.all([program(), described, described.then(({ description }) => files.load(description.files))]);
 prepared.catch(() => {});
 
 async function start({ mode: chosen, point }) {
   mode = chosen;
   described.then(() => token.keep(), () => {});
-  const [Agent, { text, description }, { files: bytes, count }] = await prepared;
-  const make = () => Agent.start(text, bytes, { cloud }, heard);
+  const waiting = prepared;
+  // The files are held no longer than they are needed.
+  prepared = null;
+  const [{ Agent, Files: Digested }, { text, description }, { files: bytes, count }] = await waiting;
+  const make = async () => new Agent(text, await Digested.take(bytes), { cloud }, heard);
   try { agent = await make(); } catch (error) {
     const { wrong, still } = await files.repair(description.files, bytes);
     if (still.length) throw new Trouble("wrong-digest", { path: still.join(", ") });
@@ -87,8 +90,7 @@ async function start({ mode: chosen, point }) {
   // What was chosen for another policy is no longer there.
   const chosenPoint = early.point ?? point;
   if (agent.state().policy?.operating_points.some(one => one.name === chosenPoint)) change({ point: chosenPoint });
-  token.keep();
-  post({ kind: "ready", state: agent.state(), took: { ms: performance.now() - began, bytes: count.total, cached: count.cached } });
+  post({ kind: "ready", state: agent.state(), cloud, took: { ms: performance.now() - began, bytes: count.total, cached: count.cached } });
 }
 
 /** What the agent says beside answers: corrections, confirmations, and that the cloud does not know the token. */

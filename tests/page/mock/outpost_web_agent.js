@@ -41,6 +41,13 @@ export default async function init() {
   await fetch(new URL("outpost_web_agent_bg.wasm", import.meta.url));
 }
 
+/** Files whose digests were computed. */
+export class Files extends Map {
+  static async take(files) {
+    return new Files(files);
+  }
+}
+
 export class Agent {
   #cloud;
   #heard;
@@ -53,10 +60,6 @@ export class Agent {
   #failures = 0;
   #openUntil = 0;
   #link = null;
-
-  static async start(text, files, options, heard) {
-    return new Agent(text, files, options, heard);
-  }
 
   constructor(text, files, { cloud }, heard) {
     const description = JSON.parse(text);
