@@ -10,7 +10,7 @@ use std::{
 use axum::body::Body;
 use futures::future::{Ready, ready};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
-use outpost_page::{Page as Files, Source, not_allowed, plain, text};
+use outpost_page::{Page as Files, Source, not_allowed, text, with_contents};
 use outpost_transport::Origin;
 use serde_json::json;
 
@@ -112,7 +112,8 @@ impl Page {
             Ok(token) => {
                 let seconds = self.tokens.lifetime().as_secs();
                 let body = json!({ "token": token, "expires_in_seconds": seconds });
-                let mut response = plain(StatusCode::OK, body.to_string(), "application/json");
+                let mut response =
+                    with_contents(StatusCode::OK, body.to_string(), "application/json");
                 response
                     .headers_mut()
                     .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -228,8 +228,8 @@ pub enum ConfigError {
     NobodyForThePage,
     /// The page would have to call what browsers do not call.
     #[error(
-        "the page cannot ask {0:?}, as browsers ask https://HOST or https://HOST:PORT alone: give such an address of the \
-         service as `page.cloud`"
+        "the page cannot ask {0:?}, as browsers let it ask https://HOST or https://HOST:PORT alone, by a name or an address of \
+         IPv4: give such an address of the service as `page.cloud`"
     )]
     PageCloud(String),
     /// The page would send what must not leave the device.
@@ -284,7 +284,8 @@ pub enum ConfigError {
     NoPolicy,
     /// Nothing would come in.
     #[error(
-        "there is no input: give `[api]`, `[[folders]]`, `[[urls]]` or `[[cameras]]` in the configuration, or --api-address"
+        "there is no input: give `[api]`, `[[folders]]`, `[[urls]]` or `[[cameras]]` in the configuration, or --api-address; or \
+         a `[page]`, which has phones take their own"
     )]
     NoInput,
     /// This build cannot open cameras.
@@ -389,7 +390,7 @@ impl Config {
     /// # Errors
     /// A [`ConfigError`] that names the field.
     pub fn check_run(&self) -> Result<(), ConfigError> {
-        if !self.has_inputs() {
+        if !self.has_inputs() && self.page.is_none() {
             return Err(ConfigError::NoInput);
         }
         match self.reload_seconds {

@@ -44,7 +44,7 @@ pub async fn examine(config: &Config, progress: &(dyn Fn(&str) + Sync)) -> Vec<F
         findings: Vec::new(),
         progress,
     };
-    let checked = match config.has_inputs() {
+    let checked = match config.has_inputs() || config.page.is_some() {
         true => config.check().and_then(|()| config.check_run()),
         false => config.check(),
     };

@@ -7,8 +7,8 @@
 //! [`cli`] has two ways to use it. `classify` takes the images that [`paths`] finds and shows their records as a
 //! [`table`]. `run` is a [`Program`] that is left running: an HTTP API, watched folders, web servers and cameras bring images to
 //! the intake, which bounds how many are taken up; what comes of each is announced to outputs and listeners. Images that found
-//! no cloud may wait for it in a queue on disk. Where the configuration or its files change, a new agent takes over. Beside it there may be a page that makes a phone
-//! a device of its own.
+//! no cloud may wait for it in a queue on disk. Where the configuration or its files change, a new agent takes over. Beside it
+//! there may be a page that makes a phone a device of its own.
 //!
 //! Invariants: an image that can be decoded gets exactly one answer, by its deadline or as soon as
 //! the device network has spoken, whichever is later; the answer says who gave it and why; one event about it is the

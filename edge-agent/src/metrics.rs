@@ -8,6 +8,7 @@ mod power;
 
 use std::{fmt, sync::Arc};
 
+use axum::http::StatusCode;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
     metrics::{
@@ -20,7 +21,6 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use axum::http::StatusCode;
 use outpost_engine::Engine;
 use outpost_offload::Answered;
 

@@ -308,7 +308,11 @@ fn a_browser_gets_the_answer_that_others_get_over_http1_and_http2() {
                 let allowed = called.answer.header("access-control-allow-origin");
                 assert_eq!(allowed == origin, may, "{allowed}");
                 let shown = called.answer.header("access-control-expose-headers");
-                assert!(shown.contains("grpc-status") && shown.contains("server-timing"));
+                for name in ["grpc-status", "server-timing", "retry-after"] {
+                    assert!(shown.contains(name), "{name} is not in {shown}");
+                }
+                let timed = called.answer.header("timing-allow-origin");
+                assert_eq!(timed == origin, may, "{timed}");
             }
             // A page of any origin may send a text unasked.
             let simple = [("content-type", "text/plain")];

@@ -5,9 +5,10 @@ use std::{
     fs,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
+    process::Command,
 };
 
-use outpost_tests::{CertificateFolder, free_address, repository};
+use outpost_tests::{CertificateFolder, Process, free_address, program, repository};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use ureq::{
@@ -132,6 +133,21 @@ fn what_takes_effect_on_the_device_does_so_on_the_page() {
             .then(|| reload["restart_for"].clone())
     });
     assert_eq!(waiting, serde_json::json!(["page.address"]));
+    // So does TLS where there was none.
+    let certificates = CertificateFolder::valid();
+    let (chain, key) = (certificates.chain(), certificates.key());
+    let secured = format!("{changed}certificate = {chain:?}\nkey = {key:?}\n");
+    reconfigure(&device, &secured.replace("15000", "12000"));
+    let waiting = until("a reload", || {
+        let reload = &state(&device)["reload"];
+        (reload["result"] == "applied" && state(&device)["deadline_ms"] == 12000)
+            .then(|| reload["restart_for"].clone())
+    });
+    assert_eq!(waiting, serde_json::json!(["page.certificate"]));
+    reconfigure(&device, &moved.replace("15000", "13000"));
+    until("the deadline of before", || {
+        (description(address)["deadline_ms"] == 13000).then_some(())
+    });
     assert_eq!(description(address)["deadline_ms"], 13000);
     device.end();
 }
@@ -208,6 +224,49 @@ fn a_page_that_cannot_be_served_is_refused_by_name() {
         assert_eq!(code, 1, "{said}");
         assert!(said.contains(word), "{word} is not in {said}");
     }
+}
+
+#[test]
+fn a_page_alone_is_enough_to_run_for() {
+    let address = free_address();
+    let folder = tempfile::tempdir().unwrap();
+    let text = with_page(address, &web(), "").replace(API, "");
+    let mut command = Command::new(program("edge-agent"));
+    let config = Device::configure(&folder, &text);
+    let mut process = Process::start(command.args(["run", "--config"]).arg(config));
+    assert_eq!(process.address(), format!("{address}/"));
+    assert_eq!(get(address, "/page/agent.json").status(), 200);
+    process.terminate();
+    let (is_well, log) = process.wait();
+    assert!(is_well, "{log}");
+}
+
+#[test]
+fn the_doctor_looks_at_the_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = free_address();
+    let examine = |text: &str| {
+        let output = Command::new(program("edge-agent"))
+            .args(["doctor", "--format", "json", "--config"])
+            .arg(Device::configure(&folder, text))
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let findings = said
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mut of_page = findings.filter(|finding| finding["area"] == "page");
+        of_page.next()
+    };
+    let whole = examine(&with_page(address, &web(), "")).unwrap();
+    assert_eq!(whole["verdict"], "good", "{whole}");
+    let broken = examine(&with_page(address, Path::new("none"), "")).unwrap();
+    assert_eq!(broken["verdict"], "failed", "{broken}");
+    assert!(
+        broken["found"].as_str().unwrap().contains("page.folder"),
+        "{broken}"
+    );
+    assert_eq!(examine(API), None);
 }
 
 #[test]

@@ -76,7 +76,9 @@ pub enum PageError {
     #[error("cannot serve the page")]
     Start(#[from] StartError),
     /// The device has nothing to do.
-    #[error("the page is a device, and the cascade {0:?} does not begin on one: name another")]
+    #[error(
+        "the page is a device, and the cascade {0:?} does not begin on one: name another as `cascade`"
+    )]
     NotADevice(String),
     /// A network's file is elsewhere.
     #[error("the page gives browsers a copy of the model folder {}, and {} is outside of it", folder.display(), path.display())]
@@ -133,6 +135,8 @@ pub struct Page {
     agent: Agent,
     /// What browsers let the page do.
     policy: HeaderValue,
+    /// Its digest: where the policy changes, so does all that browsers ask about again.
+    policy_sha256: String,
 }
 
 impl Page {
@@ -141,10 +145,12 @@ impl Page {
     /// # Errors
     /// A [`PageError`] that names the file at fault.
     pub fn load(source: &Source) -> Result<Self, PageError> {
+        let policy = policy(source.cloud.as_ref());
         Ok(Self {
             assets: Assets::load(source.folder.as_deref())?,
             agent: Agent::load(source, &ModelFolder::new(&source.models))?,
-            policy: policy(source.cloud.as_ref()),
+            policy_sha256: sha256_hex(policy.as_bytes()),
+            policy,
         })
     }
 
@@ -195,7 +201,7 @@ impl Page {
             };
         };
         match request.method {
-            Method::GET | Method::HEAD => give(request, stored, cache),
+            Method::GET | Method::HEAD => self.give(request, stored, cache),
             _ => not_allowed("GET, HEAD"),
         }
     }
@@ -207,6 +213,42 @@ impl Page {
         }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_SECURITY_POLICY, self.policy.clone());
+    }
+
+    /// A file, or word that the browser has it already.
+    fn give(
+        &self,
+        request: &request::Parts,
+        stored: &Stored,
+        cache: &'static str,
+    ) -> Response<Body> {
+        let tag = match cache {
+            FOR_GOOD => format!("\"{}\"", stored.sha256),
+            _ => format!("\"{}-{}\"", stored.sha256, &self.policy_sha256[..16]),
+        };
+        let has_it = request
+            .headers
+            .get_all(header::IF_NONE_MATCH)
+            .iter()
+            .any(|tags| {
+                let mut tags = tags.to_str().unwrap_or_default().split(',').map(str::trim);
+                tags.any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
+            });
+        let mut response = match has_it {
+            true => {
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::NOT_MODIFIED;
+                response
+            }
+            false => with_contents(StatusCode::OK, stored.contents.clone(), stored.content_type),
+        };
+        set(&mut response, header::CACHE_CONTROL, cache);
+        let tag = HeaderValue::try_from(tag).expect("a digest is letters and digits");
+        response.headers_mut().insert(header::ETAG, tag);
+        if request.method == Method::HEAD {
+            *response.body_mut() = Body::empty();
+        }
+        response
     }
 
     /// What there is by a name, and how long a browser may keep it.
@@ -234,34 +276,6 @@ fn policy(cloud: Option<&Origin>) -> HeaderValue {
     HeaderValue::try_from(policy).expect("an origin is part of a URL")
 }
 
-/// A file, or word that the browser has it already.
-fn give(request: &request::Parts, stored: &Stored, cache: &'static str) -> Response<Body> {
-    let tag = format!("\"{}\"", stored.sha256);
-    let has_it = request
-        .headers
-        .get_all(header::IF_NONE_MATCH)
-        .iter()
-        .any(|tags| {
-            let mut tags = tags.to_str().unwrap_or_default().split(',').map(str::trim);
-            tags.any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
-        });
-    let mut response = match has_it {
-        true => {
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-            response
-        }
-        false => plain(StatusCode::OK, stored.contents.clone(), stored.content_type),
-    };
-    set(&mut response, header::CACHE_CONTROL, cache);
-    let tag = HeaderValue::try_from(tag).expect("a digest is letters and digits");
-    response.headers_mut().insert(header::ETAG, tag);
-    if request.method == Method::HEAD {
-        *response.body_mut() = Body::empty();
-    }
-    response
-}
-
 /// Refuses a request by its method; `methods` are those that there are.
 pub fn not_allowed(methods: &'static str) -> Response<Body> {
     let mut response = text(
@@ -274,13 +288,13 @@ pub fn not_allowed(methods: &'static str) -> Response<Body> {
 
 /// Words for a person, which nothing keeps.
 pub fn text(status: StatusCode, words: impl Into<Bytes>) -> Response<Body> {
-    let mut response = plain(status, words, "text/plain; charset=utf-8");
+    let mut response = with_contents(status, words, "text/plain; charset=utf-8");
     set(&mut response, header::CACHE_CONTROL, "no-store");
     response
 }
 
-/// An answer with its length and what it is.
-pub fn plain(
+/// An answer with contents, their length and what they are.
+pub fn with_contents(
     status: StatusCode,
     contents: impl Into<Bytes>,
     content_type: &'static str,

@@ -65,6 +65,15 @@ impl Config {
                 page.clone_from(running);
             }
         }
+        // As of the API.
+        let is_another = self.page_identity().is_some() != running.page_identity().is_some();
+        if let (Some(page), Some(running)) = (&mut self.page, &running.page)
+            && is_another
+        {
+            waiting.0.push("page.certificate");
+            page.certificate.clone_from(&running.certificate);
+            page.key.clone_from(&running.key);
+        }
         (self, waiting.0)
     }
 

@@ -108,13 +108,16 @@ impl Config {
                 origin.map_err(|_| url.clone())
             }
         };
-        // A page that came over TLS may not call in the clear.
-        Some(origin.and_then(
-            |origin: Origin| match origin.as_str().starts_with("https://") {
+        Some(origin.and_then(|origin: Origin| {
+            // A page that came over TLS may not call in the clear; and what it may do (its content security policy) has no way to
+            // write addresses of IPv6.
+            let host = origin.as_str().strip_prefix("https://");
+            let is_plain = |letter: char| letter.is_ascii_alphanumeric() || ".-:".contains(letter);
+            match host.is_some_and(|host| host.chars().all(is_plain)) {
                 true => Ok(origin),
                 false => Err(origin.as_str().to_owned()),
-            },
-        ))
+            }
+        }))
     }
 }
 
@@ -167,6 +170,7 @@ mod tests {
                 "[cloud]\nurl = \"https://a.example/path\"",
                 "`page.cloud`",
             ),
+            ("", "[cloud]\nurl = \"https://[::1]:8443\"", "`page.cloud`"),
             ("address = \"0.0.0.0:8444\"", cloud, "`page.certificate`"),
             ("certificate = \"a.pem\"", cloud, "`page.key`"),
             ("key = \"a.key\"", cloud, "`page.certificate`"),

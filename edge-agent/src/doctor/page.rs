@@ -7,7 +7,9 @@ use crate::{config::Config, page::Loaded};
 
 /// Looks at the page's files, where there is one.
 pub(super) fn examine(config: &Config, examination: &mut Examination<'_>) {
-    examination.look_at("the page");
+    if config.page.is_some() {
+        examination.look_at("the page");
+    }
     let Some(loaded) = Loaded::load(config).transpose() else {
         return;
     };
