@@ -72,12 +72,13 @@ let prepared = Promise.all([program(), described, described.then(({ description 
 prepared.catch(() => {});
 
 async function start({ mode: chosen, point }) {
-  mode = chosen;
-  described.then(() => token.keep(), () => {});
   const waiting = prepared;
   // The files are held no longer than they are needed.
   prepared = null;
   const [{ Agent, Files: Digested }, { text, description }, { files: bytes, count }] = await waiting;
+  // While the network is loaded.
+  mode = early.mode ?? chosen;
+  token.keep();
   const make = async () => new Agent(text, await Digested.take(bytes), { cloud }, heard);
   try { agent = await make(); } catch (error) {
     const { wrong, still } = await files.repair(description.files, bytes);
