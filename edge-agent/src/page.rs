@@ -71,11 +71,10 @@ impl Loaded {
             return Ok(None);
         };
         let identity = config.page_identity();
-        let identity =
-            identity.map(|(certificate, key)| Identity::load(certificate, key).map(Some));
+        let identity = identity.map(|(certificate, key)| Identity::load(certificate, key));
         Ok(Some(Self {
             page: Page::load(&source)?,
-            identity: identity.unwrap_or(Ok(None))?,
+            identity: identity.transpose()?,
         }))
     }
 

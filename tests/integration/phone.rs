@@ -124,26 +124,23 @@ fn what_takes_effect_on_the_device_does_so_on_the_page() {
     assert!(refused(&device).contains("page.folder"));
     assert_eq!(state(&device)["deadline_ms"], 15000);
     assert_eq!(description(address)["deadline_ms"], 15000);
+    let restart_for = |deadline: u64| {
+        until("a reload", || {
+            let reload = &state(&device)["reload"];
+            (reload["result"] == "applied" && state(&device)["deadline_ms"] == deadline)
+                .then(|| reload["restart_for"].clone())
+        })
+    };
     // Another address waits for a restart.
     let moved = changed.replace(&address.to_string(), "127.0.0.1:1");
     reconfigure(&device, &moved.replace("15000", "13000"));
-    let waiting = until("a reload", || {
-        let reload = &state(&device)["reload"];
-        (reload["result"] == "applied" && state(&device)["deadline_ms"] == 13000)
-            .then(|| reload["restart_for"].clone())
-    });
-    assert_eq!(waiting, serde_json::json!(["page.address"]));
+    assert_eq!(restart_for(13000), serde_json::json!(["page.address"]));
     // So does TLS where there was none.
     let certificates = CertificateFolder::valid();
     let (chain, key) = (certificates.chain(), certificates.key());
     let secured = format!("{changed}certificate = {chain:?}\nkey = {key:?}\n");
     reconfigure(&device, &secured.replace("15000", "12000"));
-    let waiting = until("a reload", || {
-        let reload = &state(&device)["reload"];
-        (reload["result"] == "applied" && state(&device)["deadline_ms"] == 12000)
-            .then(|| reload["restart_for"].clone())
-    });
-    assert_eq!(waiting, serde_json::json!(["page.certificate"]));
+    assert_eq!(restart_for(12000), serde_json::json!(["page.certificate"]));
     reconfigure(&device, &moved.replace("15000", "13000"));
     until("the deadline of before", || {
         (description(address)["deadline_ms"] == 13000).then_some(())

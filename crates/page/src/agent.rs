@@ -1,15 +1,14 @@
 //! What the device in the browser is made of: `agent.json`, and the files that it names.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
     fs, io,
     path::{Component, Path, PathBuf},
 };
 
-use bytes::Bytes;
 use outpost_cascade::{Cascade, Site};
 use outpost_engine::{StartError, load_cascade, load_policy};
-use outpost_runtime::{Manifest, ModelFolder};
+use outpost_runtime::{Digested, Manifest, ModelFolder};
 use outpost_transport::Origin;
 use serde::Serialize;
 
@@ -117,16 +116,23 @@ impl Agent {
         };
         let json = serde_json::to_vec(&description).expect("texts and numbers are JSON");
         Ok(Self {
-            description: Stored::new(json.into(), "application/json"),
+            description: Stored {
+                file: Digested::new(json),
+                content_type: "application/json",
+            },
             bytes: files
                 .by_path
                 .values()
-                .map(|file| file.contents.len() as u64)
+                .map(|file| file.bytes().len() as u64)
                 .sum(),
             files: files
                 .by_path
                 .into_values()
-                .map(|file| (file.sha256.clone(), file))
+                .map(|file| {
+                    let sha256 = file.sha256().to_owned();
+                    let content_type = "application/octet-stream";
+                    (sha256, Stored { file, content_type })
+                })
                 .collect(),
             cascade: cascade.name().to_owned(),
             asks_for,
@@ -173,7 +179,7 @@ fn check_policy(
 /// Files on their way into the list, by the paths that the browser's copy of the model folder has.
 struct Files<'a> {
     folder: &'a ModelFolder,
-    by_path: BTreeMap<String, Stored>,
+    by_path: BTreeMap<String, Digested>,
 }
 
 impl<'a> Files<'a> {
@@ -201,7 +207,7 @@ impl<'a> Files<'a> {
             let weights = self.folder.weights(manifest).map_err(StartError::from)?;
             let path = self.folder.weights_path(manifest);
             let name = self.name(&path)?;
-            self.store(name, weights);
+            self.by_path.insert(name, weights);
         }
         Ok(())
     }
@@ -212,21 +218,15 @@ impl<'a> Files<'a> {
             let last = path.file_name().and_then(|name| name.to_str());
             last.map(|last| format!("{folder}/{last}")).ok_or(error)
         })?;
-        self.store(name.clone(), read(path)?);
+        self.by_path.insert(name.clone(), read(path)?);
         Ok(name)
     }
 
     fn add(&mut self, path: &Path) -> Result<(), PageError> {
-        let name = self.name(path)?;
-        if !self.by_path.contains_key(&name) {
-            self.store(name, read(path)?);
+        if let Entry::Vacant(entry) = self.by_path.entry(self.name(path)?) {
+            entry.insert(read(path)?);
         }
         Ok(())
-    }
-
-    fn store(&mut self, name: String, contents: impl Into<Bytes>) {
-        let stored = Stored::new(contents.into(), "application/octet-stream");
-        self.by_path.insert(name, stored);
     }
 
     /// A path within the model folder, with `/` between its parts.
@@ -246,18 +246,21 @@ impl<'a> Files<'a> {
         files
             .map(|(path, file)| FileEntry {
                 path: path.clone(),
-                sha256: file.sha256.clone(),
-                bytes: file.contents.len(),
+                sha256: file.sha256().to_owned(),
+                bytes: file.bytes().len(),
             })
             .collect()
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, PageError> {
-    fs::read(path).map_err(|source: io::Error| PageError::Read {
-        path: path.to_owned(),
-        source,
-    })
+fn read(path: &Path) -> Result<Digested, PageError> {
+    let contents = fs::read(path);
+    contents
+        .map(Digested::new)
+        .map_err(|source: io::Error| PageError::Read {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 /// The path without `.` and `..`, which need no look at the disk: manifests name labels as `../labels.txt`.

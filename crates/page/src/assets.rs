@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use outpost_runtime::Digested;
 
 use crate::{PageError, Stored};
 
@@ -50,7 +51,11 @@ impl Assets {
     fn new(files: impl Iterator<Item = (String, Bytes)>) -> Self {
         let stored = |(name, contents): (String, Bytes)| {
             let kind = content_type(&name);
-            (name, Stored::new(contents, kind))
+            let stored = Stored {
+                file: Digested::new(contents),
+                content_type: kind,
+            };
+            (name, stored)
         };
         Self(files.map(stored).collect())
     }
@@ -134,7 +139,7 @@ mod tests {
         let assets = Assets::load(Some(&page)).unwrap();
         for path in ["/", "/index.html"] {
             let index = assets.get(path).unwrap();
-            assert_eq!(index.contents, "web/index.html".as_bytes());
+            assert_eq!(index.file.bytes(), "web/index.html".as_bytes());
             assert_eq!(index.content_type, "text/html; charset=utf-8");
         }
         let module = assets.get("/pkg/a.wasm").unwrap();

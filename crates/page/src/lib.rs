@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header, request};
 use outpost_engine::StartError;
 use outpost_exit_policy::Goal;
-use outpost_runtime::{ModelFolder, sha256_hex};
+use outpost_runtime::{Digested, ModelFolder, sha256_hex};
 use outpost_transport::Origin;
 
 mod agent;
@@ -112,20 +112,8 @@ pub enum PageError {
 /// Contents that are served, and what they are.
 #[derive(Debug)]
 struct Stored {
-    contents: Bytes,
-    sha256: String,
+    file: Digested,
     content_type: &'static str,
-}
-
-impl Stored {
-    /// Keeps contents and their digest.
-    fn new(contents: Bytes, content_type: &'static str) -> Self {
-        Self {
-            sha256: sha256_hex(&contents),
-            contents,
-            content_type,
-        }
-    }
 }
 
 /// A page, read and checked.
@@ -223,8 +211,8 @@ impl Page {
         cache: &'static str,
     ) -> Response<Body> {
         let tag = match cache {
-            FOR_GOOD => format!("\"{}\"", stored.sha256),
-            _ => format!("\"{}-{}\"", stored.sha256, &self.policy_sha256[..16]),
+            FOR_GOOD => format!("\"{}\"", stored.file.sha256()),
+            _ => format!("\"{}-{}\"", stored.file.sha256(), &self.policy_sha256[..16]),
         };
         let has_it = request
             .headers
@@ -240,7 +228,11 @@ impl Page {
                 *response.status_mut() = StatusCode::NOT_MODIFIED;
                 response
             }
-            false => with_contents(StatusCode::OK, stored.contents.clone(), stored.content_type),
+            false => with_contents(
+                StatusCode::OK,
+                stored.file.bytes().clone(),
+                stored.content_type,
+            ),
         };
         set(&mut response, header::CACHE_CONTROL, cache);
         let tag = HeaderValue::try_from(tag).expect("a digest is letters and digits");

@@ -40,6 +40,11 @@ impl Digested {
     }
 
     /// The bytes.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The bytes alone.
     pub fn into_bytes(self) -> Bytes {
         self.bytes
     }

@@ -386,7 +386,7 @@ impl ModelFolder {
     ) -> Result<(Manifest, Labels, Bytes), OpenError> {
         let manifest = self.manifest_of(name, version)?;
         let labels = self.labels(&manifest)?;
-        let weights = self.weights(&manifest)?;
+        let weights = self.weights(&manifest)?.into_bytes();
         Ok((manifest, labels, weights))
     }
 
@@ -394,7 +394,7 @@ impl ModelFolder {
     ///
     /// # Errors
     /// [`OpenError::NoWeights`], [`OpenError::Read`], or [`OpenError::Digest`] where they are not the manifest's.
-    pub fn weights(&self, manifest: &Manifest) -> Result<Bytes, OpenError> {
+    pub fn weights(&self, manifest: &Manifest) -> Result<Digested, OpenError> {
         let path = self.weights_path(manifest);
         let weights = self.read_weights(manifest, &path)?;
         if weights.sha256() != manifest.sha256 {
@@ -404,7 +404,7 @@ impl ModelFolder {
                 found: weights.sha256().to_owned(),
             });
         }
-        Ok(weights.into_bytes())
+        Ok(weights)
     }
 
     fn has_manifest(&self, folder: &Path) -> bool {
