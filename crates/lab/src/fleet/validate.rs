@@ -2,9 +2,10 @@
 //! same images at the same times.
 //!
 //! The service is real, and so are its clients, one connection a device; images are sent as a policy decides on a trace. What is
-//! not real is the devices' own networks: 64 devices do not fit in one machine, so that their time is waited for. In the first
-//! half of each run the service tells how long things take under that load: batches by size, decoding, the rest of a call. This is
-//! all that the simulator is told; the second half, of other images at other times, is compared.
+//! not real is the devices' own networks: 64 devices do not fit in one machine, so that their time is waited for. Runs are cut
+//! into stretches. In every other one the service tells how long things take under that load: batches by size, decoding, the rest
+//! of a call. This is all that the simulator is told; the stretches between, of other images at other times, are compared. As they
+//! take turns, a machine that becomes slower or faster does so for both.
 
 mod real;
 mod record;
@@ -39,11 +40,13 @@ use crate::{
     programs::ProgramError,
     table::{percent, row, table},
 };
-use real::{Real, Sent, Served, Timings};
+use real::{Called, Real, Sent, Served, Timings};
 pub use record::{Compared, Point, Record, not_validated};
 
-/// Share of the images of a run that tell how long things take; those after them are compared.
-const TELLING: f64 = 0.5;
+/// Seconds of a stretch: many calls, and short beside what else becomes of a machine.
+const STRETCH_SECONDS: f64 = 2.0;
+/// A run has so many stretches at least: shorter ones where it is shorter.
+const LEAST_STRETCHES: f64 = 8.0;
 /// A size of batches that comes up less often in them is one that was measured without load, too.
 const OFTEN: usize = 20;
 /// Simulations of each run, with other draws of the times of batches; their mean is what is compared.
@@ -278,21 +281,21 @@ pub fn run(args: &ValidateArgs, out: &mut dyn Write) -> Result<(), ValidateError
         let at = |seconds| bar.set_position(begun + milliseconds(seconds));
         let (served, called) = real.serve(devices, schedule, at)?;
         at(run.seconds());
-        let compared_from = schedule[telling(schedule)].arrival.at.0;
-        let of_half = |is_compared: bool| {
-            let half = called.iter().copied();
-            let half = half.filter(|call| (call.taken >= compared_from) == is_compared);
-            Timings::of(half, args.instances)
-        };
-        let (told, later) = (of_half(false), of_half(true));
-        let drift = later.batch_seconds(1) / told.batch_seconds(1) - 1.0;
+        let (turns, half) = (Turns::of(run.seconds()), 0.5 * run.seconds());
+        let of = |counts: &dyn Fn(&Called) -> bool| Timings::of(&called, args.instances, counts);
+        let told = of(&|call| !turns.is_compared(call.taken));
+        let (before, after) = (
+            of(&|call| call.taken < half),
+            of(&|call| call.taken >= half),
+        );
+        let drift = after.batch_seconds(1) / before.batch_seconds(1) - 1.0;
         let told = told.with_rare(&alone, OFTEN);
         let simulated = validation.simulated(schedule, devices, &told);
         points.push(Point {
             devices,
             images_per_second_of_device: run.per_second,
             drift: drift.is_finite().then_some(drift),
-            ..point(schedule, &served, &simulated)
+            ..point(turns, schedule, &served, &simulated)
         });
         all = all.and(&told);
     }
@@ -461,7 +464,6 @@ impl Validation<'_> {
             loss: 0.0,
         };
         let links = vec![link; devices as usize];
-        let warm_up = telling(schedule);
         let service = ServiceTimes::of(timings.batches.iter().copied());
         (0..REPLICATIONS)
             .map(|replication| {
@@ -482,12 +484,12 @@ impl Validation<'_> {
                     seed: self.args.seed.wrapping_add(1 + replication),
                 };
                 let window = Window {
-                    warm_up: warm_up as u64,
-                    images: (schedule.len() - warm_up) as u64,
+                    warm_up: 0,
+                    images: schedule.len() as u64,
                 };
                 let arrivals = schedule.iter().map(|one| one.arrival);
                 let measured = simulate(&scenario, arrivals, window);
-                let seen = measured.seen().zip(&schedule[warm_up..]);
+                let seen = measured.seen().zip(schedule);
                 let sent = seen.filter(|(seen, _)| seen.was_to_be_sent);
                 let sent = sent.map(|(seen, one)| Sent {
                     taken: one.arrival.at.0,
@@ -500,25 +502,47 @@ impl Validation<'_> {
     }
 }
 
-/// Images at the beginning of a run that tell how long things take.
-fn telling(schedule: &[Scheduled]) -> usize {
-    (TELLING * schedule.len() as f64) as usize
+/// The stretches of a run, which in turns tell how long things take and are compared.
+#[derive(Debug, Clone, Copy)]
+struct Turns {
+    /// Seconds of the run, and of a stretch.
+    run: f64,
+    stretch: f64,
+}
+
+impl Turns {
+    fn of(run: f64) -> Self {
+        Self {
+            run,
+            stretch: STRETCH_SECONDS.min(run / LEAST_STRETCHES),
+        }
+    }
+
+    /// Whether an image that was taken up so many seconds after the beginning is compared, or tells.
+    fn is_compared(self, taken: f64) -> bool {
+        (taken / self.stretch) as u64 % 2 == 1
+    }
+
+    /// Seconds of the run that are compared.
+    fn compared_seconds(self) -> f64 {
+        let pairs = (self.run / (2.0 * self.stretch)).floor();
+        let rest = self.run - pairs * 2.0 * self.stretch;
+        pairs * self.stretch + (rest - self.stretch).max(0.0)
+    }
 }
 
 /// The figures of a run beside those of its simulations.
-fn point(schedule: &[Scheduled], served: &Served, simulated: &[Served]) -> Point {
-    let counted = &schedule[telling(schedule)..];
-    let begins = counted.first().map_or(0.0, |one| one.arrival.at.0);
-    let served = Served(
-        served
-            .0
-            .iter()
-            .copied()
-            .filter(|s| s.taken >= begins)
-            .collect(),
-    );
-    let seconds = counted.last().map_or(0.0, |one| one.arrival.at.0) - begins;
-    let all = counted.len() as f64;
+fn point(turns: Turns, schedule: &[Scheduled], served: &Served, simulated: &[Served]) -> Point {
+    let compared = |served: &Served| {
+        let sent = served.0.iter().copied();
+        Served(sent.filter(|sent| turns.is_compared(sent.taken)).collect())
+    };
+    let served = compared(served);
+    let simulated: Vec<Served> = simulated.iter().map(compared).collect();
+    let counted = schedule.iter().map(|one| one.arrival.at.0);
+    let counted = counted.filter(|&taken| turns.is_compared(taken)).count();
+    let all = counted as f64;
+    let seconds = turns.compared_seconds();
     let figures: [(&str, Figure<'_>); 6] = [
         ("cloud's answers a second", &|s| {
             s.answered().count() as f64 / seconds
@@ -545,7 +569,7 @@ fn point(schedule: &[Scheduled], served: &Served, simulated: &[Served]) -> Point
         devices: 0,
         images_per_second_of_device: 0.0,
         drift: None,
-        images: counted.len(),
+        images: counted,
         sent: served.0.len(),
         compared: compared.collect(),
     }
@@ -627,7 +651,26 @@ fn print(record: &Record, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(
         out,
-        "{rows}\ndrift: by how much a batch of one image took longer in the half that is compared than in the one that tells the \
-         times; where that is more than a few per cent, the machine had something else to do, and the run tells nothing"
+        "{rows}\ndrift: by how much a batch of one image took longer in the second half of a run than in the first; where that is more \
+         than a few per cent, the machine had something else to do, and the tail tells of that"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_are_told_and_compared_in_turns() {
+        let turns = Turns::of(100.0);
+        let compared = [0.0, 1.9, 2.0, 3.9, 4.1, 6.1].map(|taken| turns.is_compared(taken));
+        assert_eq!(compared, [false, false, true, true, false, true]);
+        let seconds = [16.0, 17.0, 18.0, 19.5, 20.0].map(|run| Turns::of(run).compared_seconds());
+        assert_eq!(seconds, [8.0, 8.0, 8.0, 9.5, 10.0]);
+        // A short run has both, too.
+        let turns = Turns::of(1.0);
+        let compared = [0.0, 0.13, 0.3, 0.9].map(|taken| turns.is_compared(taken));
+        assert_eq!(compared, [false, true, false, true]);
+        assert_eq!(turns.compared_seconds(), 0.5);
+    }
 }

@@ -59,22 +59,34 @@ pub(super) struct Timings {
 }
 
 impl Timings {
-    /// What a run's calls tell. Those of one batch are told the same time of it, to the microsecond, one after another or with
-    /// calls of other `instances` in between.
-    pub(super) fn of(called: impl IntoIterator<Item = Called>, instances: u32) -> Self {
-        let mut called: Vec<Called> = called.into_iter().collect();
+    /// What those of a run's calls tell that count, and batches all of whose calls do. Those of one batch are told the same time of
+    /// it, to the microsecond, one after another or with calls of other `instances` in between.
+    pub(super) fn of(called: &[Called], instances: u32, counts: impl Fn(&Called) -> bool) -> Self {
+        let mut called: Vec<&Called> = called.iter().collect();
         called.sort_by(|a, b| a.done.total_cmp(&b.done));
         let mut timings = Self::default();
-        for Called { took, times, .. } in called {
-            let mut latest = timings.batches.iter_mut().rev().take(instances as usize);
-            match latest.find(|(_, seconds)| *seconds == times.infer) {
-                Some((images, _)) => *images += 1,
-                None => timings.batches.push((1, times.infer)),
+        // Images, seconds, and whether all of its calls count.
+        let mut batches: Vec<(usize, f64, bool)> = Vec::new();
+        for call in called {
+            let (times, counts) = (call.times, counts(call));
+            let mut latest = batches.iter_mut().rev().take(instances as usize);
+            match latest.find(|(_, seconds, _)| *seconds == times.infer) {
+                Some((images, _, all)) => {
+                    *images += 1;
+                    *all &= counts;
+                }
+                None => batches.push((1, times.infer, counts)),
             }
-            timings.decoding.push(times.decode);
-            let rest = took - times.queue - times.decode - times.infer;
-            timings.calls.push(rest.max(0.0));
+            if counts {
+                timings.decoding.push(times.decode);
+                let rest = call.took - times.queue - times.decode - times.infer;
+                timings.calls.push(rest.max(0.0));
+            }
         }
+        let counted = batches.into_iter().filter(|(_, _, all)| *all);
+        timings.batches = counted
+            .map(|(images, seconds, _)| (images, seconds))
+            .collect();
         timings
     }
 
@@ -377,7 +389,7 @@ mod tests {
             called(0.2, 0.020),
             called(0.4, 0.020),
         ];
-        let timings = Timings::of(run, 1);
+        let timings = Timings::of(&run, 1, |_| true);
         assert_eq!(timings.batches, [(2, 0.020), (1, 0.030), (1, 0.020)]);
         assert!((timings.decode_seconds() - 0.002).abs() < 1e-12);
         assert!((timings.call_seconds() - 0.001).abs() < 1e-12);
@@ -397,7 +409,12 @@ mod tests {
         assert!((both.batch_seconds(1) - 0.025).abs() < 1e-9);
         // Two instances answer in turns.
         let turns = [called(0.1, 0.02), called(0.2, 0.03), called(0.3, 0.02)];
-        assert_eq!(Timings::of(turns, 2).batches, [(2, 0.02), (1, 0.03)]);
+        let all = Timings::of(&turns, 2, |_| true);
+        assert_eq!(all.batches, [(2, 0.02), (1, 0.03)]);
+        // Of a batch some of whose calls do not count, the size is not known.
+        let later = Timings::of(&turns, 2, |call| call.done > 0.15);
+        assert_eq!(later.batches, [(1, 0.03)]);
+        assert_eq!(later.decoding.len(), 2);
     }
 
     #[test]

@@ -78,8 +78,8 @@ pub struct Point {
     pub devices: u32,
     /// Images a second of each.
     pub images_per_second_of_device: f64,
-    /// By how much a batch of one image took longer in the half of the run that is compared than in the other, as a share: what
-    /// else the machine had to do. None where there was none.
+    /// By how much a batch of one image took longer in the second half of the run than in the first, as a share: what else the
+    /// machine had to do. None where there was none.
     pub drift: Option<f64>,
     /// Images that counted.
     pub images: usize,
