@@ -57,7 +57,7 @@ pub(super) struct Speed {
     pub(super) here: Estimate,
     /// Whether that is as accurate as needed.
     pub(super) is_as_accurate: bool,
-    /// The better of the device and the cloud alone; absent where none had the same images.
+    /// The better of the device and the cloud alone; absent where neither had enough of the same images.
     pub(super) rival: Option<Rival>,
     pub(super) verdict: Verdict,
     /// Where the time goes.
@@ -147,12 +147,12 @@ fn speed(experiment: &Experiment, reference: &Reference, setting: &Setting) -> O
         });
         found.min_by(|a, b| a.faster.value.total_cmp(&b.faster.value))
     };
+    let is_as_accurate = learned.iter().any(|(_, points)| qualifies(points));
     let best = learned
         .iter()
         .filter(|(_, points)| qualifies(points))
         .filter_map(|(policy, points)| Some((*policy, *points, against(policy)?)))
         .max_by(|a, b| a.2.faster.value.total_cmp(&b.2.faster.value));
-    let is_as_accurate = best.is_some();
     let (policy, points, rival) = match best {
         Some((policy, points, rival)) => (policy, points, Some(rival)),
         None => {
@@ -166,7 +166,7 @@ fn speed(experiment: &Experiment, reference: &Reference, setting: &Setting) -> O
         true => Verdict::Open,
         false => Verdict::Fails,
     };
-    let fast = rival.as_ref().map_or(Verdict::NotRun, |rival| {
+    let fast = rival.as_ref().map_or(Verdict::Open, |rival| {
         Verdict::at_least(&rival.faster, needed)
     });
     Some(Speed {

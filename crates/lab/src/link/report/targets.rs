@@ -120,6 +120,14 @@ pub(super) fn why(speed: &Speed) -> String {
         }
         reasons.push(text);
     }
+    if speed.rival.is_none() {
+        let text = format!(
+            "too few images in common to tell: {} takes {}",
+            speed.policy,
+            parts(&speed.parts)
+        );
+        reasons.push(text);
+    }
     reasons.join("; ")
 }
 

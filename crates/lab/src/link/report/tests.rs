@@ -175,6 +175,18 @@ fn a_policy_that_is_not_as_accurate_does_not_qualify() {
 }
 
 #[test]
+fn a_handful_of_images_tells_of_no_ratio() {
+    let (_folder, store) = store(&plan("\"satellite\"", 1));
+    tamper(&store, "", |_, rows| rows.truncate(7));
+    let found = Findings::new(Experiment::load(&store).unwrap());
+    let speed = &found.speeds[0];
+    assert_eq!((&speed.rival, speed.verdict), (&None, Verdict::Open));
+    let why = &found.targets[0].why[0];
+    assert!(why.contains("too few images in common"), "{why}");
+    assert!(!why.contains("no learned policy is within"), "{why}");
+}
+
+#[test]
 fn an_outage_is_judged_by_deadline_and_by_when_the_cloud_is_back() {
     let (_folder, store) = store(&plan("\"outage\"", 1));
     let of = |found: &Findings| {
