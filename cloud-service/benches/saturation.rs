@@ -99,7 +99,7 @@ fn measure(layout: Layout) -> Result<(), BenchError> {
         })?
     };
     for network in NETWORKS {
-        let classifier = ModelFolder::new(&models).open(network, &TractRuntime)?;
+        let classifier = ModelFolder::new(&models).open(network, &TractRuntime::default())?;
         let client = |transport| ClientConfig {
             transport,
             trust: Trust::Authority(certificates.authority_pem.clone().into()),

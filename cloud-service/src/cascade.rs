@@ -124,7 +124,7 @@ impl CascadeModel {
             mode: Mode::Policy,
             here,
             folder,
-            runtime: &TractRuntime,
+            runtime: &TractRuntime::default(),
             privacy: &Privacy::default(),
             turns: batching.instances,
             peers,

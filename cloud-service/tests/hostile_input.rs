@@ -53,7 +53,9 @@ fn replay(target: &str, mut take: impl FnMut(&[u8])) {
 #[test]
 fn inference_requests() {
     let folder = ModelFolder::new(repository().join("models"));
-    let model = folder.open("cifar10-alexnet", &TractRuntime).unwrap();
+    let model = folder
+        .open("cifar10-alexnet", &TractRuntime::default())
+        .unwrap();
     let limits = Limits {
         max_image_pixels: 1 << 18,
         ..Limits::default()

@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("| --- | --- | --- | --- | --- |");
     for name in NETWORKS {
         let folder = ModelFolder::new(&models);
-        let classifier = folder.open_staged(name, &[], Features::Omit, &TractRuntime)?;
+        let classifier = folder.open_staged(name, &[], Features::Omit, &TractRuntime::default())?;
         let mut steps: [Vec<AllocationInfo>; 4] = Default::default();
         for round in 0..2 {
             for photo in &photos {

@@ -16,7 +16,7 @@ use outpost_runtime::{ImageLimits, ModelFolder, OutputKind, Probabilities, Tract
 
 fn main() -> Result<(), Box<dyn Error>> {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
-    let classifier = ModelFolder::new(&models).open("squeezenet1.0", &TractRuntime)?;
+    let classifier = ModelFolder::new(&models).open("squeezenet1.0", &TractRuntime::default())?;
     let policy = Threshold {
         measure: Measure::Entropy,
         at_least: Confidence::try_new(0.8)?,

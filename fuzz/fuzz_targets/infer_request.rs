@@ -11,7 +11,7 @@ fuzz_target!(|encoded: &[u8]| {
     static MODEL: OnceLock<Classifier> = OnceLock::new();
     let model = MODEL.get_or_init(|| {
         let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
-        let opened = ModelFolder::new(models).open("cifar10-alexnet", &TractRuntime);
+        let opened = ModelFolder::new(models).open("cifar10-alexnet", &TractRuntime::default());
         opened.expect("the repository has the network")
     });
     let limits = Limits {

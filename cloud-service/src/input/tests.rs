@@ -9,7 +9,7 @@ use super::*;
 fn model() -> Classifier {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
     ModelFolder::new(models)
-        .open("squeezenet1.0", &TractRuntime)
+        .open("squeezenet1.0", &TractRuntime::default())
         .unwrap()
 }
 

@@ -19,7 +19,7 @@ use libjpeg_turbo_rs::{JpegError, PixelFormat, Subsampling};
 use ndarray::{Array4, ArrayView4};
 use outpost_runtime::{
     DecodeError, ImageLimits, InferError, LoadError, OpenError, PreprocessError, Preprocessor,
-    Runtime, TractRuntime, decode,
+    Runtime, Threads, ThreadsError, TractRuntime, decode,
 };
 
 pub use report::BenchReport;
@@ -54,6 +54,9 @@ pub struct BenchArgs {
     /// Threads that run images at the same time.
     #[arg(long, value_name = "N", default_value = "1")]
     pub threads: NonZeroUsize,
+    /// Threads that share the work of these images.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub image_threads: NonZeroUsize,
     /// Height and width of the input in pixels, for a FILE.onnx that leaves them free.
     #[arg(long, value_name = "PX")]
     pub size: Option<NonZeroUsize>,
@@ -78,6 +81,9 @@ pub enum BenchError {
     /// The network of the model folder cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The system gives no threads.
+    #[error(transparent)]
+    Threads(#[from] ThreadsError),
     /// The ONNX file cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
@@ -157,7 +163,8 @@ struct Preparation {
 /// # Errors
 /// A [`BenchError`]; nothing is printed then.
 pub fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), BenchError> {
-    let report = measure(args, &TractRuntime)?;
+    let threads = Threads::try_new(args.image_threads.get())?;
+    let report = measure(args, &TractRuntime::with_threads(threads))?;
     match args.format {
         Format::Table => writeln!(out, "{report}")?,
         Format::Json => {
@@ -205,6 +212,7 @@ pub fn measure(args: &BenchArgs, runtime: &TractRuntime) -> Result<BenchReport, 
         input_shape: subject.network.spec().input_shape,
         file_bytes: subject.file_bytes,
         threads: args.threads.get(),
+        image_threads: args.image_threads.get(),
         images: steady.images(),
         load_ms: milliseconds(subject.load_time),
         first_inference_ms,

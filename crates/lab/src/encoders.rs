@@ -175,7 +175,8 @@ pub fn profile(args: &EncodersArgs) -> Result<EncoderProfile<Encoder>, EncodersE
     if images.is_empty() {
         return Err(EncodersError::Empty(args.labels.clone()));
     }
-    let classifier = ModelFolder::new(&args.models).open(&args.network, &TractRuntime)?;
+    let classifier =
+        ModelFolder::new(&args.models).open(&args.network, &TractRuntime::default())?;
     let fit = Fit::new([&classifier.manifest().input]).expect("one network sees the images");
 
     let progress = progress(images.len() as u64);

@@ -314,7 +314,7 @@ impl Engine {
             })
             .collect();
         Ok(Self {
-            networks: LocalNetworks::open(models, &places, features, &TractRuntime)?,
+            networks: LocalNetworks::open(models, &places, features, &TractRuntime::default())?,
             places: nodes
                 .iter()
                 .enumerate()

@@ -59,7 +59,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 type Runtimes = Vec<(String, Box<dyn Runtime>)>;
 
 fn runtimes() -> Result<Runtimes, Box<dyn Error>> {
-    let mut runtimes: Runtimes = vec![("tract on the CPU".into(), Box::new(TractRuntime))];
+    let mut runtimes: Runtimes =
+        vec![("tract on the CPU".into(), Box::new(TractRuntime::default()))];
     #[cfg(feature = "onnxruntime")]
     if std::env::var_os("ORT_DYLIB_PATH").is_some() {
         use outpost_runtime::{Device, OnnxRuntime, OnnxRuntimeConfig};

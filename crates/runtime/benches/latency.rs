@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     for name in ZOO {
         let onnx = fs::read(here.join(format!("tests/data/light/{name}.onnx")))?;
-        let declared = TractRuntime.summarise(&onnx)?;
+        let declared = TractRuntime::default().summarise(&onnx)?;
         let input = &declared.inputs[0];
         let size = |index: usize| input.shape[index].ok_or("the input has no fixed size");
         let spec = GraphSpec {
@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let image = Array4::from_shape_fn((1, channels, height, width), |(_, c, y, x)| {
             ((c * 31 + y * 7 + x * 3) % 17) as f32 / 8.0 - 1.0
         });
-        let network = TractRuntime.load(&onnx, &spec)?;
+        let network = TractRuntime::default().load(&onnx, &spec)?;
         let peer = match &peer {
             Some(peer) => Some(peer.load(&onnx, &spec)?),
             None => None,

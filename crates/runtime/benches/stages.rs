@@ -30,9 +30,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         let image = Array4::from_shape_fn((1, channels, height, width), |(_, c, y, x)| {
             ((c * 31 + y * 7 + x * 3) % 17) as f32 / 8.0 - 1.0
         });
-        let whole = TractRuntime.load(&onnx, &spec)?;
+        let whole = TractRuntime::default().load(&onnx, &spec)?;
         let staged = |features| {
-            TractRuntime.load_stages(&onnx, &StagedSpec::new(&manifest, &exits, features))
+            TractRuntime::default()
+                .load_stages(&onnx, &StagedSpec::new(&manifest, &exits, features))
         };
         let (bare, full) = (staged(Features::Omit)?, staged(Features::Give)?);
         let mut times: [Vec<Duration>; 3] = Default::default();

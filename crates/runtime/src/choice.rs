@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::{device::Device, network::Runtime, tract::TractRuntime};
+use crate::{
+    device::Device,
+    network::Runtime,
+    tract::{Threads, ThreadsError, TractRuntime},
+};
 
 /// What runs networks.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -16,7 +20,7 @@ pub struct RuntimeConfig {
     pub device: Device,
     /// The library of ONNX Runtime. Default what the variable `ORT_DYLIB_PATH` names.
     pub library: Option<PathBuf>,
-    /// CPU threads of ONNX Runtime that share a batch. Default 1.
+    /// CPU threads that share a batch, on tract each of its images. Default 1.
     pub threads: usize,
 }
 
@@ -58,6 +62,9 @@ pub enum RuntimeError {
         /// The device asked for.
         device: Device,
     },
+    /// The system gives no threads.
+    #[error("`runtime.threads` cannot be had")]
+    Threads(#[from] ThreadsError),
     /// ONNX Runtime or its device is missing.
     #[cfg(feature = "onnxruntime")]
     #[error(transparent)]
@@ -99,7 +106,12 @@ impl RuntimeConfig {
         match self.kind {
             RuntimeKind::Tract => {
                 self.check_device("the CPU", &[Device::Cpu])?;
-                Ok(Box::new(TractRuntime))
+                // As ONNX Runtime has them, for each image that runs at a time; one that runs alone has them all.
+                let threads = match self.threads {
+                    0 | 1 => Threads::default(),
+                    threads => Threads::try_new(threads.saturating_mul(sessions))?,
+                };
+                Ok(Box::new(TractRuntime::with_threads(threads)))
             }
             RuntimeKind::TractCuda => {
                 self.check_device("the first GPU", &[Device::Cpu, Device::Cuda(0)])?;

@@ -14,7 +14,7 @@
 //! ```no_run
 //! use outpost_runtime::{ImageLimits, ModelFolder, TractRuntime, decode};
 //!
-//! let classifier = ModelFolder::new("models").open("squeezenet1.0", &TractRuntime)?;
+//! let classifier = ModelFolder::new("models").open("squeezenet1.0", &TractRuntime::default())?;
 //! let image = decode(&std::fs::read("dog.jpg")?, &ImageLimits::default())?;
 //! let answer = classifier.classify(&image)?;
 //! println!("class {} with {:.2}", answer.top1().class_id, answer.top1().probability);
@@ -22,7 +22,7 @@
 //! ```
 //!
 //! Invariants: a network that loads matches its manifest's digest, tensors and class count; bytes
-//! from outside never panic; nothing here starts a thread.
+//! from outside never panic; nothing here starts a thread but [`Threads::try_new`].
 
 mod choice;
 mod classifier;
@@ -75,4 +75,4 @@ pub use probabilities::{ClassId, ClassProbability, Probabilities};
 pub use staged::{Said, StagedClassification, StagedClassifier};
 #[cfg(feature = "cuda")]
 pub use tract::{CudaError, TractCudaRuntime};
-pub use tract::{GraphSummary, TensorSummary, TractRuntime};
+pub use tract::{GraphSummary, TensorSummary, Threads, ThreadsError, TractRuntime};

@@ -10,7 +10,7 @@ use std::{fs, path::Path};
 use ndarray::{Array2, Array4, Axis, s};
 use outpost_runtime::{
     Features, GraphSpec, InferError, LoadError, ModelFolder, Network, Runtime, StagedNetwork,
-    StagedSpec, TractRuntime,
+    StagedSpec, Threads, TractRuntime,
 };
 
 const NETWORKS: [&str; 4] = [
@@ -64,7 +64,10 @@ fn gives_the_scores_of_tract(runtime: &dyn Runtime) {
     for name in NETWORKS {
         let (onnx, spec) = graph(name);
         let batch = images(2, &spec);
-        let expected = TractRuntime.load(&onnx, &spec).unwrap().infer(batch.view());
+        let expected = TractRuntime::default()
+            .load(&onnx, &spec)
+            .unwrap()
+            .infer(batch.view());
         let network = runtime.load(&onnx, &spec).unwrap();
         assert_eq!(network.spec(), &spec);
         let found = network.infer(batch.view()).unwrap();
@@ -212,7 +215,7 @@ fn runs_stages_alike_or_says_that_it_does_not(runtime: &dyn Runtime) {
         }
         Err(error) => panic!("{}: {error:?}", runtime.name()),
     };
-    let tract = TractRuntime.load_stages(&onnx, &spec).unwrap();
+    let tract = TractRuntime::default().load_stages(&onnx, &spec).unwrap();
     assert_eq!(network.feature_widths(), tract.feature_widths());
     let row = |values: Vec<f32>| Array2::from_shape_vec((1, values.len()), values).unwrap();
     let whole = GraphSpec::from(&manifest);
@@ -278,7 +281,24 @@ fn refuses_stages_that_do_not_fit(runtime: &dyn Runtime, onnx: &[u8], spec: &Sta
 
 #[test]
 fn tract() {
-    conforms(&TractRuntime);
+    conforms(&TractRuntime::default());
+}
+
+#[test]
+fn tract_whose_threads_share_an_image() {
+    let threads = |count| TractRuntime::with_threads(Threads::try_new(count).unwrap());
+    let shared = threads(3);
+    conforms(&shared);
+    for name in NETWORKS {
+        let (onnx, spec) = graph(name);
+        let batch = images(2, &spec);
+        let scores = |runtime: &TractRuntime| {
+            let network = runtime.load(&onnx, &spec).unwrap();
+            network.infer(batch.view()).unwrap()
+        };
+        // To the last bit: a device that shares decides as one that does not.
+        assert_eq!(scores(&shared), scores(&threads(1)), "{name}");
+    }
 }
 
 #[cfg(feature = "onnxruntime")]

@@ -20,7 +20,7 @@ fn data() -> PathBuf {
 
 /// What the graph declares as its one input and output.
 fn spec(onnx: &[u8]) -> GraphSpec {
-    let summary = TractRuntime.summarise(onnx).unwrap();
+    let summary = TractRuntime::default().summarise(onnx).unwrap();
     let [input] = &summary.inputs[..] else {
         panic!("{summary:?}")
     };
@@ -37,7 +37,7 @@ fn run(onnx: &[u8], input: impl Fn(&GraphSpec) -> Vec<f32>) -> Vec<f32> {
     let spec = spec(onnx);
     let [channels, height, width] = spec.input_shape;
     let input = Array4::from_shape_vec((1, channels, height, width), input(&spec)).unwrap();
-    let network = TractRuntime.load(onnx, &spec).unwrap();
+    let network = TractRuntime::default().load(onnx, &spec).unwrap();
     network
         .infer(input.view())
         .unwrap()

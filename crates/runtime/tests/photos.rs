@@ -46,7 +46,7 @@ fn compare(network: &str, accuracy: f64) {
         .clone()
         .unwrap_or_else(|| repository().join("models/samples/photos"));
     let classifier = ModelFolder::new(repository().join("models"))
-        .open(network, &TractRuntime)
+        .open(network, &TractRuntime::default())
         .unwrap();
     let (mut seen, mut equal, mut correct) = (0_u32, 0_u32, 0_u32);
     for expected in reference() {

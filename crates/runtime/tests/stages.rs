@@ -63,7 +63,7 @@ fn models() -> PathBuf {
 
 fn open(name: &str, exits: &[&str], features: Features) -> StagedClassifier {
     ModelFolder::new(models())
-        .open_staged(name, exits, features, &TractRuntime)
+        .open_staged(name, exits, features, &TractRuntime::default())
         .unwrap()
 }
 
@@ -99,7 +99,7 @@ fn the_last_stage_says_what_the_whole_network_says() {
     for network in NETWORKS {
         let name = network.name;
         let whole: Classifier = ModelFolder::new(models())
-            .open(name, &TractRuntime)
+            .open(name, &TractRuntime::default())
             .unwrap();
         let staged = network.open(Features::Give);
         for photo in photos() {
@@ -132,14 +132,14 @@ fn every_exit_says_what_the_whole_graph_says_there() {
                 classes,
                 ..GraphSpec::from(&manifest)
             };
-            let network = TractRuntime.load(&onnx, &spec).unwrap();
+            let network = TractRuntime::default().load(&onnx, &spec).unwrap();
             network
                 .infer(image.view())
                 .unwrap()
                 .into_raw_vec_and_offset()
                 .0
         };
-        let staged = TractRuntime.load_stages(&onnx, &spec).unwrap();
+        let staged = TractRuntime::default().load_stages(&onnx, &spec).unwrap();
         let mut run = staged.start(image.clone()).unwrap();
         for stage in &spec.stages {
             let output = run.advance().unwrap();
@@ -247,7 +247,7 @@ fn every_exit_agrees_with_onnx_runtime() {
         let onnx = fs::read(ModelFolder::new(models()).weights_path(&manifest)).unwrap();
         let spec = StagedSpec::new(&manifest, &network.exits(), Features::Give);
         let image = Array4::from_shape_vec((1, 3, 32, 32), read("image")).unwrap();
-        let staged = TractRuntime.load_stages(&onnx, &spec).unwrap();
+        let staged = TractRuntime::default().load_stages(&onnx, &spec).unwrap();
         let mut run = staged.start(image).unwrap();
         for stage in &spec.stages {
             let output = run.advance().unwrap();
@@ -291,7 +291,7 @@ fn refusal(from: &str, to: &str) -> OpenError {
             "cifar10-resnet",
             &["group1", "group2"],
             Features::Give,
-            &TractRuntime,
+            &TractRuntime::default(),
         )
         .err()
         .unwrap()

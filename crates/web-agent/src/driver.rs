@@ -14,7 +14,7 @@ use outpost_offload::{
 };
 use outpost_runtime::{
     ClassifyError as NetworkError, DecodeError, Digested, Features, ImageLimits, Labels,
-    LocalNetworks, ModelFolder, OpenError, Place, Probabilities, Progress, Runtime as _,
+    LocalNetworks, ModelFolder, OpenError, Place, Probabilities, Progress, Runtime as _, Threads,
     TractRuntime, decode,
 };
 
@@ -164,7 +164,7 @@ impl<H: Host> Agent<H> {
             true => Features::Give,
             false => Features::Omit,
         };
-        let (local, places) = open_local(&cascade, &folder, features)?;
+        let (local, places) = open_local(&cascade, &folder, features, host.threads())?;
         Ok(Self {
             remote: open_remote(&cascade, &folder)?,
             cloud: Cloud::default(),
@@ -195,13 +195,13 @@ impl<H: Host> Agent<H> {
 
     /// What images are decided by, and how the cloud is reached.
     pub fn state(&self) -> State {
-        let deciding = self.deciding();
+        let (deciding, runtime) = (self.deciding(), TractRuntime::default());
         State {
             version: env!("CARGO_PKG_VERSION"),
             cascade: self.cascade.name().to_owned(),
             runtime: Runtime {
-                name: TractRuntime.name(),
-                version: TractRuntime.version().to_owned(),
+                name: runtime.name(),
+                version: runtime.version().to_owned(),
             },
             nodes: Node::all(&self.cascade),
             mode: deciding.mode(),
@@ -380,6 +380,7 @@ fn open_local(
     cascade: &Cascade,
     folder: &ModelFolder,
     features: Features,
+    threads: Threads,
 ) -> Result<(LocalNetworks, HashMap<NodeId, usize>), OpenError> {
     let here = || {
         cascade
@@ -392,7 +393,8 @@ fn open_local(
             exit: node.exit(),
         })
         .collect();
-    let local = LocalNetworks::open(folder, &places, features, &TractRuntime)?;
+    let runtime = TractRuntime::with_threads(threads);
+    let local = LocalNetworks::open(folder, &places, features, &runtime)?;
     let places = here().enumerate().map(|(place, (id, _))| (id, place));
     Ok((local, places.collect()))
 }

@@ -4,6 +4,7 @@ use std::{pin::Pin, time::Duration};
 
 use outpost_offload::Failure;
 use outpost_proto::inference::{ModelInferRequest, ModelInferResponse};
+use outpost_runtime::Threads;
 use tonic::{Request, Response};
 
 /// A future on the thread that made it.
@@ -19,6 +20,11 @@ pub trait Host: 'static {
 
     /// Runs a future to its end, beside what runs now.
     fn spawn(&self, future: LocalFuture<()>);
+
+    /// Those that share the work of an image.
+    fn threads(&self) -> Threads {
+        Threads::default()
+    }
 
     /// Asks the cloud about an image. Dropped, it is asked no more.
     fn infer(

@@ -10,7 +10,7 @@ use outpost_cascade::{Cascade, Site};
 use outpost_engine::{error_chain, load_policy};
 use outpost_exit_policy::Bundle;
 use outpost_runtime::{
-    Features, LocalNetworks, ModelFolder, Place, Progress, Runtime, TractRuntime,
+    Features, LocalNetworks, ModelFolder, Place, Progress, Runtime, RuntimeError, TractRuntime,
 };
 use tokio::task::spawn_blocking;
 
@@ -78,8 +78,12 @@ fn runtime(config: &Config, examination: &mut Examination<'_>) -> Option<Arc<dyn
             Some(runtime.into())
         }
         Err(error) => {
-            let advice =
-                "do what the message says, or set `runtime.kind` to \"tract\", which is built in";
+            let advice = match error {
+                RuntimeError::Threads(_) => "give fewer as `runtime.threads`",
+                _ => {
+                    "do what the message says, or set `runtime.kind` to \"tract\", which is built in"
+                }
+            };
             examination.add(subject.failed(error_chain(&error), advice));
             None
         }
@@ -140,7 +144,7 @@ async fn load(
     examination.look_at(&format!("the network {network}"));
     let subject = Finding::new("model", network);
     let (owned, name) = (folder.clone(), network.to_owned());
-    let runtime = runtime.unwrap_or_else(|| Arc::new(TractRuntime));
+    let runtime = runtime.unwrap_or_else(|| Arc::new(TractRuntime::default()));
     let runs_on = runtime.name();
     let measured = spawn_blocking(move || {
         let places: Vec<Place<'_>> = nodes

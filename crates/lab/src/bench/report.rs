@@ -25,6 +25,8 @@ pub struct BenchReport {
     pub file_bytes: u64,
     /// Threads that ran images at the same time.
     pub threads: usize,
+    /// Threads that shared the work of these.
+    pub image_threads: usize,
     /// Images behind the latency and the throughput.
     pub images: usize,
     /// From the file on disk to ready.
@@ -115,7 +117,15 @@ impl fmt::Display for BenchReport {
             ("processor", self.machine()),
             (
                 "run by",
-                format!("{}, on {}", self.runtime, count(self.threads, "thread")),
+                match self.image_threads {
+                    1 => format!("{}, on {}", self.runtime, count(self.threads, "thread")),
+                    shared => format!(
+                        "{}, {} at a time, shared by {}",
+                        self.runtime,
+                        count(self.threads, "image"),
+                        count(shared, "thread")
+                    ),
+                },
             ),
             (
                 "file",

@@ -46,7 +46,7 @@ impl Collector {
                 exit: node.exit(),
             })
             .collect();
-        let networks = LocalNetworks::open(models, &places, features, &TractRuntime)?;
+        let networks = LocalNetworks::open(models, &places, features, &TractRuntime::default())?;
         let nodes = cascade.nodes().enumerate().map(|(place, (_, node))| {
             let manifest = networks.classifier(place).manifest();
             NodeSpec {

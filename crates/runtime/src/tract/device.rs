@@ -131,7 +131,7 @@ mod tests {
         let spec = GraphSpec::from(&manifest);
         let cpu = DeviceRuntime::find("cpu").unwrap();
         let network = cpu.load(&onnx, &spec).unwrap();
-        let reference = TractRuntime.load(&onnx, &spec).unwrap();
+        let reference = TractRuntime::default().load(&onnx, &spec).unwrap();
         for images in [1, 5, 2] {
             let batch = Array4::from_shape_fn((images, 3, 32, 32), |(n, c, y, x)| {
                 ((n * 7 + c * 5 + y * 3 + x) % 11) as f32 / 11.0

@@ -1,26 +1,33 @@
-//! Convolutions on CPUs with AVX2 and FMA, and in WebAssembly with SIMD, one thread.
+//! Convolutions on CPUs with AVX2 and FMA, and in WebAssembly with SIMD.
 //!
 //! Six channels of output pixels, two registers of each, are summed at a time: twelve vector registers of sums, the
 //! weights broadcast, the pixels loaded. What the pixels of a tile meet is gathered once, `[weights of a
 //! channel][PIXELS]`, and serves all channels of the output. Where every channel is on its own there is
 //! nothing to share, and runs of pixels go through the weights one by one.
+//!
+//! Threads share the channels of the output among them. Each gathers for itself, which costs less than meeting after
+//! every tile.
 
 mod depthwise;
 mod shared;
 mod tile;
 pub(super) mod vectors;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use fearless_simd::prelude::*;
+use rayon::{ThreadPool, prelude::*};
 
-use super::planes::Geometry;
+use super::{planes::Geometry, threads};
 use vectors::{Instructions, LANES, Values};
 
 /// Pixels of a tile.
 const PIXELS: usize = 2 * LANES;
 /// Channels of a tile.
 const ROWS: usize = 6;
+/// Products of a convolution that are worth waking others for: some 30 µs of work.
+const SHARED_FROM: usize = 1 << 20;
+
 /// A convolution with what follows it: `min(max(x * weights + bias + residual, low), high)`.
 #[derive(Debug)]
 pub(super) struct Kernel {
@@ -57,6 +64,7 @@ enum Weights {
 /// Memory that a thread keeps from one convolution to the next.
 #[derive(Default)]
 struct Scratch {
+    /// Of one channel.
     planes: Vec<f32>,
     panel: Vec<f32>,
     /// Sums of a strip of tiles, before all weights of a channel are done.
@@ -65,6 +73,8 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+    /// The image as all parts see it. It is taken while they do: a thread that waits for others may be given another image's.
+    static PLANES: Cell<Vec<f32>> = Cell::default();
 }
 
 impl Kernel {
@@ -121,19 +131,94 @@ impl Kernel {
         assert_eq!(image.len(), self.geometry.input.iter().product::<usize>());
         assert_eq!(output.len(), self.geometry.output.iter().product::<usize>());
         assert!(residual.is_none_or(|residual| residual.len() == output.len()));
-        SCRATCH.with_borrow_mut(|scratch| {
-            let run = Run {
+        let products = output.len() * self.geometry.group_inputs() * self.taps.len();
+        let pool = threads::shared().filter(|_| products >= SHARED_FROM);
+        self.run_on(pool.as_deref(), image, residual, output);
+    }
+
+    fn run_on(
+        &self,
+        pool: Option<&ThreadPool>,
+        image: &[f32],
+        residual: Option<&[f32]>,
+        output: &mut [f32],
+    ) {
+        let mut kept = PLANES.take();
+        let planes = match self.weights {
+            Weights::Shared { .. } if !self.geometry.is_pointwise() => {
+                self.lay_out(image, &mut kept)
+            }
+            _ => image,
+        };
+        match pool {
+            None => self.compute(1, planes, residual, output),
+            Some(pool) => {
+                let threads = pool.current_num_threads();
+                pool.install(|| self.compute(threads, planes, residual, output));
+            }
+        }
+        PLANES.set(kept);
+    }
+
+    /// Computes the output, in parts that so many threads may take.
+    fn compute(
+        &self,
+        threads: usize,
+        planes: &[f32],
+        residual: Option<&[f32]>,
+        output: &mut [f32],
+    ) {
+        // Groups of channels that belong together, and the channels that a thread computes no fewer of.
+        let (groups, unit) = match self.weights {
+            Weights::Shared { .. } => (self.geometry.groups, ROWS),
+            Weights::Depthwise { .. } => (1, 1),
+        };
+        let pixels = self.geometry.pixels();
+        let (channels, parts) = (self.geometry.output[0] / groups, threads.div_ceil(groups));
+        let part_units = channels.div_ceil(unit).div_ceil(parts);
+        let (group_len, part_len) = (channels * pixels, part_units * unit * pixels);
+        let compute = |(group, part, output): (usize, usize, &mut [f32])| {
+            let start = group * group_len + part * part_len;
+            Part {
                 kernel: self,
-                image,
-                residual,
+                group,
+                first: part * part_units,
+                planes,
+                residual: residual.map(|residual| &residual[start..][..output.len()]),
                 output,
-                scratch,
-            };
-            self.simd.vectorize(
-                #[inline(always)]
-                || run.call(),
-            );
+            }
+            .compute();
+        };
+        if threads == 1 {
+            let groups = output.chunks_exact_mut(group_len).enumerate();
+            groups.for_each(|(group, output)| compute((group, 0, output)));
+            return;
+        }
+        let groups = output.par_chunks_exact_mut(group_len).enumerate();
+        let all = groups.flat_map(|(group, output)| {
+            let parts = output.par_chunks_mut(part_len).enumerate().with_max_len(1);
+            parts.map(move |(part, output)| (group, part, output))
         });
+        all.for_each(compute);
+    }
+
+    /// The planes of every channel.
+    fn lay_out<'a>(&self, image: &[f32], planes: &'a mut Vec<f32>) -> &'a [f32] {
+        let geometry = &self.geometry;
+        let len = geometry.planes_len();
+        planes.clear();
+        // A stretch is copied whole wherever it ends.
+        planes.resize(len * geometry.input[0] + PIXELS, 0.0);
+        let channels = image.chunks_exact(geometry.input[1] * geometry.input[2]);
+        self.simd.vectorize(
+            #[inline(always)]
+            || {
+                for (channel, planes) in channels.zip(planes.chunks_exact_mut(len)) {
+                    geometry.lay_out(channel, planes);
+                }
+            },
+        );
+        planes
     }
 }
 
@@ -154,22 +239,32 @@ fn interleave(rows: &[f32], group: usize, depth: usize) -> Vec<[f32; ROWS]> {
     columns
 }
 
-/// A run, compiled for the CPU's vectors.
-struct Run<'a> {
+/// Channels of the output, one after another, that a thread computes.
+struct Part<'a> {
     kernel: &'a Kernel,
-    image: &'a [f32],
+    /// Their group.
+    group: usize,
+    /// The first of them, in channels that a thread computes no fewer of.
+    first: usize,
+    /// The image; laid out, where channels share what a pixel meets.
+    planes: &'a [f32],
     residual: Option<&'a [f32]>,
     output: &'a mut [f32],
-    scratch: &'a mut Scratch,
 }
 
-impl Run<'_> {
-    #[inline(always)]
-    fn call(self) {
-        match &self.kernel.weights {
-            Weights::Shared { weights, bias } => self.shared(weights, bias),
-            Weights::Depthwise { weights, bias } => self.depthwise(weights, bias),
-        }
+impl Part<'_> {
+    /// Computes them, with the CPU's vectors.
+    fn compute(self) {
+        let Kernel { weights, simd, .. } = self.kernel;
+        SCRATCH.with_borrow_mut(|scratch| {
+            simd.vectorize(
+                #[inline(always)]
+                || match weights {
+                    Weights::Shared { weights, bias } => self.shared(weights, bias, scratch),
+                    Weights::Depthwise { weights, bias } => self.depthwise(weights, bias, scratch),
+                },
+            );
+        });
     }
 }
 

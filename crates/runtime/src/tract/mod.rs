@@ -1,4 +1,4 @@
-//! The tract runtime: pure Rust, on the CPU, one thread a call.
+//! The tract runtime: pure Rust, on the CPU, one thread a call or several that share it.
 
 #[cfg(any(target_arch = "x86_64", target_arch = "wasm32"))]
 mod convolution;
@@ -12,6 +12,7 @@ mod planes;
 mod pooling;
 mod rewrite;
 mod stages;
+mod threads;
 mod widen;
 
 #[cfg(feature = "cuda")]
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayView4, Axis};
 use rewrite::rewrite;
 use stages::TractStages;
+pub use threads::{Threads, ThreadsError};
 use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::{
     Datum, DatumType, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable,
@@ -36,9 +38,11 @@ use crate::{
 /// As in `Cargo.lock`: the crate does not tell.
 const VERSION: &str = "0.23.9";
 
-/// Loads graphs into tract.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct TractRuntime;
+/// Loads graphs into tract. By default each call is computed by the thread that makes it.
+#[derive(Debug, Clone, Default)]
+pub struct TractRuntime {
+    threads: Threads,
+}
 
 /// What a graph declares about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,12 +64,18 @@ pub struct TensorSummary {
 
 struct TractNetwork {
     spec: GraphSpec,
+    threads: Threads,
     /// For a batch of one: tract unrolls and packs for fixed shapes, and on one CPU thread a larger
     /// batch is no faster than its images one by one.
     plan: Arc<TypedRunnableModel>,
 }
 
 impl TractRuntime {
+    /// One whose networks share the work of an image among these threads.
+    pub fn with_threads(threads: Threads) -> Self {
+        Self { threads }
+    }
+
     /// Reads what a graph declares, without making it ready to run.
     ///
     /// # Errors
@@ -112,6 +122,7 @@ impl Runtime for TractRuntime {
         spec.check_classes(found)?;
         Ok(Box::new(TractNetwork {
             spec: spec.clone(),
+            threads: self.threads.clone(),
             plan,
         }))
     }
@@ -124,7 +135,8 @@ impl Runtime for TractRuntime {
         let mut proto = parse_proto(onnx)?;
         let graph = proto.graph.take().unwrap_or_default();
         cut::check_input(&graph, &spec.input)?;
-        Ok(Box::new(TractStages::load(proto, graph, spec)?))
+        let threads = self.threads.clone();
+        Ok(Box::new(TractStages::load(proto, graph, spec, threads)?))
     }
 }
 
@@ -151,7 +163,7 @@ impl Network for TractNetwork {
 
 impl TractNetwork {
     fn run(&self, image: tract_onnx::prelude::Tensor) -> TractResult<Vec<f32>> {
-        let outputs = self.plan.run(tvec!(image.into()))?;
+        let outputs = self.threads.run(|| self.plan.run(tvec!(image.into())))?;
         Ok(outputs[0].try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
     }
 }

@@ -10,7 +10,7 @@ use tract_onnx::prelude::{
     TypedRunnableModel, tvec,
 };
 
-use super::{head::Head, not_onnx, optimise, unsupported};
+use super::{head::Head, not_onnx, optimise, threads::Threads, unsupported};
 use crate::{
     cut::cut,
     network::{
@@ -23,6 +23,7 @@ pub(super) struct TractStages {
     input_shape: [usize; 3],
     feature_widths: Vec<Option<usize>>,
     stages: Arc<[Stage]>,
+    threads: Threads,
 }
 
 struct Stage {
@@ -42,6 +43,7 @@ enum Exit {
 
 struct TractRun {
     stages: Arc<[Stage]>,
+    threads: Threads,
     next: usize,
     /// What the next stage takes.
     activations: Option<TValue>,
@@ -53,6 +55,7 @@ impl TractStages {
         proto: ModelProto,
         mut graph: GraphProto,
         spec: &StagedSpec,
+        threads: Threads,
     ) -> Result<Self, LoadError> {
         let [channels, height, width] = spec.input_shape;
         let mut shape: TVec<usize> = tvec!(1, channels, height, width);
@@ -115,6 +118,7 @@ impl TractStages {
             input_shape: spec.input_shape,
             feature_widths,
             stages: stages.into(),
+            threads,
         })
     }
 }
@@ -128,6 +132,7 @@ impl StagedNetwork for TractStages {
         check_image(&image, self.input_shape)?;
         Ok(Box::new(TractRun {
             stages: self.stages.clone(),
+            threads: self.threads.clone(),
             next: 0,
             activations: Some(image.into_tensor().into()),
         }))
@@ -141,7 +146,7 @@ impl StagedRun for TractRun {
             return Err(InferError::Finished);
         };
         self.next += 1;
-        let (output, activations) = stage.run(input).map_err(failed)?;
+        let (output, activations) = self.threads.run(|| stage.run(input)).map_err(failed)?;
         self.activations = activations;
         Ok(output)
     }

@@ -2,14 +2,14 @@
 
 use fearless_simd::prelude::*;
 
-use super::{Kernel, LANES, Run, Scratch, bound, vectors::Values};
+use super::{Kernel, LANES, Part, Scratch, bound, vectors::Values};
 
 /// Pixels that go through the weights of one channel together.
 const RUN: usize = 4 * LANES;
 
-impl Run<'_> {
+impl Part<'_> {
     #[inline(always)]
-    pub(super) fn depthwise(self, weights: &[f32], bias: &[f32]) {
+    pub(super) fn depthwise(self, weights: &[f32], bias: &[f32], scratch: &mut Scratch) {
         let Kernel {
             geometry,
             clamp,
@@ -17,7 +17,7 @@ impl Run<'_> {
             simd,
             ..
         } = self.kernel;
-        let Scratch { planes, panel, .. } = self.scratch;
+        let Scratch { planes, panel, .. } = scratch;
         let (pixels, pitch) = (geometry.pixels(), geometry.pitch());
         let [_, height, width] = geometry.output;
         // Rows run on through the padding between them, and the last run past the end.
@@ -25,11 +25,10 @@ impl Run<'_> {
         planes.clear();
         planes.resize(geometry.planes_len() + len, 0.0);
         panel.resize(len, 0.0);
-        let channels = self
-            .image
-            .chunks_exact(geometry.input[1] * geometry.input[2]);
+        let channel_len = geometry.input[1] * geometry.input[2];
+        let channels = self.planes.chunks_exact(channel_len).skip(self.first);
         let outputs = self.output.chunks_exact_mut(pixels);
-        let weights = weights.chunks_exact(taps.len()).zip(bias);
+        let weights = weights.chunks_exact(taps.len()).zip(bias).skip(self.first);
         for ((image, output), (weights, &bias)) in channels.zip(outputs).zip(weights) {
             geometry.lay_out(image, &mut planes[..geometry.planes_len()]);
             let planes = &planes[..];

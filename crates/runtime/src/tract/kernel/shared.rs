@@ -2,7 +2,7 @@
 //! again in the caches.
 
 use super::{
-    Kernel, PIXELS, ROWS, Run, Scratch,
+    Kernel, PIXELS, Part, ROWS, Scratch,
     tile::{Tile, biased, finish, multiply, resumed, tile_of, write},
 };
 
@@ -14,9 +14,14 @@ const DEPTH: usize = 320;
 const TILES: usize = 8;
 const BLOCKS: usize = 32;
 
-impl Run<'_> {
+impl Part<'_> {
     #[inline(always)]
-    pub(super) fn shared(self, weights: &[[f32; ROWS]], bias: &[[f32; ROWS]]) {
+    pub(super) fn shared(
+        self,
+        weights: &[[f32; ROWS]],
+        bias: &[[f32; ROWS]],
+        scratch: &mut Scratch,
+    ) {
         let Kernel {
             geometry,
             clamp,
@@ -24,43 +29,24 @@ impl Run<'_> {
             simd,
             ..
         } = self.kernel;
-        let Scratch {
-            planes,
-            panel,
-            partial,
-        } = self.scratch;
-        let pixels = geometry.pixels();
-        let (planes, plane_len) = if geometry.is_pointwise() {
-            (self.image, pixels)
-        } else {
-            let len = geometry.planes_len();
-            let channel_len = geometry.input[1] * geometry.input[2];
-            planes.clear();
-            // A stretch is copied whole wherever it ends.
-            planes.resize(len * geometry.input[0] + PIXELS, 0.0);
-            let channels = self.image.chunks_exact(channel_len);
-            for (channel, planes) in channels.zip(planes.chunks_exact_mut(len)) {
-                geometry.lay_out(channel, planes);
-            }
-            (&planes[..], len)
-        };
+        let Scratch { panel, partial, .. } = scratch;
+        let (pixels, plane_len) = (geometry.pixels(), geometry.planes_len());
         let depth = geometry.group_inputs() * taps.len();
         let part_len = depth.div_ceil(depth.div_ceil(DEPTH));
         // One row more for what is copied behind a tile's last stretch.
         let panel_len = (part_len + 1) * PIXELS;
         panel.resize(TILES * panel_len, 0.0);
-        let outputs = geometry.group_outputs();
+        let outputs = self.output.len() / pixels;
         let blocks = outputs.div_ceil(ROWS);
         if part_len < depth {
             partial.resize(blocks * TILES, [[0.0; PIXELS]; ROWS]);
         }
+        let first_block = self.group * geometry.group_outputs().div_ceil(ROWS) + self.first;
+        let weights = &weights[first_block * depth..][..blocks * depth];
+        let bias = &bias[first_block..][..blocks];
+        let planes = &self.planes[self.group * geometry.group_inputs() * plane_len..];
         let tiles = pixels.div_ceil(PIXELS);
-        for (group, strip) in (0..geometry.groups)
-            .flat_map(|group| (0..tiles).step_by(TILES).map(move |strip| (group, strip)))
-        {
-            let planes = &planes[group * geometry.group_inputs() * plane_len..];
-            let weights = &weights[group * blocks * depth..][..blocks * depth];
-            let bias = &bias[group * blocks..][..blocks];
+        for strip in (0..tiles).step_by(TILES) {
             let strip = strip..tiles.min(strip + TILES);
             // The last tile covers pixels of the one before again rather than none.
             let first_pixel = |tile: usize| (tile * PIXELS).min(pixels - PIXELS);
@@ -91,7 +77,7 @@ impl Run<'_> {
                             }
                             let channels = block * ROWS..outputs.min((block + 1) * ROWS);
                             for (channel, sum) in channels.zip(sums) {
-                                let at = (group * outputs + channel) * pixels + first;
+                                let at = channel * pixels + first;
                                 let residual = self.residual.map(|residual| tile_of(residual, at));
                                 let output = self.output[at..]
                                     .first_chunk_mut()

@@ -1,3 +1,5 @@
+use rayon::ThreadPoolBuilder;
+
 use super::*;
 
 const OPEN: Clamp = Clamp {
@@ -107,6 +109,13 @@ fn check(geometry: Geometry) {
                 let apart = (found - expected).abs();
                 assert!(apart < 1e-3, "{geometry:?} {index}: {found} for {expected}");
             }
+            for threads in [2, 3, 7] {
+                let mut shared = vec![f32::NAN; expected.len()];
+                let pool = ThreadPoolBuilder::new().num_threads(threads);
+                let pool = pool.build().unwrap();
+                kernel.run_on(Some(&pool), &image, added, &mut shared);
+                assert_eq!(shared, found, "{geometry:?} on {threads} threads");
+            }
         }
         residual = None;
     }
@@ -135,6 +144,8 @@ fn every_kind_of_convolution_is_what_its_definition_says() {
         [5, 5, 9, 5, 3, 1, 1, 1],
         [6, 6, 14, 6, 5, 2, 1, 2],
         [2, 2, 40, 2, 3, 2, 2, 3],
+        // Groups of several tiles of channels, and more weights than are multiplied in one go.
+        [2, 16, 9, 28, 7, 1, 1, 3],
     ] {
         check(square(of));
     }
