@@ -18,6 +18,8 @@ const HEADERS = {
   "referrer-policy": "no-referrer",
   "permissions-policy": "camera=(self), microphone=(), geolocation=()",
 };
+/** In place of these, where the page is not isolated. */
+const SHARED = { "cross-origin-opener-policy": "unsafe-none", "cross-origin-embedder-policy": "unsafe-none" };
 const sha256 = bytes => crypto.createHash("sha256").update(bytes).digest("hex");
 
 /** The files of a device whose network is noise: nothing here runs it. */
@@ -47,6 +49,8 @@ export async function serve() {
     newer: new Map(),
     /** Paths that are not there. */
     missing: new Set(),
+    /** Whether the page is isolated from other origins. */
+    isIsolated: true,
     /** Another origin that the page may ask. */
     mayAsk: "",
   };
@@ -66,7 +70,7 @@ export async function serve() {
   const server = http.createServer((request, response) => {
     const { pathname } = new URL(request.url, "http://localhost");
     calls.push(`${request.method} ${pathname}`);
-    const answer = (status, body, headers = {}) => response.writeHead(status, { ...HEADERS, "content-security-policy": HEADERS["content-security-policy"].replace("connect-src 'self'", `connect-src 'self'${says.mayAsk}`), ...headers }).end(body);
+    const answer = (status, body, headers = {}) => response.writeHead(status, { ...HEADERS, ...(!says.isIsolated && SHARED), "content-security-policy": HEADERS["content-security-policy"].replace("connect-src 'self'", `connect-src 'self'${says.mayAsk}`), ...headers }).end(body);
     if (pathname === "/page/agent.json") return answer(200, JSON.stringify(description), { "content-type": "application/json", "cache-control": "no-cache" });
     if (pathname.startsWith("/page/files/")) {
       const file = byDigest.get(pathname.slice(12));

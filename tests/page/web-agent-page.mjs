@@ -336,6 +336,51 @@ test("a network that crashes is started again, and one picture that crashes it t
   assert.match(await ask(shown, photo(2, "E")), /This computer/);
 });
 
+test("threads share the work, and one that crashes is told of by itself, as the others wait for it", async test => {
+  const shown = await page(test);
+  const count = Math.min(os.availableParallelism(), 4);
+  if (count < 2) return test.skip("this machine has one thread: nothing is shared");
+  assert.match(await shown.locator("#loaded").innerText(), new RegExp(`runs the network on up to ${count} threads`));
+  await shown.setInputFiles("#file", photo(1, "W"));
+  assert.match(await told(shown, "no-answer"), /crashed twice over it[\s\S]*by a helper/);
+  await told(shown, "crashed");
+  await ready(shown);
+  assert.match(await ask(shown, photo(2, "E")), /This computer/);
+});
+
+test("a page that is not isolated from other origins has one thread", async test => {
+  server.says.isIsolated = false;
+  const shown = await page(test);
+  assert.doesNotMatch(await shown.locator("#loaded").innerText(), /threads/);
+  assert.match(await ask(shown, photo(0, "E")), /This computer/);
+});
+
+test("a helper that does not come is not missed", async test => {
+  server.says.newer.set("/helper.js", "\nself.onmessage = null;");
+  const shown = await page(test);
+  assert.match(await ask(shown, photo(0, "E")), /This computer/);
+  assert.equal(await shown.locator("#notices .notice").count(), 0);
+});
+
+test("a browser that shares memory for isolated pages alone names what is missing", async test => {
+  server.says.isIsolated = false;
+  // The program's first act is to make its memory.
+  server.says.newer.set("/pkg/outpost_web_agent.js", "\nthrow new TypeError('shared memory is not enabled');");
+  server.says.newer.set("/wait.js", "\nWebAssembly.Memory = class { constructor() { throw new TypeError('shared memory is not enabled'); } };");
+  const shown = await page(test, { isReady: false });
+  assert.match(await told(shown, "not-isolated"), /cross-origin-embedder-policy[\s\S]*shared memory is not enabled/);
+});
+
+test("a thread that cannot be loaded is told of and tried again", async test => {
+  server.says.missing.add("/worker.js");
+  const shown = await page(test, { isReady: false });
+  await told(shown, "no-program");
+  server.says.missing.clear();
+  await shown.locator("#notices button", { hasText: "Try again" }).click();
+  await ready(shown);
+  assert.match(await ask(shown, photo(0, "E")), /This computer/);
+});
+
 test("a service without the program, or out of reach, is told of and tried again", async test => {
   server.says.missing.add("/pkg/outpost_web_agent.js");
   const shown = await page(test, { isReady: false });

@@ -226,6 +226,52 @@ test("over HTTP/3 the page is opened, and asks", options, async test => {
   await opened.close();
 });
 
+/** A page in other surroundings: without what isolates it from other origins, or in a browser without Atomics.waitAsync. */
+const elsewhere = ({ isIsolated = true, waits = true }) => ({
+  prepare: context => context.route(url => ["/", "/wait.js"].includes(url.pathname), async route => {
+    const response = await route.fetch(), headers = response.headers();
+    if (!isIsolated) for (const name of ["opener", "embedder"]) delete headers[`cross-origin-${name}-policy`];
+    const isScript = new URL(route.request().url()).pathname === "/wait.js";
+    return route.fulfill({ response, headers, body: (isScript && !waits ? "delete Atomics.waitAsync;\n" : "") + (await response.text()) });
+  }),
+});
+
+test("threads share the work where the page is isolated; where it is not, one does it alone, with the same answer", options, async test => {
+  const service = await start(CIFAR);
+  test.after(service.end);
+  const count = Math.min(os.availableParallelism(), 4);
+  const isBuilt = fs.readFileSync(path.join(web, "pkg/outpost_web_agent.js"), "utf8").includes("share_work");
+  const expected = count > 1 && isBuilt ? new RegExp(`on up to ${count} threads`) : /runs the network;/;
+  const said = [];
+  for (const [surroundings, threads] of [[{}, expected], [{ waits: false }, expected], [{ isIsolated: false }, /runs the network;/]]) {
+    const shown = await page(test, service, elsewhere(surroundings));
+    assert.match(await shown.locator("#loaded").innerText(), threads);
+    assert.equal(await shown.evaluate(() => crossOriginIsolated), surroundings.isIsolated ?? true);
+    await mode(shown, "device");
+    said.push(/[\d.]+ % sure/.exec(await ask(shown, AIRPLANE))[0]);
+    await mode(shown, "cloud");
+    assert.match(await ask(shown, AIRPLANE), /The cloud/);
+  }
+  assert.deepEqual(said, [said[0], said[0], said[0]]);
+});
+
+test("photos: how long the network takes on the threads there are, and on one", options, async test => {
+  const service = await start(PHOTOS);
+  test.after(service.end);
+  const pages = [];
+  for (const surroundings of [{}, { isIsolated: false }]) {
+    const shown = await page(test, service, elsewhere(surroundings));
+    await mode(shown, "device");
+    pages.push({ shown, took: [] });
+  }
+  // In turns, as the machine may have other things to do.
+  for (let i = 0; i < 24; i++)
+    for (const { shown, took } of pages) took.push(Number(/this computer ([\d.]+)/.exec(await ask(shown, photo(i)))[1]));
+  const [shared, alone] = pages.map(({ took }) => took.toSorted((a, b) => a - b)[took.length >> 1]);
+  console.log(`the network takes ${shared} ms on up to ${Math.min(os.availableParallelism(), 4)} threads, and ${alone} ms on one`);
+  assert.ok(shared > 0 && alone > 0);
+});
+
 test("tokens are renewed before they expire", options, async test => {
   const service = await start(CIFAR, { page: "token_seconds = 3" });
   test.after(service.end);

@@ -2,6 +2,9 @@
 //!
 //! Objects cross as JSON: what is said about an image is a few hundred bytes, and its shape is that of `edge-agent`.
 
+#[cfg(target_feature = "atomics")]
+mod threads;
+
 use std::{
     cell::RefCell,
     collections::HashMap,
@@ -229,6 +232,11 @@ impl Browser {
 }
 
 impl Host for Browser {
+    #[cfg(target_feature = "atomics")]
+    fn threads(&self) -> outpost_runtime::Threads {
+        threads::of_this_thread()
+    }
+
     fn now(&self) -> Duration {
         Duration::from_secs_f64(performance_now() / 1e3)
     }

@@ -23,9 +23,10 @@ export class Agent {
   /** Starts the worker, or starts it anew. */
   start() {
     this.#worker?.terminate();
+    this.#worker?.helpers.close();
     this.#isHere = this.#isReady = false;
     const worker = (this.#worker = take());
-    worker.onmessage = ({ data }) => worker === this.#worker && this.#said(data);
+    worker.onmessage = worker.helpers.onmessage = ({ data }) => worker === this.#worker && this.#said(data);
     worker.onerror = event => {
       event.preventDefault();
       if (worker !== this.#worker) return;
@@ -82,6 +83,7 @@ export class Agent {
       }
     if (this.#crashes > CRASHES) {
       this.#worker.terminate();
+      this.#worker.helpers.close();
       this.#isReady = false;
       this.#giveUp(error);
       return this.#heard({ kind: "failed", code: "crashed-often", details: { error } });

@@ -47,13 +47,13 @@ function heard(message) {
   }
 }
 
-function ready({ state: now, cloud, took }) {
+function ready({ state: now, cloud, threads, took }) {
   broken = null;
   asker = cloud === location.origin ? null : location.origin;
-  clear("unreachable", "no-program", "agent-refused", "wrong-digest", "crashed-often");
+  clear("unreachable", "no-program", "not-isolated", "agent-refused", "wrong-digest", "crashed-often");
   showState(now);
   const from = took.cached === took.bytes ? `${bytes(took.bytes)} kept from before` : took.cached ? `${bytes(took.bytes - took.cached)} fetched, ${bytes(took.cached)} kept from before` : `${bytes(took.bytes)} fetched`;
-  at("loaded").textContent = `Ready after ${ms(took.ms)}: ${from}. ${capital(here)} runs the network; pictures are sent only where this page says so.`;
+  at("loaded").textContent = `Ready after ${ms(took.ms)}: ${from}. ${capital(here)} runs the network${threads > 1 ? ` on up to ${threads} threads` : ""}; pictures are sent only where this page says so.`;
   if (!shown) answers.welcome(true);
   keepPage();
 }
@@ -61,14 +61,14 @@ function ready({ state: now, cloud, took }) {
 function fail(code, details) {
   broken = code;
   camera.stop();
-  const again = code === "unreachable" || code === "no-program" || code === "wrong-digest";
+  const again = code === "unreachable" || code === "no-program" || code === "not-isolated" || code === "wrong-digest";
   notice(code, details, again ? { text: "Try again", do: start } : code === "crashed-often" ? { text: "Load again", do: () => location.reload() } : null);
   pill("here", "cannot answer", "bad");
   answers.say("No answer can be had", "The message above says why.");
 }
 
 function start() {
-  clear("unreachable", "no-program", "wrong-digest", "agent-refused");
+  clear("unreachable", "no-program", "not-isolated", "wrong-digest", "agent-refused");
   broken = null;
   pill("here", "starting", "");
   answers.welcome(false);

@@ -19,6 +19,7 @@ export const MESSAGES = {
   "no-wasm": () => ["bad", "This browser cannot run the network", `It has no WebAssembly, so nothing can be answered here: neither by ${here} nor by the cloud, which is asked by the same program. ${NEEDS}`],
   "no-simd": () => ["bad", "This browser cannot run the network", `Its WebAssembly lacks SIMD, so nothing can be answered here: neither by ${here} nor by the cloud, which is asked by the same program. ${NEEDS}`],
   "no-program": ({ error }) => ["bad", "The program of this page cannot be had", `The service was built without it (scripts/build-web makes it), or this browser is too old for it. ${NEEDS} ${error}`],
+  "not-isolated": ({ error }) => ["bad", "This browser runs the network only for pages that are isolated from others", `What is between this page and its service takes away the headers for that: cross-origin-opener-policy and cross-origin-embedder-policy. ${error}`],
   unreachable: ({ error }) => ["bad", "The network could not be fetched", `It was never fetched before, and the service cannot be reached. Once you are on line it is tried again. ${error}`],
   "wrong-digest": ({ path }) => ["bad", "What was fetched is not what it should be", `${path} does not have its digest, and neither does what came when it was fetched once more. It is not used. Tell whoever runs the service.`],
   "agent-refused": ({ error }) => ["bad", "The network cannot be used", error],

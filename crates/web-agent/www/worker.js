@@ -1,5 +1,6 @@
 // The agent's thread: fetches what it needs, runs it, and keeps its token. The page asks by messages, answered by messages.
 
+import "./wait.js";
 import { Files, Trouble } from "./files.js";
 import { Token } from "./token.js";
 
@@ -7,6 +8,8 @@ import { Token } from "./token.js";
 const TOKEN_PATIENCE_MS = 800;
 /** A page that was asked nothing for so long needs no token. */
 const IDLE_MS = 600_000;
+/** Phones have so many fast cores, at most; slower ones would be waited for. */
+const MOST_THREADS = 4;
 
 let agent = null;
 let mode = "policy";
@@ -46,13 +49,36 @@ function note(entries) {
   performance.clearResourceTimings();
 }
 
+/** Threads that share the work of an image: this one, and its helpers once they come. */
+let threads = 1;
+const helpers = [];
+
 /** The WebAssembly, its memory ready. */
 async function program() {
   try {
     const module = await import("./pkg/outpost_web_agent.js");
     await module.default();
+    share(module);
     return module;
-  } catch (error) { throw new Trouble("no-program", { error: String(error?.message ?? error) }); }
+  } catch (error) { throw new Trouble(sharesMemory() ? "no-program" : "not-isolated", { error: String(error?.message ?? error) }); }
+}
+
+/** Whether memory may be declared shared, as the program's is: some browsers let only isolated pages. */
+function sharesMemory() {
+  try { return Boolean(new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true })); } catch { return false; }
+}
+
+/** Shares the work of images among threads, where the page may share memory. */
+function share(module) {
+  const count = Math.min(navigator.hardwareConcurrency ?? 1, MOST_THREADS);
+  if (count < 2 || !self.crossOriginIsolated || !module.share_work) return;
+  const shared = module.share_work(count);
+  threads = count;
+  while (helpers.length + 1 < count) {
+    const helper = new Worker("helper.js", { type: "module", name: self.name });
+    helper.postMessage(shared);
+    helpers.push(helper);
+  }
 }
 
 /** What there is to run. */
@@ -91,7 +117,7 @@ async function start({ mode: chosen, point }) {
   // What was chosen for another policy is no longer there.
   const chosenPoint = early.point ?? point;
   if (agent.state().policy?.operating_points.some(one => one.name === chosenPoint)) change({ point: chosenPoint });
-  post({ kind: "ready", state: agent.state(), cloud, took: { ms: performance.now() - began, bytes: count.total, cached: count.cached } });
+  post({ kind: "ready", state: agent.state(), cloud, threads, took: { ms: performance.now() - began, bytes: count.total, cached: count.cached } });
 }
 
 /** What the agent says beside answers: corrections, confirmations, and that the cloud does not know the token. */

@@ -4,6 +4,7 @@
 //     E  the device is sure        H  the device is not sure, and asks the cloud
 //     L  the cloud answers after the deadline, and corrects       T  the network crashes
 //     U  it has a part that the network does not read
+//     W  a helper crashes, and the network waits for it
 //
 // With any other the image's bytes say how sure the device is. Calls of the cloud are made, to the server of server.mjs.
 
@@ -37,7 +38,22 @@ const sleep = milliseconds => new Promise(done => setTimeout(done, milliseconds)
 const CALL = "/inference.GRPCInferenceService/ModelInfer";
 const DEVICE_MS = 6, FAILURES = 3, OPEN_MS = 1500;
 
-export default async function init() {
+/** What threads share, in helpers given by who began them. */
+let shared = globalThis.crossOriginIsolated ? new Int32Array(new SharedArrayBuffer(8)) : null;
+
+/** Helpers wait at the first number, the thread that waits for them at the second. */
+export function share_work() {
+  return [null, shared];
+}
+
+/** A helper crashes when it is woken. */
+export function work() {
+  Atomics.wait(shared, 0, 0);
+  throw new WebAssembly.RuntimeError("unreachable executed by a helper");
+}
+
+export default async function init({ memory } = {}) {
+  shared = memory ?? shared;
   await fetch(new URL("outpost_web_agent_bg.wasm", import.meta.url));
 }
 
@@ -97,6 +113,11 @@ export class Agent {
     if (bytes.length < 200) throw new Error("the image is corrupt: it ends before its pixels");
     if (mark === "U") throw new Error("the image uses a part of its format that is not supported");
     await sleep(DEVICE_MS);
+    if (mark === "W") {
+      Atomics.store(shared, 0, 1);
+      Atomics.notify(shared, 0);
+      Atomics.wait(shared, 1, 0);
+    }
     if (mark === "T") throw new WebAssembly.RuntimeError("unreachable executed");
     let hash = 7;
     for (let i = 0; i < bytes.length; i += 61) hash = (hash * 31 + bytes[i]) % 10007;
