@@ -532,7 +532,7 @@ test("every module of the page is fetched at once, and a screen of 320 pixels is
   assert.ok(await shown.evaluate(() => document.documentElement.scrollWidth) <= 320);
   const listed = [...fs.readFileSync(path.join(WWW, "index.html"), "utf8").matchAll(/modulepreload" href="([\w.]+)"/g)].map(([, name]) => name);
   const loaded = await shown.evaluate(() => performance.getEntriesByType("resource").map(one => new URL(one.name).pathname.slice(1)).filter(name => name.endsWith(".js")));
-  assert.deepEqual(loaded.filter(name => !["app.js", "worker.js", "files.js", "token.js", "sw.js"].includes(name)).sort(), listed.sort());
+  assert.deepEqual(loaded.filter(name => !["app.js", "worker.js", "files.js", "token.js", "wait.js", "sw.js"].includes(name)).sort(), listed.sort());
 });
 
 test("on every screen it fits, can be read, and is kept to be looked at", async test => {
