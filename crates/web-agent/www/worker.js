@@ -51,6 +51,8 @@ function note(entries) {
 
 /** Threads that share the work of an image: this one, and its helpers once they come. */
 let threads = 1;
+/** What helpers begin with. */
+let shared = null;
 const helpers = [];
 
 /** The WebAssembly, its memory ready. */
@@ -68,13 +70,18 @@ function sharesMemory() {
   try { return Boolean(new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true })); } catch { return false; }
 }
 
-/** Shares the work of images among threads, where the page may share memory. */
+/** Has the work of images shared among threads, where the page may share memory. */
 function share(module) {
-  const count = Math.min(navigator.hardwareConcurrency ?? 1, MOST_THREADS);
+  // One core stays the page's.
+  const count = Math.min((navigator.hardwareConcurrency ?? 1) - 1, MOST_THREADS);
   if (count < 2 || !self.crossOriginIsolated || !module.share_work) return;
-  const shared = module.share_work(count);
+  shared = module.share_work(count);
   threads = count;
-  while (helpers.length + 1 < count) {
+}
+
+/** Begins the helpers: once there is an agent, which they would be in the way of. */
+function help() {
+  while (helpers.length + 1 < threads) {
     const helper = new Worker("helper.js", { type: "module", name: self.name });
     helper.postMessage(shared);
     helpers.push(helper);
@@ -118,6 +125,7 @@ async function start({ mode: chosen, point }) {
   const chosenPoint = early.point ?? point;
   if (agent.state().policy?.operating_points.some(one => one.name === chosenPoint)) change({ point: chosenPoint });
   post({ kind: "ready", state: agent.state(), cloud, threads, took: { ms: performance.now() - began, bytes: count.total, cached: count.cached } });
+  help();
 }
 
 /** What the agent says beside answers: corrections, confirmations, and that the cloud does not know the token. */
