@@ -39,15 +39,16 @@ const CALL = "/inference.GRPCInferenceService/ModelInfer";
 const DEVICE_MS = 6, FAILURES = 3, OPEN_MS = 1500;
 
 /** What threads share, in helpers given by who began them. */
-let shared = globalThis.crossOriginIsolated ? new Int32Array(new SharedArrayBuffer(8)) : null;
+let shared = globalThis.crossOriginIsolated ? new Int32Array(new SharedArrayBuffer(12)) : null;
 
-/** Helpers wait at the first number, the thread that waits for them at the second. */
+/** Helpers wait at the first number, the thread that waits for them at the second; the third counts those who came. */
 export function share_work() {
   return [null, shared];
 }
 
 /** A helper crashes when it is woken. */
 export function work() {
+  Atomics.add(shared, 2, 1);
   Atomics.wait(shared, 0, 0);
   throw new WebAssembly.RuntimeError("unreachable executed by a helper");
 }
@@ -114,6 +115,7 @@ export class Agent {
     if (mark === "U") throw new Error("the image uses a part of its format that is not supported");
     await sleep(DEVICE_MS);
     if (mark === "W") {
+      while (!Atomics.load(shared, 2)) await sleep(5);
       Atomics.store(shared, 0, 1);
       Atomics.notify(shared, 0);
       Atomics.wait(shared, 1, 0);
