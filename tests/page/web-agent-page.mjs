@@ -31,6 +31,8 @@ async function page(test, options = {}) {
   if (options.isReady ?? true) await ready(opened.page);
   return opened.page;
 }
+/** Has the agent's thread find so many cores. */
+const hasCores = count => server.says.newer.set("/wait.js", `\nObject.defineProperty(navigator, "hardwareConcurrency", { value: ${count} });`);
 const mode = (page, value) => page.locator(`#modes input[value=${value}]`).check();
 const state = page => page.evaluate(async () => {
   const running = document.querySelector("#curve .now title").textContent.split(":")[0];
@@ -337,7 +339,7 @@ test("a network that crashes is started again, and one picture that crashes it t
 });
 
 test("threads share the work, and one that crashes is told of by itself, as the others wait for it", async test => {
-  server.says.newer.set("/wait.js", '\nObject.defineProperty(navigator, "hardwareConcurrency", { value: 3 });');
+  hasCores(3);
   const shown = await page(test);
   assert.match(await shown.locator("#loaded").innerText(), /runs the network on up to 2 threads/);
   await shown.setInputFiles("#file", photo(1, "W"));
@@ -349,14 +351,14 @@ test("threads share the work, and one that crashes is told of by itself, as the 
 
 test("a page that is not isolated from other origins has one thread", async test => {
   server.says.isIsolated = false;
-  server.says.newer.set("/wait.js", '\nObject.defineProperty(navigator, "hardwareConcurrency", { value: 9 });');
+  hasCores(9);
   const shown = await page(test);
   assert.doesNotMatch(await shown.locator("#loaded").innerText(), /threads/);
   assert.match(await ask(shown, photo(0, "E")), /This computer/);
 });
 
 test("a helper that does not come is not missed", async test => {
-  server.says.newer.set("/wait.js", '\nObject.defineProperty(navigator, "hardwareConcurrency", { value: 9 });');
+  hasCores(9);
   server.says.newer.set("/helper.js", "\nself.onmessage = null;");
   const shown = await page(test);
   assert.match(await ask(shown, photo(0, "E")), /This computer/);

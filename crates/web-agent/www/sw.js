@@ -9,7 +9,8 @@ const WHOLE = "/whole";
 const ASSETS = [
   "/", "/style.css", "/manifest.webmanifest", "/icon.svg", "/icon-192.png", "/icon-512.png", "/icon-maskable-512.png",
   "/agent.js", "/answer.js", "/app.js", "/camera.js", "/charts.js", "/files.js", "/format.js", "/frontier.js", "/helper.js",
-  "/messages.js", "/modes.js", "/notices.js", "/offline.js", "/pictures.js", "/strip.js", "/support.js", "/thread.js", "/token.js", "/wait.js", "/worker.js",
+  "/messages.js", "/modes.js", "/notices.js", "/offline.js", "/pictures.js", "/strip.js", "/support.js", "/thread.js", "/token.js",
+  "/wait.js", "/worker.js",
   "/pkg/outpost_web_agent.js", "/pkg/outpost_web_agent_bg.wasm",
 ];
 
