@@ -384,6 +384,19 @@ test("a thread that cannot be loaded is told of and tried again", async test => 
   assert.match(await ask(shown, photo(0, "E")), /This computer/);
 });
 
+test("the program is compiled beside its thread, and by it where that fails", async test => {
+  const fetched = () => server.calls.filter(call => call === "GET /pkg/outpost_web_agent_bg.wasm").length;
+  const shown = await page(test);
+  await shown.evaluate(() => navigator.serviceWorker.ready);
+  // Once for the page, once to be kept.
+  assert.equal(fetched(), 2);
+  server.calls.length = 0;
+  server.says.missing.add("/pkg/outpost_web_agent_bg.wasm");
+  const other = await page(test);
+  assert.match(await ask(other, photo(0, "E")), /This computer/);
+  assert.ok(fetched() >= 2, `fetched ${fetched()} times`);
+});
+
 test("a service without the program, or out of reach, is told of and tried again", async test => {
   server.says.missing.add("/pkg/outpost_web_agent.js");
   const shown = await page(test, { isReady: false });

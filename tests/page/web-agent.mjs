@@ -24,6 +24,10 @@ const models = path.join(path.dirname(fileURLToPath(import.meta.url)), "../../mo
 const cifar = name => path.join(models, "samples/cifar10", name);
 const AIRPLANE = cifar("test-airplane-0059.jpg");
 const CIFAR = { cascade: "cifar10-alexnet-resnet", cloud: "cifar10-resnet" }, PHOTOS = { cascade: "lite0-lite2", cloud: "efficientnet-lite2" };
+/** With a network as small as they come, and a threshold in place of a policy. */
+const SMALL = { ...PHOTOS, cascade: "squeezenet-lite2" };
+/** A photo that the device answers with either. */
+const EASY = 7;
 
 const missing = !web || !program || !device || !fs.existsSync(path.join(web, "pkg/outpost_web_agent_bg.wasm"));
 if (missing) console.log("SKIPPED: no program of the page: run scripts/build-web, and set OUTPOST_WEB, OUTPOST_CLOUD_SERVICE and OUTPOST_EDGE_AGENT");
@@ -49,7 +53,10 @@ after(async () => {
 
 const text = value => JSON.stringify(value);
 /** What cloud-service and edge-agent both have in their configuration. */
-const files = cascade => `cascade = ${text(path.resolve(models, `cascades/${cascade}.toml`))}\npolicy = ${text(path.resolve(models, `policies/${cascade}.json`))}\ndeadline_ms = 10000\n`;
+function files(cascade) {
+  const policy = path.resolve(models, `policies/${cascade}.json`);
+  return `cascade = ${text(path.resolve(models, `cascades/${cascade}.toml`))}\n${fs.existsSync(policy) ? `policy = ${text(policy)}\n` : ""}deadline_ms = 10000\n`;
+}
 
 /** Starts cloud-service with the page, and further fields of [page] and of [grpc_web]. */
 async function start({ cascade, cloud }, { port = 0, page = "", web: others = "" } = {}) {
@@ -299,20 +306,28 @@ test("what is no image, and one that is cut off, have their message", options, a
   assert.equal(await label(shown), "airplane");
 });
 
-test("photos: the first answer, from the network and from what is kept; screenshots", options, async test => {
+for (const photos of [SMALL, PHOTOS])
+  test(`photos: the first answer with ${photos.cascade}, from the network and from what is kept`, options, async test => {
+    const service = await start(photos);
+    test.after(service.end);
+    const shown = await page(test, service, { isReady: false });
+    await shown.setInputFiles("#file", photo(EASY));
+    await shown.locator("#strip li").first().waitFor();
+    const cold = await took(shown);
+    await shown.evaluate(() => navigator.serviceWorker.ready);
+    // The browser goes on writing what it is to keep.
+    await shown.waitForTimeout(1000);
+    await shown.reload();
+    await shown.setInputFiles("#file", photo(EASY));
+    await shown.locator("#strip li").first().waitFor();
+    console.log(`${photos.cascade}: the first answer after ${cold} ms, and after ${await took(shown)} ms with what is kept`);
+    assert.match(await shown.locator("#said").innerText(), /This computer/);
+    assert.match(await shown.locator("#loaded").innerText(), /kept from before/);
+  });
+
+test("photos, on every screen, to be looked at", { ...options, skip: options.skip || (!screenshots && "no folder for screenshots") }, async test => {
   const service = await start(PHOTOS);
   test.after(service.end);
-  const shown = await page(test, service, { isReady: false });
-  await shown.setInputFiles("#file", photo(0));
-  await shown.locator("#strip li").first().waitFor();
-  const cold = await took(shown);
-  await shown.evaluate(() => navigator.serviceWorker.ready);
-  await shown.reload();
-  await shown.setInputFiles("#file", photo(0));
-  await shown.locator("#strip li").first().waitFor();
-  console.log(`first answer after ${cold} ms, and after ${await took(shown)} ms with what is kept`);
-  assert.match(await shown.locator("#loaded").innerText(), /kept from before/);
-  if (!screenshots) return;
   for (const [name, screen] of [["narrow", PHONE], ["wide", WIDE]])
     for (const colorScheme of ["light", "dark"]) {
       const shown = await page(test, service, { screen, colorScheme });

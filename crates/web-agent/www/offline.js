@@ -2,8 +2,13 @@
 
 import { notice } from "./notices.js";
 
-/** Registers the service worker, and has it look for a newer page. Once the agent runs: nothing should be in its way before. */
-export async function keepPage() {
+/** All of the page is read and digested to be kept: not while the first picture may be on its way. */
+const AFTER_MS = 2000;
+
+/** Registers the service worker, and has it look for a newer page; a while after this is called. */
+export function keepPage() { setTimeout(keep, AFTER_MS); }
+
+async function keep() {
   if (!navigator.serviceWorker) return;
   try {
     navigator.serviceWorker.onmessage = ({ data }) => {

@@ -55,11 +55,15 @@ let threads = 1;
 let shared = null;
 const helpers = [];
 
-/** The WebAssembly, its memory ready. */
+/** The WebAssembly as the page compiled it, or `null` where it could not. */
+let compiled;
+const whenCompiled = new Promise(done => (compiled = done));
+
+/** The program, its memory ready. */
 async function program() {
   try {
-    const module = await import("./pkg/outpost_web_agent.js");
-    await module.default();
+    const [module, given] = await Promise.all([import("./pkg/outpost_web_agent.js"), whenCompiled]);
+    await module.default(given ? { module_or_path: given } : undefined);
     share(module);
     return module;
   } catch (error) { throw new Trouble(sharesMemory() ? "no-program" : "not-isolated", { error: String(error?.message ?? error) }); }
@@ -170,6 +174,7 @@ function change({ mode: chosen, point }) {
 
 self.addEventListener("online", () => agent && token.keep());
 self.onmessage = async ({ data }) => {
+  if (data.kind === "program") return compiled(data.module);
   if (data.kind === "start") {
     listened();
     try { await start(data); } catch (error) {

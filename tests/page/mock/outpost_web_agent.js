@@ -53,9 +53,9 @@ export function work() {
   throw new WebAssembly.RuntimeError("unreachable executed by a helper");
 }
 
-export default async function init({ memory } = {}) {
+export default async function init({ module_or_path: module, memory } = {}) {
   shared = memory ?? shared;
-  await fetch(new URL("outpost_web_agent_bg.wasm", import.meta.url));
+  if (!(module instanceof WebAssembly.Module)) await fetch(new URL("outpost_web_agent_bg.wasm", import.meta.url));
 }
 
 /** Files whose digests were computed. */
