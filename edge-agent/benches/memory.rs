@@ -86,19 +86,19 @@ fn main() -> Result<(), Box<dyn Error>> {
         arguments.seconds
     );
     println!(
-        "| network | loaded | at work, median | at work, most | files in use | {} s later | most ever | goal | images/s |",
+        "| network | while it is loaded, most | loaded | at work, median | at work, most | files in use | {} s later | most ever | goal | images/s |",
         REST.as_secs()
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for (network, weights) in NETWORKS {
         let device = Device::start(&arguments, &models, network)?;
         thread::sleep(Duration::from_secs(1));
-        let loaded = device.memory()?;
+        let (loading, loaded) = (device.status("VmHWM:")?, device.memory()?);
         let work = device.work(&arguments, &photos)?;
         thread::sleep(REST);
         let rested = device.memory()?;
         println!(
-            "| {network} | {} | {} | {} | {:.1} | {} | {:.1} | {:.1} | {:.1} |",
+            "| {network} | {loading:.1} | {} | {} | {} | {:.1} | {} | {:.1} | {:.1} | {:.1} |",
             words(loaded),
             words(work.memory[work.memory.len() / 2]),
             words(work.memory[work.memory.len() - 1]),

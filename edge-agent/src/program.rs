@@ -26,7 +26,7 @@ use crate::{
     queue::{Queue, QueueError, carry},
     reload::{ANSWERING, Reloader, Source},
     reloads::Reloads,
-    resident::give_back_code,
+    resident::{give_back_code, while_loading},
 };
 
 /// What calls may take beyond the deadline of an image, once the program is to end.
@@ -88,7 +88,7 @@ impl Program {
         let ending = CancellationToken::new();
         let (outputs, ways_in) = Outputs::start(&config.outputs, &metrics, &ending)?;
         let page = page::Loaded::load(config)?;
-        let agent = InCharge::new(Agent::start(config)?);
+        let agent = InCharge::new(while_loading(|| Agent::start(config))?);
         let power = Power::new(&config.power, &metrics);
         power.enter(&agent, Class::Mains);
         let announcer = Announcer::new(ways_in);

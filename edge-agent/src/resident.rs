@@ -1,16 +1,77 @@
-//! What of its own file the program keeps in memory.
+//! What the program keeps in memory that it does not need: of its own file, and of what it freed.
 //!
 //! Starting, and loading and rewriting networks, run through half of the program's code, which it then has mapped for good
 //! though it runs no more. Given back, it stays in the system's cache of files as long as there is room, and what is needed
 //! again is mapped again without being read. Memory that was written to is not touched.
 
-use std::{io, ops::Range};
+use std::{
+    io,
+    ops::Range,
+    sync::mpsc::{RecvTimeoutError, channel},
+    thread,
+    time::Duration,
+};
+
+use tikv_jemalloc_ctl::raw;
+
+/// While networks are loaded code is given back so often: what a pass over a network needs is mapped again in less time.
+const EVERY: Duration = Duration::from_millis(15);
 
 /// Gives back what is mapped of the program's file and its libraries.
 pub(crate) fn give_back_code() {
     match give_back() {
         Ok(bytes) => tracing::debug!(bytes, "code that loading used was given back"),
         Err(error) => tracing::debug!(%error, "code that loading used stays in memory"),
+    }
+}
+
+/// Has `load` run, and meanwhile gives back the code that it runs through, and what it frees: a network is in memory several
+/// times while it is loaded, and loaded once.
+pub(crate) fn while_loading<T>(load: impl FnOnce() -> T) -> T {
+    let _freed = NothingKept::new();
+    thread::scope(|scope| {
+        let (working, is_working) = channel::<()>();
+        scope.spawn(move || {
+            while is_working.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                if give_back().is_err() {
+                    break;
+                }
+            }
+        });
+        let loaded = load();
+        drop(working);
+        loaded
+    })
+}
+
+/// While there is one, what is freed goes back to the system at once, which at work would cost a third of an image's time.
+struct NothingKept {
+    /// For how many milliseconds it was kept before.
+    before: Option<isize>,
+}
+
+impl NothingKept {
+    fn new() -> Self {
+        Self {
+            before: keep_freed(0),
+        }
+    }
+}
+
+impl Drop for NothingKept {
+    fn drop(&mut self) {
+        self.before.map(keep_freed);
+    }
+}
+
+/// Has the allocator keep what is freed for so many milliseconds; gives what it was, or `None` where it cannot be set.
+fn keep_freed(milliseconds: isize) -> Option<isize> {
+    #[allow(
+        unsafe_code,
+        reason = "jemalloc's documentation has this value as an `ssize_t`, which may be read and written"
+    )]
+    unsafe {
+        raw::update(b"arena.0.dirty_decay_ms\0", milliseconds).ok()
     }
 }
 
@@ -114,5 +175,17 @@ Anonymous:             0 kB
     fn this_program_goes_on_without_its_code_in_memory() {
         assert!(give_back().unwrap() > 0);
         assert_eq!(unwritten(SMAPS).len(), 2);
+    }
+
+    #[test]
+    fn while_networks_are_loaded_what_is_freed_is_not_kept_and_then_as_before() {
+        let before = keep_freed(250).unwrap();
+        let kept = while_loading(|| {
+            // As long as it takes for code to be given back.
+            thread::sleep(3 * EVERY);
+            keep_freed(0)
+        });
+        assert_eq!(kept, Some(0));
+        assert_eq!(keep_freed(before), Some(250));
     }
 }

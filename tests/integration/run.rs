@@ -763,7 +763,11 @@ fn memory_that_an_image_needed_is_given_back_soon() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    for setting in ["opt.narenas: 1\n", "opt.dirty_decay_ms: 100 "] {
+    for setting in [
+        "opt.narenas: 1\n",
+        "opt.oversize_threshold: 0\n",
+        "opt.dirty_decay_ms: 100 ",
+    ] {
         assert!(said.contains(setting), "{setting}: {said}");
     }
 }

@@ -237,7 +237,10 @@ test("over HTTP/3 the page is opened, and asks", options, async test => {
  * Atomics.waitAsync. */
 const elsewhere = ({ cores = null, isIsolated = true, waits = true }) => ({
   prepare: context => context.route(url => ["/", "/wait.js"].includes(url.pathname), async route => {
-    const response = await route.fetch(), headers = response.headers();
+    // The page is fetched once more to be kept, when the service may be gone.
+    const response = await route.fetch().catch(() => null);
+    if (!response) return route.abort();
+    const headers = response.headers();
     if (!isIsolated) for (const name of ["opener", "embedder"]) delete headers[`cross-origin-${name}-policy`];
     let body = await response.text();
     if (new URL(route.request().url()).pathname === "/wait.js") {

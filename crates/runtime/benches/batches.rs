@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use ndarray::Array4;
 use outpost_runtime::{GraphSpec, ModelFolder, Runtime, TractRuntime};
 
@@ -23,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let folder = ModelFolder::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models"));
     let name = std::env::var("OUTPOST_BENCH_NETWORK").unwrap_or("efficientnet-lite2".into());
     let manifest = folder.manifest(&name)?;
-    let onnx = std::fs::read(folder.weights_path(&manifest))?;
+    let onnx = Bytes::from(std::fs::read(folder.weights_path(&manifest))?);
     let spec = GraphSpec::from(&manifest);
     let [channels, height, width] = spec.input_shape;
     println!("{name}, one thread that waits for each batch; medians");
@@ -31,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("| runtime | batch | ms a batch | images/s |");
     println!("| --- | --- | --- | --- |");
     for (label, runtime) in runtimes()? {
-        let network = runtime.load(&onnx, &spec)?;
+        let network = runtime.load(onnx.clone(), &spec)?;
         for images in BATCHES {
             let batch = Array4::from_shape_fn((images, channels, height, width), |(n, c, y, x)| {
                 ((n * 13 + c * 31 + y * 7 + x * 3) % 17) as f32 / 8.0 - 1.0

@@ -7,6 +7,7 @@
 
 use std::{error::Error, fs, hint::black_box, path::Path, time::Instant};
 
+use bytes::Bytes;
 use ndarray::Array4;
 use outpost_runtime::{GraphSpec, ModelFolder, Network, Runtime, TractRuntime};
 use tikv_jemallocator::Jemalloc;
@@ -29,11 +30,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut graphs = Vec::new();
     for name in NETWORKS {
         let manifest = folder.manifest(name)?;
-        let onnx = fs::read(folder.weights_path(&manifest))?;
+        let onnx = Bytes::from(fs::read(folder.weights_path(&manifest))?);
         graphs.push((name, onnx, GraphSpec::from(&manifest)));
     }
     for name in ZOO {
-        let onnx = fs::read(here.join(format!("tests/data/light/{name}.onnx")))?;
+        let onnx = Bytes::from(fs::read(
+            here.join(format!("tests/data/light/{name}.onnx")),
+        )?);
         let declared = TractRuntime::default().summarise(&onnx)?;
         let input = &declared.inputs[0];
         let size = |index: usize| input.shape[index].ok_or("the input has no fixed size");
@@ -53,9 +56,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         let image = Array4::from_shape_fn((1, channels, height, width), |(_, c, y, x)| {
             ((c * 31 + y * 7 + x * 3) % 17) as f32 / 8.0 - 1.0
         });
-        let network = TractRuntime::default().load(&onnx, &spec)?;
+        let network = TractRuntime::default().load(onnx.clone(), &spec)?;
         let peer = match &peer {
-            Some(peer) => Some(peer.load(&onnx, &spec)?),
+            Some(peer) => Some(peer.load(onnx.clone(), &spec)?),
             None => None,
         };
         let time = |network: &dyn Network| -> Result<f64, Box<dyn Error>> {

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use ndarray::Array4;
 use outpost_runtime::{Features, GraphSpec, ModelFolder, Runtime, StagedSpec, TractRuntime};
 
@@ -23,17 +24,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("| --- | --- | --- | --- | --- |");
     for name in ["cifar10-alexnet", "cifar10-googlenet", "cifar10-resnet"] {
         let manifest = folder.manifest(name)?;
-        let onnx = std::fs::read(folder.weights_path(&manifest))?;
+        let onnx = Bytes::from(std::fs::read(folder.weights_path(&manifest))?);
         let exits: Vec<&str> = manifest.exits.iter().map(|exit| &*exit.name).collect();
         let spec = GraphSpec::from(&manifest);
         let [channels, height, width] = spec.input_shape;
         let image = Array4::from_shape_fn((1, channels, height, width), |(_, c, y, x)| {
             ((c * 31 + y * 7 + x * 3) % 17) as f32 / 8.0 - 1.0
         });
-        let whole = TractRuntime::default().load(&onnx, &spec)?;
+        let whole = TractRuntime::default().load(onnx.clone(), &spec)?;
         let staged = |features| {
             TractRuntime::default()
-                .load_stages(&onnx, &StagedSpec::new(&manifest, &exits, features))
+                .load_stages(onnx.clone(), &StagedSpec::new(&manifest, &exits, features))
         };
         let (bare, full) = (staged(Features::Omit)?, staged(Features::Give)?);
         let mut times: [Vec<Duration>; 3] = Default::default();

@@ -335,7 +335,7 @@ impl ModelFolder {
     ) -> Result<Classifier, OpenError> {
         let (manifest, labels, weights) = self.read(name, version)?;
         let network = runtime
-            .load(&weights, &GraphSpec::from(&manifest))
+            .load(weights, &GraphSpec::from(&manifest))
             .map_err(|source| OpenError::Load {
                 name: name.to_owned(),
                 source,
@@ -371,7 +371,7 @@ impl ModelFolder {
             });
         }
         let network = runtime
-            .load_stages(&weights, &StagedSpec::new(&manifest, exits, features))
+            .load_stages(weights, &StagedSpec::new(&manifest, exits, features))
             .map_err(|source| OpenError::Load {
                 name: name.to_owned(),
                 source,

@@ -1,5 +1,6 @@
 //! The traits that every runtime implements.
 
+use bytes::Bytes;
 use ndarray::{Array2, Array4, ArrayView4};
 
 use crate::manifest::Manifest;
@@ -135,11 +136,11 @@ pub trait Runtime: Send + Sync {
     /// Its version, such as `"0.23.9"`.
     fn version(&self) -> &str;
 
-    /// Loads an ONNX graph and makes it ready to run.
+    /// Loads an ONNX graph and makes it ready to run. The file is let go once it is read.
     ///
     /// # Errors
     /// [`LoadError`] when it is not ONNX, lacks a tensor of `spec`, or cannot be run.
-    fn load(&self, onnx: &[u8], spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError>;
+    fn load(&self, onnx: Bytes, spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError>;
 
     /// Loads an ONNX graph cut into stages and makes each ready to run. A runtime need not be able to.
     ///
@@ -148,7 +149,7 @@ pub trait Runtime: Send + Sync {
     /// cannot be run.
     fn load_stages(
         &self,
-        _onnx: &[u8],
+        _onnx: Bytes,
         _spec: &StagedSpec,
     ) -> Result<Box<dyn StagedNetwork>, LoadError> {
         let words = "does not run networks stage by stage: use tract for cascades";

@@ -11,6 +11,7 @@ use std::{
     sync::{Mutex, OnceLock, PoisonError},
 };
 
+use bytes::Bytes;
 use ndarray::{Array2, ArrayView4};
 use ort::{
     environment::Environment,
@@ -268,8 +269,8 @@ impl Runtime for OnnxRuntime {
         self.version
     }
 
-    fn load(&self, onnx: &[u8], spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError> {
-        let sessions = self.sessions(onnx)?;
+    fn load(&self, onnx: Bytes, spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError> {
+        let sessions = self.sessions(&onnx)?;
         check(&sessions[0], spec)?;
         Ok(Box::new(OnnxNetwork {
             spec: spec.clone(),
@@ -279,10 +280,10 @@ impl Runtime for OnnxRuntime {
 
     fn load_stages(
         &self,
-        onnx: &[u8],
+        onnx: Bytes,
         spec: &StagedSpec,
     ) -> Result<Box<dyn StagedNetwork>, LoadError> {
-        Ok(Box::new(OnnxStages::load(self, onnx, spec)?))
+        Ok(Box::new(OnnxStages::load(self, &onnx, spec)?))
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::{fs, path::Path};
 
+use bytes::Bytes;
 use ndarray::{Array2, Array4, Axis, s};
 use outpost_runtime::{
     Features, GraphSpec, InferError, LoadError, ModelFolder, Network, Runtime, StagedNetwork,
@@ -24,10 +25,10 @@ fn folder() -> ModelFolder {
     ModelFolder::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models"))
 }
 
-fn graph(name: &str) -> (Vec<u8>, GraphSpec) {
+fn graph(name: &str) -> (Bytes, GraphSpec) {
     let folder = folder();
     let manifest = folder.manifest(name).unwrap();
-    let onnx = fs::read(folder.weights_path(&manifest)).unwrap();
+    let onnx = Bytes::from(fs::read(folder.weights_path(&manifest)).unwrap());
     (onnx, GraphSpec::from(&manifest))
 }
 
@@ -65,10 +66,10 @@ fn gives_the_scores_of_tract(runtime: &dyn Runtime) {
         let (onnx, spec) = graph(name);
         let batch = images(2, &spec);
         let expected = TractRuntime::default()
-            .load(&onnx, &spec)
+            .load(onnx.clone(), &spec)
             .unwrap()
             .infer(batch.view());
-        let network = runtime.load(&onnx, &spec).unwrap();
+        let network = runtime.load(onnx.clone(), &spec).unwrap();
         assert_eq!(network.spec(), &spec);
         let found = network.infer(batch.view()).unwrap();
         assert_alike(
@@ -81,7 +82,7 @@ fn gives_the_scores_of_tract(runtime: &dyn Runtime) {
 
 fn gives_a_batch_what_it_gives_its_images(runtime: &dyn Runtime) {
     let (onnx, spec) = graph("cifar10-googlenet");
-    let network = runtime.load(&onnx, &spec).unwrap();
+    let network = runtime.load(onnx.clone(), &spec).unwrap();
     for count in [1, 2, 7, 16] {
         let batch = images(count, &spec);
         let together = network.infer(batch.view()).unwrap();
@@ -108,7 +109,7 @@ fn gives_a_batch_what_it_gives_its_images(runtime: &dyn Runtime) {
 
 fn answers_callers_at_the_same_time(runtime: &dyn Runtime) {
     let (onnx, spec) = graph("cifar10-alexnet");
-    let network: Box<dyn Network> = runtime.load(&onnx, &spec).unwrap();
+    let network: Box<dyn Network> = runtime.load(onnx.clone(), &spec).unwrap();
     let batches: Vec<_> = (1..=8).map(|count| images(count, &spec)).collect();
     let expected: Vec<_> = batches
         .iter()
@@ -130,12 +131,15 @@ fn answers_callers_at_the_same_time(runtime: &dyn Runtime) {
 
 fn refuses_what_does_not_fit(runtime: &dyn Runtime) {
     let (onnx, spec) = graph("cifar10-alexnet");
-    let load = |onnx: &[u8], spec: &GraphSpec| match runtime.load(onnx, spec) {
+    let load = |onnx: &Bytes, spec: &GraphSpec| match runtime.load(onnx.clone(), spec) {
         Ok(_) => panic!("{} took it", runtime.name()),
         Err(error) => error,
     };
-    for garbage in [&b"no graph at all"[..], &onnx[..onnx.len() / 2]] {
-        let error = load(garbage, &spec);
+    for garbage in [
+        Bytes::from_static(b"no graph at all"),
+        onnx.slice(..onnx.len() / 2),
+    ] {
+        let error = load(&garbage, &spec);
         assert!(
             matches!(error, LoadError::NotOnnx(_)),
             "{}: {error:?}",
@@ -193,7 +197,7 @@ fn refuses_what_does_not_fit(runtime: &dyn Runtime) {
     };
     load(&onnx, &smaller);
 
-    let network = runtime.load(&onnx, &spec).unwrap();
+    let network = runtime.load(onnx.clone(), &spec).unwrap();
     for shape in [(1, 3, 31, 32), (1, 1, 32, 32), (2, 3, 32, 33)] {
         let error = network.infer(Array4::zeros(shape).view()).unwrap_err();
         assert!(matches!(error, InferError::Shape { .. }), "{error:?}");
@@ -205,9 +209,9 @@ fn refuses_what_does_not_fit(runtime: &dyn Runtime) {
 fn runs_stages_alike_or_says_that_it_does_not(runtime: &dyn Runtime) {
     let folder = folder();
     let manifest = folder.manifest("cifar10-resnet").unwrap();
-    let onnx = fs::read(folder.weights_path(&manifest)).unwrap();
+    let onnx = Bytes::from(fs::read(folder.weights_path(&manifest)).unwrap());
     let spec = StagedSpec::new(&manifest, &["group1", "group2"], Features::Give);
-    let network = match runtime.load_stages(&onnx, &spec) {
+    let network = match runtime.load_stages(onnx.clone(), &spec) {
         Ok(network) => network,
         Err(LoadError::Unsupported(why)) => {
             assert!(why.to_string().contains("tract"), "{why}");
@@ -215,12 +219,17 @@ fn runs_stages_alike_or_says_that_it_does_not(runtime: &dyn Runtime) {
         }
         Err(error) => panic!("{}: {error:?}", runtime.name()),
     };
-    let tract = TractRuntime::default().load_stages(&onnx, &spec).unwrap();
+    let tract = TractRuntime::default()
+        .load_stages(onnx.clone(), &spec)
+        .unwrap();
     assert_eq!(network.feature_widths(), tract.feature_widths());
     let row = |values: Vec<f32>| Array2::from_shape_vec((1, values.len()), values).unwrap();
     let whole = GraphSpec::from(&manifest);
     let batch = images(2, &whole);
-    let scores = runtime.load(&onnx, &whole).unwrap().infer(batch.view());
+    let scores = runtime
+        .load(onnx.clone(), &whole)
+        .unwrap()
+        .infer(batch.view());
     let scores = scores.unwrap();
     // Two images in turns: what one leaves is not taken for the other's.
     let image = |index: usize| batch.slice(s![index..=index, .., .., ..]).to_owned();
@@ -247,16 +256,16 @@ fn runs_stages_alike_or_says_that_it_does_not(runtime: &dyn Runtime) {
     refuses_stages_that_do_not_fit(runtime, &onnx, &spec);
 }
 
-fn refuses_stages_that_do_not_fit(runtime: &dyn Runtime, onnx: &[u8], spec: &StagedSpec) {
-    let load = |onnx: &[u8], change: &dyn Fn(&mut StagedSpec)| {
+fn refuses_stages_that_do_not_fit(runtime: &dyn Runtime, onnx: &Bytes, spec: &StagedSpec) {
+    let load = |onnx: &Bytes, change: &dyn Fn(&mut StagedSpec)| {
         let mut spec = spec.clone();
         change(&mut spec);
-        match runtime.load_stages(onnx, &spec) {
+        match runtime.load_stages(onnx.clone(), &spec) {
             Ok(_) => panic!("{} took it", runtime.name()),
             Err(error) => error,
         }
     };
-    let error = load(b"no graph at all", &|_| {});
+    let error = load(&Bytes::from_static(b"no graph at all"), &|_| {});
     assert!(matches!(error, LoadError::NotOnnx(_)), "{error:?}");
     let error = load(onnx, &|spec| spec.input = "no-such".into());
     let is_named = matches!(&error, LoadError::NoSuchTensor { role: "input", .. });
@@ -272,7 +281,7 @@ fn refuses_stages_that_do_not_fit(runtime: &dyn Runtime, onnx: &[u8], spec: &Sta
         spec.stages[0].features = activations;
     });
     assert!(matches!(error, LoadError::Features(_)), "{error:?}");
-    let staged = runtime.load_stages(onnx, spec).unwrap();
+    let staged = runtime.load_stages(onnx.clone(), spec).unwrap();
     for shape in [(1, 3, 31, 32), (2, 3, 32, 32)] {
         let error = staged.start(Array4::zeros(shape)).err().unwrap();
         assert!(matches!(error, InferError::Shape { .. }), "{error:?}");
@@ -293,7 +302,7 @@ fn tract_whose_threads_share_an_image() {
         let (onnx, spec) = graph(name);
         let batch = images(2, &spec);
         let scores = |runtime: &TractRuntime| {
-            let network = runtime.load(&onnx, &spec).unwrap();
+            let network = runtime.load(onnx.clone(), &spec).unwrap();
             network.infer(batch.view()).unwrap()
         };
         // To the last bit: a device that shares decides as one that does not.

@@ -33,11 +33,11 @@ fn spec(onnx: &[u8]) -> GraphSpec {
     }
 }
 
-fn run(onnx: &[u8], input: impl Fn(&GraphSpec) -> Vec<f32>) -> Vec<f32> {
-    let spec = spec(onnx);
+fn run(onnx: Vec<u8>, input: impl Fn(&GraphSpec) -> Vec<f32>) -> Vec<f32> {
+    let spec = spec(&onnx);
     let [channels, height, width] = spec.input_shape;
     let input = Array4::from_shape_vec((1, channels, height, width), input(&spec)).unwrap();
-    let network = TractRuntime::default().load(onnx, &spec).unwrap();
+    let network = TractRuntime::default().load(onnx.into(), &spec).unwrap();
     network
         .infer(input.view())
         .unwrap()
@@ -74,7 +74,7 @@ fn expected_output(name: &str) -> Vec<f32> {
 
 fn gives_the_expected_output(name: &str) {
     let onnx = fs::read(data().join(format!("{name}.onnx"))).unwrap();
-    let found = run(&onnx, |spec| {
+    let found = run(onnx, |spec| {
         let count: usize = spec.input_shape.iter().product();
         (0..count).map(|i| i as f32 / count as f32).collect()
     });
@@ -113,7 +113,7 @@ fn with_random_weights_the_zoos_graphs_agree_with_onnx_runtime() {
     assert!(made.success());
     for name in ["light_bvlc_alexnet", "light_inception_v1", "light_resnet50"] {
         let read = |file: &str| fs::read(folder.path().join(name).join(file)).unwrap();
-        let found = run(&read("model.onnx"), |_| little_endian(&read("input.f32")));
+        let found = run(read("model.onnx"), |_| little_endian(&read("input.f32")));
         let expected = little_endian(&read("output.f32"));
         let spread = expected.iter().copied().fold(f32::NEG_INFINITY, f32::max)
             / expected.iter().sum::<f32>().abs()

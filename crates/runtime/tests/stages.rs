@@ -8,6 +8,7 @@ use std::{
     process::Command,
 };
 
+use bytes::Bytes;
 use ndarray::Array4;
 use outpost_runtime::{
     Classifier, ClassifyError, Features, GraphSpec, ImageLimits, InferError, LoadError, Manifest,
@@ -120,7 +121,7 @@ fn every_exit_says_what_the_whole_graph_says_there() {
     for network in NETWORKS {
         let folder = ModelFolder::new(models());
         let manifest = folder.manifest(network.name).unwrap();
-        let onnx = fs::read(folder.weights_path(&manifest)).unwrap();
+        let onnx = Bytes::from(fs::read(folder.weights_path(&manifest)).unwrap());
         let spec = StagedSpec::new(&manifest, &network.exits(), Features::Give);
         let image = Array4::from_shape_fn((1, 3, 32, 32), |(_, c, y, x)| {
             ((c * 31 + y * 7 + x * 3) % 17) as f32 / 8.0 - 1.0
@@ -132,14 +133,16 @@ fn every_exit_says_what_the_whole_graph_says_there() {
                 classes,
                 ..GraphSpec::from(&manifest)
             };
-            let network = TractRuntime::default().load(&onnx, &spec).unwrap();
+            let network = TractRuntime::default().load(onnx.clone(), &spec).unwrap();
             network
                 .infer(image.view())
                 .unwrap()
                 .into_raw_vec_and_offset()
                 .0
         };
-        let staged = TractRuntime::default().load_stages(&onnx, &spec).unwrap();
+        let staged = TractRuntime::default()
+            .load_stages(onnx.clone(), &spec)
+            .unwrap();
         let mut run = staged.start(image.clone()).unwrap();
         for stage in &spec.stages {
             let output = run.advance().unwrap();
@@ -244,10 +247,13 @@ fn every_exit_agrees_with_onnx_runtime() {
             elements.iter().map(|&e| f32::from_le_bytes(e)).collect()
         };
         let manifest = ModelFolder::new(models()).manifest(name).unwrap();
-        let onnx = fs::read(ModelFolder::new(models()).weights_path(&manifest)).unwrap();
+        let onnx = fs::read(ModelFolder::new(models()).weights_path(&manifest));
+        let onnx = Bytes::from(onnx.unwrap());
         let spec = StagedSpec::new(&manifest, &network.exits(), Features::Give);
         let image = Array4::from_shape_vec((1, 3, 32, 32), read("image")).unwrap();
-        let staged = TractRuntime::default().load_stages(&onnx, &spec).unwrap();
+        let staged = TractRuntime::default()
+            .load_stages(onnx.clone(), &spec)
+            .unwrap();
         let mut run = staged.start(image).unwrap();
         for stage in &spec.stages {
             let output = run.advance().unwrap();

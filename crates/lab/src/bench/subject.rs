@@ -80,10 +80,11 @@ impl Subject {
             path: path.to_owned(),
             source,
         };
-        let spec = graph_spec(path, &read(path)?, args, runtime)?;
+        let spec = graph_spec(path, read(path)?, args, runtime)?;
         let start = Instant::now();
         let onnx = read(path)?;
-        let network = runtime.load(&onnx, &spec).map_err(load)?;
+        let file_bytes = onnx.len() as u64;
+        let network = runtime.load(onnx.into(), &spec).map_err(load)?;
         Ok(Self {
             name: path
                 .file_stem()
@@ -91,7 +92,7 @@ impl Subject {
                 .to_string_lossy()
                 .into(),
             description: None,
-            file_bytes: onnx.len() as u64,
+            file_bytes,
             load_time: start.elapsed(),
             multiply_adds: None,
             preprocessor: None,
@@ -119,7 +120,7 @@ impl Network for Opened {
 /// How to run a graph of which only its own declarations are known.
 fn graph_spec(
     path: &Path,
-    onnx: &[u8],
+    onnx: Vec<u8>,
     args: &BenchArgs,
     runtime: &TractRuntime,
 ) -> Result<GraphSpec, BenchError> {
@@ -128,7 +129,7 @@ fn graph_spec(
         path: path(),
         source,
     };
-    let summary = runtime.summarise(onnx).map_err(load)?;
+    let summary = runtime.summarise(&onnx).map_err(load)?;
     let [input] = &*summary.inputs else {
         return Err(not_an_image(path(), &summary));
     };
@@ -161,7 +162,7 @@ fn graph_spec(
     if declared.is_none() {
         // Most graphs declare no output shape; the runtime works it out when it loads, and says so
         // on refusing the 0 classes asked for.
-        spec.classes = match runtime.load(onnx, &spec) {
+        spec.classes = match runtime.load(onnx.into(), &spec) {
             Err(LoadError::Classes { found, .. }) => found,
             Err(source) => return Err(load(source)),
             Ok(_) => None,

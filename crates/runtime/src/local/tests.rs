@@ -4,6 +4,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use bytes::Bytes;
 use ndarray::Array4;
 use tempfile::TempDir;
 
@@ -41,18 +42,18 @@ impl Runtime for Noting {
         "0"
     }
 
-    fn load(&self, _: &[u8], _: &GraphSpec) -> Result<Box<dyn Network>, LoadError> {
+    fn load(&self, _: Bytes, _: &GraphSpec) -> Result<Box<dyn Network>, LoadError> {
         unreachable!("only stages are run")
     }
 
     fn load_stages(
         &self,
-        onnx: &[u8],
+        onnx: Bytes,
         spec: &StagedSpec,
     ) -> Result<Box<dyn StagedNetwork>, LoadError> {
         let widths = spec.stages.iter().map(|s| s.features.as_ref().map(|_| 3));
         Ok(Box::new(NotingNetwork {
-            name: String::from_utf8_lossy(onnx).into_owned(),
+            name: String::from_utf8_lossy(&onnx).into_owned(),
             exits: spec.stages.iter().map(|s| s.logits.clone()).collect(),
             widths: widths.collect(),
             ran: self.0.clone(),

@@ -1,5 +1,6 @@
 //! Tract on another device than the CPU: what it registers by name, asked to run whole batches.
 
+use bytes::Bytes;
 use ndarray::{Array2, ArrayView4, Axis};
 use tract_onnx::prelude::{
     DatumType, InferenceFact, InferenceModel, InferenceModelExt, TractError, TractResult, tvec,
@@ -43,7 +44,7 @@ impl Runtime for TractCudaRuntime {
         VERSION
     }
 
-    fn load(&self, onnx: &[u8], spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError> {
+    fn load(&self, onnx: Bytes, spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError> {
         self.0.load(onnx, spec)
     }
 }
@@ -61,7 +62,7 @@ impl DeviceRuntime {
         Ok(Self { device })
     }
 
-    fn load(&self, onnx: &[u8], spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError> {
+    fn load(&self, onnx: Bytes, spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError> {
         let model = select(onnx, spec)?;
         let plan = self.prepare(model, spec).map_err(unsupported)?;
         let output = plan.output_fact(0).map_err(unsupported)?;
@@ -127,11 +128,11 @@ mod tests {
         let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
         let folder = ModelFolder::new(models);
         let manifest = folder.manifest("cifar10-googlenet").unwrap();
-        let onnx = std::fs::read(folder.weights_path(&manifest)).unwrap();
+        let onnx = Bytes::from(std::fs::read(folder.weights_path(&manifest)).unwrap());
         let spec = GraphSpec::from(&manifest);
         let cpu = DeviceRuntime::find("cpu").unwrap();
-        let network = cpu.load(&onnx, &spec).unwrap();
-        let reference = TractRuntime::default().load(&onnx, &spec).unwrap();
+        let network = cpu.load(onnx.clone(), &spec).unwrap();
+        let reference = TractRuntime::default().load(onnx, &spec).unwrap();
         for images in [1, 5, 2] {
             let batch = Array4::from_shape_fn((images, 3, 32, 32), |(n, c, y, x)| {
                 ((n * 7 + c * 5 + y * 3 + x) % 11) as f32 / 11.0

@@ -19,7 +19,9 @@ mod widen;
 pub use device::{CudaError, TractCudaRuntime};
 use std::sync::Arc;
 
+use bytes::{Buf, Bytes};
 use ndarray::{Array2, ArrayView4, Axis};
+use prost::Message;
 use rewrite::rewrite;
 use stages::TractStages;
 pub use threads::{Threads, ThreadsError};
@@ -110,7 +112,7 @@ impl Runtime for TractRuntime {
         VERSION
     }
 
-    fn load(&self, onnx: &[u8], spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError> {
+    fn load(&self, onnx: Bytes, spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError> {
         let model = select(onnx, spec)?;
         let plan = compile(model, spec).map_err(unsupported)?;
         let output = plan.model().output_fact(0).map_err(unsupported)?;
@@ -129,7 +131,7 @@ impl Runtime for TractRuntime {
 
     fn load_stages(
         &self,
-        onnx: &[u8],
+        onnx: Bytes,
         spec: &StagedSpec,
     ) -> Result<Box<dyn StagedNetwork>, LoadError> {
         let mut proto = parse_proto(onnx)?;
@@ -169,7 +171,7 @@ impl TractNetwork {
 }
 
 /// The graph from the input to the output that `spec` names.
-fn select(onnx: &[u8], spec: &GraphSpec) -> Result<InferenceModel, LoadError> {
+fn select(onnx: Bytes, spec: &GraphSpec) -> Result<InferenceModel, LoadError> {
     let mut model = parse(onnx)?;
     let input = find(&model, "input", &model.inputs, &spec.input)?;
     let output = find(&model, "output", &model.outputs, &spec.output)?;
@@ -180,7 +182,7 @@ fn select(onnx: &[u8], spec: &GraphSpec) -> Result<InferenceModel, LoadError> {
     Ok(model)
 }
 
-fn parse(onnx: &[u8]) -> Result<InferenceModel, LoadError> {
+fn parse(onnx: impl Buf) -> Result<InferenceModel, LoadError> {
     let proto = parse_proto(onnx)?;
     tract_onnx::onnx()
         .model_for_proto_model(&proto)
@@ -188,10 +190,8 @@ fn parse(onnx: &[u8]) -> Result<InferenceModel, LoadError> {
 }
 
 /// The file's own structure, its weights widened.
-fn parse_proto(onnx: &[u8]) -> Result<ModelProto, LoadError> {
-    let mut proto = tract_onnx::onnx()
-        .proto_model_for_read(&mut &*onnx)
-        .map_err(not_onnx)?;
+fn parse_proto(onnx: impl Buf) -> Result<ModelProto, LoadError> {
+    let mut proto = ModelProto::decode(onnx).map_err(|error| LoadError::NotOnnx(error.into()))?;
     if let Some(graph) = &mut proto.graph {
         widen::widen_f16_weights(graph);
     }
