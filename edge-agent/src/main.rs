@@ -11,15 +11,15 @@ use tikv_jemallocator::Jemalloc;
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-/// One arena, large pieces included, as its threads do the same in turns, and memory that a burst needed is given back within a
-/// tenth of a second: with an arena a thread, each keeps an image's activations for ten. The variable `_RJEM_MALLOC_CONF` overrides it.
+/// One arena for all threads, which do the same in turns, and without a store of its own for each; memory that a burst needed is given
+/// back within a tenth of a second. With an arena a thread, each keeps an image's activations for ten. The variable `_RJEM_MALLOC_CONF` overrides it.
 #[allow(
     unsafe_code,
     reason = "jemalloc looks for a symbol of this name, and nothing else has one"
 )]
 #[unsafe(export_name = "_rjem_malloc_conf")]
-pub static ALLOCATOR_SETTINGS: &[u8; 67] =
-    b"narenas:1,oversize_threshold:0,dirty_decay_ms:100,muzzy_decay_ms:0\0";
+pub static ALLOCATOR_SETTINGS: &[u8; 80] =
+    b"narenas:1,tcache:false,oversize_threshold:0,dirty_decay_ms:100,muzzy_decay_ms:0\0";
 
 #[tokio::main]
 async fn main() -> ExitCode {

@@ -765,6 +765,7 @@ fn memory_that_an_image_needed_is_given_back_soon() {
     let said = String::from_utf8_lossy(&output.stderr);
     for setting in [
         "opt.narenas: 1\n",
+        "opt.tcache: false\n",
         "opt.oversize_threshold: 0\n",
         "opt.dirty_decay_ms: 100 ",
     ] {
