@@ -22,7 +22,7 @@ use tempfile::TempDir;
 
 /// Networks with their weights in megabytes, four bytes a number.
 const NETWORKS: [(&str, f64); 2] = [("squeezenet1.0", 5.0), ("efficientnet-lite0", 18.6)];
-/// Time without an image after which memory is read once more: freed pages are given back within ten seconds.
+/// Time without an image after which memory is read once more: freed pages are given back by then, whatever the allocator.
 const REST: Duration = Duration::from_secs(12);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 

@@ -11,8 +11,9 @@ use tikv_jemallocator::Jemalloc;
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-/// One arena for all threads, which do the same in turns, and without a store of its own for each; memory that a burst needed is given
-/// back within a tenth of a second. With an arena a thread, each keeps an image's activations for ten. The variable `_RJEM_MALLOC_CONF` overrides it.
+/// One arena for all threads, which do the same in turns, and for large pieces too, whose own would not be set while networks are
+/// loaded; no store for each thread beside it. Memory that a burst needed is given back within a tenth of a second: with an arena a
+/// thread, each keeps an image's activations for ten. The variable `_RJEM_MALLOC_CONF` overrides it.
 #[allow(
     unsafe_code,
     reason = "jemalloc looks for a symbol of this name, and nothing else has one"

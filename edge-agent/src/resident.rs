@@ -5,9 +5,8 @@
 //! again is mapped again without being read. Memory that was written to is not touched.
 
 use std::{
-    io,
     ops::Range,
-    sync::mpsc::{RecvTimeoutError, channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
     time::Duration,
 };
@@ -17,12 +16,10 @@ use tikv_jemalloc_ctl::raw;
 /// While networks are loaded code is given back so often: what a pass over a network needs is mapped again in less time.
 const EVERY: Duration = Duration::from_millis(15);
 
-/// Gives back what is mapped of the program's file and its libraries.
+/// Gives back what is mapped of the program's file.
 pub(crate) fn give_back_code() {
-    match give_back() {
-        Ok(bytes) => tracing::debug!(bytes, "code that loading used was given back"),
-        Err(error) => tracing::debug!(%error, "code that loading used stays in memory"),
-    }
+    let bytes = give_back(&code());
+    tracing::debug!(bytes, "code that loading used was given back");
 }
 
 /// Has `load` run, and meanwhile gives back the code that it runs through, and what it frees: a network is in memory several
@@ -30,18 +27,23 @@ pub(crate) fn give_back_code() {
 pub(crate) fn while_loading<T>(load: impl FnOnce() -> T) -> T {
     let _freed = NothingKept::new();
     thread::scope(|scope| {
-        let (working, is_working) = channel::<()>();
-        scope.spawn(move || {
-            while is_working.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-                if give_back().is_err() {
-                    break;
-                }
-            }
-        });
+        let (working, is_working) = channel();
+        // Without a thread it only takes more memory.
+        let _ = thread::Builder::new().spawn_scoped(scope, || keep_giving_back(is_working));
         let loaded = load();
         drop(working);
         loaded
     })
+}
+
+/// Gives code back as long as somebody is at work; how often.
+fn keep_giving_back(is_working: Receiver<()>) -> usize {
+    let code = code();
+    let mut passes = 0;
+    while is_working.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+        passes += usize::from(give_back(&code) > 0);
+    }
+    passes
 }
 
 /// While there is one, what is freed goes back to the system at once, which at work would cost a third of an image's time.
@@ -60,7 +62,9 @@ impl NothingKept {
 
 impl Drop for NothingKept {
     fn drop(&mut self) {
-        self.before.map(keep_freed);
+        if let Some(before) = self.before {
+            keep_freed(before);
+        }
     }
 }
 
@@ -75,39 +79,60 @@ fn keep_freed(milliseconds: isize) -> Option<isize> {
     }
 }
 
+/// Where the program's own file is mapped, and nothing was ever written to. That stays so as long as the program runs: unlike
+/// libraries, it is never mapped anew.
 #[cfg(target_os = "linux")]
-fn give_back() -> io::Result<usize> {
-    use std::{fs, ptr};
+fn code() -> Vec<Range<usize>> {
+    use std::{env, fs};
 
-    use rustix::mm::{Advice, madvise};
-
-    let smaps = fs::read_to_string("/proc/self/smaps")?;
-    let mut bytes = 0;
-    for range in unwritten(&smaps) {
-        let start = ptr::with_exposed_provenance_mut(range.start);
-        #[allow(
-            unsafe_code,
-            reason = "pages of a file that this process cannot write to and never has: the next access reads the same from the file"
-        )]
-        unsafe {
-            madvise(start, range.len(), Advice::LinuxDontNeed)?;
-        }
-        bytes += range.len();
-    }
-    Ok(bytes)
+    let (Ok(smaps), Ok(program)) = (fs::read_to_string("/proc/self/smaps"), env::current_exe())
+    else {
+        return Vec::new();
+    };
+    program
+        .to_str()
+        .map_or_else(Vec::new, |program| unwritten(&smaps, program))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn give_back() -> io::Result<usize> {
-    Ok(0)
+fn code() -> Vec<Range<usize>> {
+    Vec::new()
 }
 
-/// The mappings of files that are not writable and of which no page was ever written, as relocations do: of `/proc/PID/smaps`.
-fn unwritten(smaps: &str) -> Vec<Range<usize>> {
+/// Gives back what is mapped there; the bytes of it.
+#[cfg(target_os = "linux")]
+fn give_back(code: &[Range<usize>]) -> usize {
+    use std::ptr;
+
+    use rustix::mm::{Advice, madvise};
+
+    let mut bytes = 0;
+    for range in code {
+        let start = ptr::with_exposed_provenance_mut(range.start);
+        #[allow(
+            unsafe_code,
+            reason = "pages of the program's own file, never written to: the next access reads the same from the file"
+        )]
+        let given = unsafe { madvise(start, range.len(), Advice::LinuxDontNeed) };
+        if given.is_ok() {
+            bytes += range.len();
+        }
+    }
+    bytes
+}
+
+#[cfg(not(target_os = "linux"))]
+fn give_back(_: &[Range<usize>]) -> usize {
+    0
+}
+
+/// The mappings of the file `program` that are not writable and of which no page was ever written, as relocations do: of
+/// `/proc/PID/smaps`.
+fn unwritten(smaps: &str, program: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut mapping = None;
     for line in smaps.lines() {
-        if let Some(head) = mapping_of_file(line) {
+        if let Some(head) = mapping_of(line, program) {
             mapping = head;
         } else if line
             .strip_prefix("Anonymous:")
@@ -119,24 +144,25 @@ fn unwritten(smaps: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// None where the line begins no mapping; none within where it begins one of something else than a file that is read alone.
-fn mapping_of_file(line: &str) -> Option<Option<Range<usize>>> {
+/// None where the line begins no mapping; none within where it begins one of something else than `program`, read alone.
+fn mapping_of(line: &str, program: &str) -> Option<Option<Range<usize>>> {
     let mut words = line.split_ascii_whitespace();
     let (start, end) = words.next()?.split_once('-')?;
     let address = |digits| usize::from_str_radix(digits, 16).ok();
     let range = address(start)?..address(end)?;
     let permissions = words.next()?;
-    let is_file = words
-        .nth(3)
-        .is_some_and(|path| path.starts_with('/') && words.next() != Some("(deleted)"));
+    // Offset, device, inode; the path may have spaces. That of a file that was replaced meanwhile has " (deleted)" behind it.
+    let is_program = words.nth(2).is_some() && line.ends_with(&format!(" {program}"));
     let is_read_alone =
         permissions.starts_with('r') && permissions.as_bytes().get(1) == Some(&b'-');
     let is_private = permissions.ends_with('p');
-    Some((is_file && is_read_alone && is_private).then_some(range))
+    Some((is_program && is_read_alone && is_private).then_some(range))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::panic::catch_unwind;
+
     use super::*;
 
     const SMAPS: &str = "\
@@ -154,38 +180,41 @@ Anonymous:             0 kB
 Anonymous:           132 kB
 7f0000000000-7f0000001000 r--s 00000000 fe:00 124   /var/lib/outpost/queue
 Anonymous:             0 kB
-7f0000100000-7f0000200000 r-xp 00000000 fe:00 125   /usr/lib/libc.so.6 (deleted)
+7f0000100000-7f0000200000 r-xp 00000000 fe:00 125   /usr/lib/libc.so.6
+Anonymous:             0 kB
+7f0000200000-7f0000300000 r-xp 00000000 fe:00 126   /usr/bin/edge-agent (deleted)
 Anonymous:             0 kB
 7fff00000000-7fff00002000 r-xp 00000000 00:00 0     [vdso]
 Anonymous:             0 kB
 ";
 
     #[test]
-    fn only_what_was_never_written_and_is_a_file_is_given_back() {
+    fn only_what_was_never_written_and_is_the_program_is_given_back() {
         let expected = [
             0x55d0_a000_0000..0x55d0_a0a0_0000,
             0x55d0_a0a0_0000..0x55d0_a2a0_0000,
         ];
-        assert_eq!(unwritten(SMAPS), expected);
-        assert!(unwritten("nonsense\n\n-\nff-zz r--p").is_empty());
+        assert_eq!(unwritten(SMAPS, "/usr/bin/edge-agent"), expected);
+        assert!(unwritten(SMAPS, "/usr/bin/edge").is_empty());
+        assert!(unwritten("nonsense\n\n-\nff-zz r--p", "/usr/bin/edge-agent").is_empty());
     }
 
     #[test]
     #[cfg(target_os = "linux")]
     fn this_program_goes_on_without_its_code_in_memory() {
-        assert!(give_back().unwrap() > 0);
-        assert_eq!(unwritten(SMAPS).len(), 2);
+        assert!(give_back(&code()) > 0);
+        let (working, is_working) = channel();
+        let giving = thread::spawn(|| keep_giving_back(is_working));
+        thread::sleep(10 * EVERY);
+        drop(working);
+        assert!(giving.join().unwrap() > 0);
     }
 
     #[test]
-    fn while_networks_are_loaded_what_is_freed_is_not_kept_and_then_as_before() {
+    fn what_is_freed_is_kept_as_before_once_networks_are_loaded_or_are_not() {
         let before = keep_freed(250).unwrap();
-        let kept = while_loading(|| {
-            // As long as it takes for code to be given back.
-            thread::sleep(3 * EVERY);
-            keep_freed(0)
-        });
-        assert_eq!(kept, Some(0));
+        assert_eq!(while_loading(|| keep_freed(0)), Some(0));
+        catch_unwind(|| while_loading(|| panic!("no network"))).unwrap_err();
         assert_eq!(keep_freed(before), Some(250));
     }
 }

@@ -239,7 +239,7 @@ const elsewhere = ({ cores = null, isIsolated = true, waits = true }) => ({
   prepare: context => context.route(url => ["/", "/wait.js"].includes(url.pathname), async route => {
     // The page is fetched once more to be kept, when the service may be gone.
     const response = await route.fetch().catch(() => null);
-    if (!response) return route.abort();
+    if (!response) return route.abort().catch(() => {});
     const headers = response.headers();
     if (!isIsolated) for (const name of ["opener", "embedder"]) delete headers[`cross-origin-${name}-policy`];
     let body = await response.text();
@@ -247,7 +247,7 @@ const elsewhere = ({ cores = null, isIsolated = true, waits = true }) => ({
       if (!waits) body = `delete Atomics.waitAsync;\n${body}`;
       if (cores) body += `\nObject.defineProperty(navigator, "hardwareConcurrency", { value: ${cores} });`;
     }
-    return route.fulfill({ response, headers, body });
+    return route.fulfill({ response, headers, body }).catch(() => {});
   }),
 });
 const isBuiltWithThreads = !missing && fs.readFileSync(path.join(web, "pkg/outpost_web_agent.js"), "utf8").includes("share_work");

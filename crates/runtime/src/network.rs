@@ -136,13 +136,14 @@ pub trait Runtime: Send + Sync {
     /// Its version, such as `"0.23.9"`.
     fn version(&self) -> &str;
 
-    /// Loads an ONNX graph and makes it ready to run. The file is let go once it is read.
+    /// Loads an ONNX graph and makes it ready to run. The file is let go as soon as the runtime can.
     ///
     /// # Errors
     /// [`LoadError`] when it is not ONNX, lacks a tensor of `spec`, or cannot be run.
     fn load(&self, onnx: Bytes, spec: &GraphSpec) -> Result<Box<dyn Network>, LoadError>;
 
-    /// Loads an ONNX graph cut into stages and makes each ready to run. A runtime need not be able to.
+    /// Loads an ONNX graph cut into stages and makes each ready to run, as [`Runtime::load`] does. A runtime need
+    /// not be able to.
     ///
     /// # Errors
     /// [`LoadError`] when it is not ONNX, lacks a tensor of `spec`, cannot be cut where `spec` says, or

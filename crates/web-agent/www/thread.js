@@ -3,22 +3,18 @@
 import { uuid } from "./format.js";
 import { lacks } from "./support.js";
 
-/** The program, compiled while a thread begins, and once for all of them; `null` where that fails: the thread then does it itself,
- * and says why it cannot. */
-let program = null;
-async function compile() {
-  try { return await WebAssembly.compileStreaming(fetch("pkg/outpost_web_agent_bg.wasm")); } catch {
-    program = null;
-    return null;
-  }
+/** Has `worker` given the program, compiled while that begins; `null` where that fails: the worker then does it itself, and says
+ * why it cannot. */
+async function compile(worker) {
+  const give = module => worker.postMessage({ kind: "program", module });
+  try { give(await WebAssembly.compileStreaming(fetch("pkg/outpost_web_agent_bg.wasm"))); } catch { give(null); }
 }
 
 /** A worker; its helpers tell over the channel of its name that one crashed, as it may wait for that one. */
 function make() {
   const name = `outpost-${uuid()}`;
   const worker = new Worker("worker.js", { type: "module", name });
-  program ??= compile();
-  program.then(module => worker.postMessage({ kind: "program", module }));
+  compile(worker);
   return Object.assign(worker, { helpers: new BroadcastChannel(name) });
 }
 
