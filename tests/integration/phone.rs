@@ -124,23 +124,28 @@ fn what_takes_effect_on_the_device_does_so_on_the_page() {
     assert!(refused(&device).contains("page.folder"));
     assert_eq!(state(&device)["deadline_ms"], 15000);
     assert_eq!(description(address)["deadline_ms"], 15000);
-    let restart_for = |deadline: u64| {
+    // What waits for a restart after a reload to this.
+    let restart_for = |text: &str| {
+        let before = state(&device)["reload"]["at"].clone();
+        reconfigure(&device, text);
         until("a reload", || {
             let reload = &state(&device)["reload"];
-            (reload["result"] == "applied" && state(&device)["deadline_ms"] == deadline)
+            (reload["result"] == "applied" && reload["at"] != before)
                 .then(|| reload["restart_for"].clone())
         })
     };
-    // Another address waits for a restart.
+    // Another address does.
     let moved = changed.replace(&address.to_string(), "127.0.0.1:1");
-    reconfigure(&device, &moved.replace("15000", "13000"));
-    assert_eq!(restart_for(13000), serde_json::json!(["page.address"]));
+    let waits = restart_for(&moved.replace("15000", "13000"));
+    assert_eq!(waits, serde_json::json!(["page.address"]));
+    assert_eq!(state(&device)["deadline_ms"], 13000);
     // So does TLS where there was none.
     let certificates = CertificateFolder::valid();
     let (chain, key) = (certificates.chain(), certificates.key());
     let secured = format!("{changed}certificate = {chain:?}\nkey = {key:?}\n");
-    reconfigure(&device, &secured.replace("15000", "12000"));
-    assert_eq!(restart_for(12000), serde_json::json!(["page.certificate"]));
+    let waits = restart_for(&secured.replace("15000", "12000"));
+    assert_eq!(waits, serde_json::json!(["page.certificate"]));
+    assert_eq!(state(&device)["deadline_ms"], 12000);
     reconfigure(&device, &moved.replace("15000", "13000"));
     until("the deadline of before", || {
         (description(address)["deadline_ms"] == 13000).then_some(())
