@@ -55,7 +55,8 @@ export function work() {
 
 export default async function init({ module_or_path: module, memory } = {}) {
   shared = memory ?? shared;
-  if (!(module instanceof WebAssembly.Module)) await fetch(new URL("outpost_web_agent_bg.wasm", import.meta.url));
+  // A helper has it from the thread that it helps, and may be ended any time.
+  if (!memory && !(module instanceof WebAssembly.Module)) await fetch(new URL("outpost_web_agent_bg.wasm", import.meta.url));
 }
 
 /** Files whose digests were computed. */
