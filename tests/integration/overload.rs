@@ -4,11 +4,15 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use h2::{Reason, RecvStream, server::SendResponse};
 use outpost_proto::{
     ContentsKind, ENCODED_IMAGE_PROPERTY, Tensor, TensorData,
     inference::{
@@ -21,6 +25,9 @@ use outpost_proto::{
 };
 use outpost_tests::{CertificateFolder, CloudService, EdgeAgent, edge_config, some_photos};
 use outpost_transport::{Channel, Identity, Listener, ListenerConfig, Transport};
+use prost::Message;
+use serde_json::Value;
+use tokio_rustls::TlsAcceptor;
 use tonic::{Code, Request, Response, Status, service::Routes};
 
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
@@ -148,17 +155,31 @@ impl GrpcInferenceService for Busy {
                 .insert(PUSHBACK, self.pushback.parse().unwrap());
             return Err(status);
         }
-        let name = request.into_inner().model_name;
-        let scores = TensorData::Fp32(vec![0.001; 1000]);
-        let scores = Tensor::new("probabilities", vec![1, 1000], scores).unwrap();
-        Ok(Response::new(tensor::infer_response(
-            &name,
-            "1",
-            "",
-            [scores],
-            ContentsKind::Raw,
-        )))
+        Ok(Response::new(scores_of(&request.into_inner())))
     }
+}
+
+fn scores_of(request: &ModelInferRequest) -> ModelInferResponse {
+    let scores = TensorData::Fp32(vec![0.001; 1000]);
+    let scores = Tensor::new("probabilities", vec![1, 1000], scores).unwrap();
+    tensor::infer_response(&request.model_name, "1", "", [scores], ContentsKind::Raw)
+}
+
+/// The reasons of the answers for so many photos, of a device that asks the cloud at `url`.
+fn offloads(url: &str, certificates: &CertificateFolder, more: &str, count: usize) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("edge-agent.toml");
+    // One image at a time, so that each knows what the one before was told.
+    std::fs::write(&config, edge_config(&format!("max_in_flight = 1\n{more}"))).unwrap();
+    let answers = EdgeAgent::classify()
+        .args(["--config".as_ref(), config.as_os_str()])
+        .cloud(url, certificates)
+        .args(["--mode", "cloud-only"])
+        .args(some_photos(count))
+        .run();
+    assert_eq!(answers.records.len(), count, "{}", answers.log);
+    let reason = |record: &Value| record["reason"].as_str().unwrap().to_owned();
+    answers.records.iter().map(reason).collect()
 }
 
 /// Offloads three photos to a cloud that refuses so many calls; gives the reasons and when it was called.
@@ -184,21 +205,7 @@ fn offloads_to_busy(refusals: usize, pushback: &'static str) -> (Vec<String>, Ve
     routes.add_service(GrpcInferenceServiceServer::new(busy));
     // Ends with the runtime.
     runtime.spawn(listener.serve(routes.routes(), std::future::pending()));
-    let folder = tempfile::tempdir().unwrap();
-    let config = folder.path().join("edge-agent.toml");
-    // One image at a time, so that each knows what the one before was told.
-    std::fs::write(&config, edge_config("max_in_flight = 1")).unwrap();
-    let answers = EdgeAgent::classify()
-        .args(["--config".as_ref(), config.as_os_str()])
-        .cloud(&url, &certificates)
-        .args(["--mode", "cloud-only"])
-        .args(some_photos(3))
-        .run();
-    let reasons = answers
-        .records
-        .iter()
-        .map(|record| record["reason"].as_str().unwrap().to_owned());
-    let reasons = reasons.collect();
+    let reasons = offloads(&url, &certificates, "", 3);
     let calls = calls.lock().unwrap().clone();
     (reasons, calls)
 }
@@ -215,4 +222,95 @@ fn a_busy_cloud_is_left_alone_and_every_image_is_answered() {
     let (reasons, calls) = offloads_to_busy(usize::MAX, "60000");
     assert_eq!(reasons, ["fallback:overloaded"; 3]);
     assert_eq!(calls.len(), 1);
+}
+
+/// Offloads a photo to a cloud over HTTP/2 that ends the first calls by `resets`, one each; gives the reason of its answer and how
+/// many calls came.
+fn offloads_to_resetting(resets: &'static [Reason]) -> (String, usize) {
+    let certificates = CertificateFolder::valid();
+    let identity = Identity::load(&certificates.chain(), &certificates.key()).unwrap();
+    let acceptor = TlsAcceptor::from(identity.web_server_config());
+    let calls = Arc::<AtomicUsize>::default();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"));
+    let listener = listener.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let counted = calls.clone();
+    // Ends with the runtime.
+    runtime.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, counted) = (acceptor.clone(), counted.clone());
+            tokio::spawn(async move {
+                let stream = acceptor.accept(stream).await.unwrap();
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((request, respond))) = connection.accept().await {
+                    let reset = resets.get(counted.fetch_add(1, Ordering::Relaxed));
+                    tokio::spawn(answer_or_reset(request, respond, reset.copied()));
+                }
+            });
+        }
+    });
+    let more = format!("[cloud]\nurl = \"{url}\"\ntransport = \"h2\"\npayload = \"image\"");
+    let reason = offloads(&url, &certificates, &more, 1).remove(0);
+    (reason, calls.load(Ordering::Relaxed))
+}
+
+/// Answers a call of `ModelInfer` as gRPC does, or ends it by `reset` before that.
+async fn answer_or_reset(
+    request: http::Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    reset: Option<Reason>,
+) {
+    if let Some(reset) = reset {
+        return respond.send_reset(reset);
+    }
+    let mut body = request.into_body();
+    let mut message = Vec::new();
+    while let Some(data) = body.data().await {
+        let data = data.unwrap();
+        body.flow_control().release_capacity(data.len()).unwrap();
+        message.extend(data);
+    }
+    // Behind a flag and a length.
+    let request = ModelInferRequest::decode(&message[5..]).unwrap();
+    let reply = scores_of(&request).encode_to_vec();
+    let mut framed = vec![0];
+    framed.extend((reply.len() as u32).to_be_bytes());
+    framed.extend(reply);
+    let head = http::Response::builder().header("content-type", "application/grpc");
+    let mut stream = respond
+        .send_response(head.body(()).unwrap(), false)
+        .unwrap();
+    stream.send_data(framed.into(), false).unwrap();
+    let status =
+        [("grpc-status", "0")].map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+    stream.send_trailers(status.into_iter().collect()).unwrap();
+}
+
+#[test]
+fn a_call_that_was_refused_before_it_was_taken_up_is_no_try() {
+    use Reason as R;
+    for (resets, reason, calls) in [
+        // The one more try that a call has which broke.
+        (&[R::INTERNAL_ERROR][..], "offloaded", 2),
+        (
+            &[R::INTERNAL_ERROR, R::INTERNAL_ERROR],
+            "fallback:connection-lost",
+            2,
+        ),
+        (&[R::INTERNAL_ERROR, R::REFUSED_STREAM], "offloaded", 3),
+        (
+            &[R::REFUSED_STREAM, R::REFUSED_STREAM, R::INTERNAL_ERROR],
+            "offloaded",
+            4,
+        ),
+        // Not for ever.
+        (&[R::REFUSED_STREAM; 9], "fallback:connection-lost", 4),
+    ] {
+        assert_eq!(
+            offloads_to_resetting(resets),
+            (reason.to_owned(), calls),
+            "{resets:?}"
+        );
+    }
 }

@@ -57,6 +57,8 @@ pub use upstream::{EndpointStatus, Upstream};
 
 /// A gRPC message goes out behind a flag and a length, 5 bytes.
 const MESSAGE_PREFIX_BYTES: u64 = 5;
+/// A call that was refused before it was taken up is made again so often: a proxy that loses a server may refuse more than one.
+const REFUSALS: usize = 3;
 /// A server that says something else each time is not told of each time.
 const MOST_REPORTED: usize = 64;
 
@@ -570,7 +572,7 @@ impl Peer {
         let request_bytes = message_bytes as u64 + MESSAGE_PREFIX_BYTES;
         // Inference may run twice: a connection that died since the last call, here or behind a proxy, or a
         // server that was busy for a moment, costs one more try, not the answer.
-        let mut retries = 1;
+        let (mut retries, mut refusals) = (1, REFUSALS);
         let response = loop {
             let mut client = self.client();
             let now = self.origin.elapsed();
@@ -588,14 +590,21 @@ impl Peer {
             if let Some(CallError::Connect(_)) = CallError::of(&status) {
                 sent.bytes.fetch_sub(request_bytes, Ordering::Relaxed);
             }
+            let is_refused = CallError::of(&status).is_some_and(CallError::is_refused);
             let failure = failure_of(status);
             if let Some(pause) = failure.pause {
                 lock(&self.circuit).pause(self.origin.elapsed(), pause);
             }
-            if retries == 0 {
+            // What was not taken up was no try.
+            let tries = if is_refused {
+                &mut refusals
+            } else {
+                &mut retries
+            };
+            if *tries == 0 {
                 return Err(failure);
             }
-            retries -= 1;
+            *tries -= 1;
             let left = deadline.saturating_duration_since(Instant::now());
             let is_lost = failure.cause == FallbackCause::ConnectionLost;
             if !self.place.is_alone && (!is_lost || failure.pause.is_some()) {

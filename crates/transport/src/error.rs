@@ -260,6 +260,18 @@ impl CallError {
         None
     }
 
+    /// Whether the server, or a proxy before it, refused the call before any of it was taken up: by `REFUSED_STREAM` of HTTP/2
+    /// or `H3_REQUEST_REJECTED`. It may be made again, then, where it may not run twice.
+    pub fn is_refused(&self) -> bool {
+        matches!(
+            self,
+            Self::Reset {
+                code: Code::Unavailable,
+                ..
+            }
+        )
+    }
+
     /// A short word for answers and metrics: that of [`ConnectError::cause`], or `interrupted`,
     /// `reset`, `not-grpc`, `deadline` or `headers`.
     pub fn cause(&self) -> &'static str {
@@ -322,6 +334,11 @@ mod tests {
             code: Code::Cancelled,
             source: cause(),
         };
+        let rejected = CallError::Reset {
+            code: Code::Unavailable,
+            source: cause(),
+        };
+        assert!(rejected.is_refused() && !reset.is_refused() && !interrupted.is_refused());
         let deadline = CallError::DeadlineExceeded {
             after: Duration::from_millis(1),
         };
