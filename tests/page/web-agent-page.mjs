@@ -9,7 +9,7 @@ import os from "node:os";
 import path from "node:path";
 import { after, before, beforeEach, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { ask, CAMERAS, launch, open, pale, PATIENCE, PHONE, photo, ready, says, silent, told, WIDE } from "./browser.mjs";
+import { ask, atEnd, CAMERAS, launch, open, pale, PATIENCE, PHONE, photo, ready, says, silent, told, WIDE } from "./browser.mjs";
 import { serve } from "./server.mjs";
 
 const WWW = path.join(path.dirname(fileURLToPath(import.meta.url)), "../../crates/web-agent/www");
@@ -21,13 +21,13 @@ before(async () => { browser = await launch(); });
 after(() => browser.close());
 beforeEach(async test => {
   server = await serve();
-  test.after(() => server.close());
+  atEnd(test, () => server.close());
 });
 
 /** The page, ready; closed, and its console looked at, when `test` ends. */
 async function page(test, options = {}) {
   const opened = await open(options.browser ?? browser, server.url, options);
-  test.after(opened.close);
+  atEnd(test, opened.close);
   if (options.isReady ?? true) await ready(opened.page);
   return opened.page;
 }
@@ -194,7 +194,7 @@ test("where the cloud gives no token the page says so, answers, and has one as s
 test("no camera, and one that is refused, each have their message, and pictures are answered", async test => {
   for (const [camera, code, words] of [["none", "no-camera", /no camera here/], ["refused", "camera-refused", /was refused[\s\S]*Allow it/]]) {
     const other = await launch(CAMERAS[camera]);
-    test.after(() => other.close());
+    atEnd(test, () => other.close());
     const shown = await page(test, { browser: other });
     await shown.click("#camera");
     assert.match(await told(shown, code), words);
@@ -259,7 +259,7 @@ test("what is no picture, is damaged or too large has its message, and the next 
   await shown.setInputFiles("#file", { name: "empty.png", mimeType: "image/png", buffer: Buffer.alloc(0) });
   await says(shown, "#notices", "empty.png is no picture");
   const huge = path.join(os.tmpdir(), `outpost-${process.pid}-huge.jpg`);
-  test.after(() => fs.rmSync(huge));
+  atEnd(test, () => fs.rmSync(huge));
   fs.writeFileSync(huge, "");
   fs.truncateSync(huge, 40e6);
   await shown.setInputFiles("#file", huge);

@@ -16,7 +16,7 @@ import os from "node:os";
 import path from "node:path";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { ask, CAMERAS, launch, open, pale, PHONE, photo, ready, says, silent, told, WIDE } from "./browser.mjs";
+import { ask, atEnd, CAMERAS, launch, open, pale, PHONE, photo, ready, says, silent, told, WIDE } from "./browser.mjs";
 
 const { OUTPOST_WEB: web, OUTPOST_CLOUD_SERVICE: program, OUTPOST_EDGE_AGENT: device, SCREENSHOTS: screenshots } = process.env;
 const FRAMES = Number(process.env.FRAMES ?? 400);
@@ -110,7 +110,7 @@ async function freePort() {
 
 async function page(test, service, options = {}) {
   const opened = await open(browser, service.url, options);
-  test.after(opened.close);
+  atEnd(test, opened.close);
   if (options.isReady ?? true) await ready(opened.page);
   return opened.page;
 }
@@ -121,7 +121,7 @@ const took = page => page.evaluate(() => Math.round(performance.getEntriesByName
 
 test("the device answers alone, the cloud where it is asked, and the policy decides between them", options, async test => {
   const service = await start(CIFAR);
-  test.after(service.end);
+  atEnd(test, service.end);
   const shown = await page(test, service);
   await mode(shown, "device");
   let said = await ask(shown, AIRPLANE);
@@ -146,7 +146,7 @@ test("the device answers alone, the cloud where it is asked, and the policy deci
 
 test("with the network off the device answers, and the page opens; with it on the cloud is asked again", options, async test => {
   const service = await start(CIFAR);
-  test.after(service.end);
+  atEnd(test, service.end);
   const shown = await page(test, service);
   await mode(shown, "cloud");
   await ask(shown, AIRPLANE);
@@ -165,7 +165,7 @@ test("with the network off the device answers, and the page opens; with it on th
 
 test("a cloud that is killed between frames of the camera is told of, and asked again once it is back", options, async test => {
   const first = await start(CIFAR);
-  test.after(first.end);
+  atEnd(test, first.end);
   const shown = await page(test, first);
   await mode(shown, "cloud");
   await shown.click("#camera");
@@ -175,7 +175,7 @@ test("a cloud that is killed between frames of the camera is told of, and asked 
   await says(shown, "#said .by .pill", "This computer");
   // The tokens of the one before are not those of the next.
   const next = await start(CIFAR, { port: first.port });
-  test.after(next.end);
+  atEnd(test, next.end);
   await shown.locator("#said .by .pill", { hasText: "The cloud" }).waitFor();
   await silent(shown, "cloud-gone");
 });
@@ -183,9 +183,9 @@ test("a cloud that is killed between frames of the camera is told of, and asked 
 test("a page that a device serves asks the cloud, which lets it, and none else", options, async test => {
   const port = await freePort();
   const service = await start(CIFAR, { web: `origins = ["https://localhost:${port}"]` });
-  test.after(service.end);
+  atEnd(test, service.end);
   const local = await startDevice(CIFAR, port, service);
-  test.after(local.end);
+  atEnd(test, local.end);
   const also = [new URL(service.url).origin];
   const shown = await page(test, local, { also });
   await mode(shown, "device");
@@ -207,7 +207,7 @@ test("a page that a device serves asks the cloud, which lets it, and none else",
   await silent(shown, "last-known");
   // One that the cloud does not know of has the phone's answers.
   const other = await startDevice(CIFAR, await freePort(), service);
-  test.after(other.end);
+  atEnd(test, other.end);
   const stranger = await open(browser, other.url, { also });
   await ready(stranger.page);
   await mode(stranger.page, "cloud");
@@ -219,11 +219,11 @@ test("a page that a device serves asks the cloud, which lets it, and none else",
 
 test("over HTTP/3 the page is opened, and asks", options, async test => {
   const service = await start(CIFAR, { port: await freePort() });
-  test.after(service.end);
+  atEnd(test, service.end);
   // By itself a browser changes to it only for authorities that come with it. "localhost" would be tried by its IPv6 address alone.
   const host = `127.0.0.1:${service.port}`;
   const browser = await launch(CAMERAS.given, [trusted, `--origin-to-force-quic-on=${host}`]);
-  test.after(() => browser.close());
+  atEnd(test, () => browser.close());
   const opened = await open(browser, `https://${host}/`);
   await ready(opened.page);
   assert.equal(await opened.page.evaluate(() => performance.getEntriesByType("navigation")[0].nextHopProtocol), "h3");
@@ -254,7 +254,7 @@ const isBuiltWithThreads = !missing && fs.readFileSync(path.join(web, "pkg/outpo
 
 test("threads share the work where the page is isolated; where it is not, one does it alone, with the same answer", options, async test => {
   const service = await start(CIFAR);
-  test.after(service.end);
+  atEnd(test, service.end);
   const alone = /runs the network;/, shared = isBuiltWithThreads ? /on up to 3 threads/ : alone;
   const said = [];
   for (const [surroundings, threads] of [[{}, shared], [{ waits: false }, shared], [{ isIsolated: false }, alone], [{ cores: 2 }, alone]]) {
@@ -271,7 +271,7 @@ test("threads share the work where the page is isolated; where it is not, one do
 
 test("photos: how long the network takes on the threads there are, and on one", options, async test => {
   const service = await start(PHOTOS);
-  test.after(service.end);
+  atEnd(test, service.end);
   const pages = [];
   const cores = Math.max(os.availableParallelism(), 3);
   for (const surroundings of [{ cores }, { isIsolated: false }]) {
@@ -289,7 +289,7 @@ test("photos: how long the network takes on the threads there are, and on one", 
 
 test("tokens are renewed before they expire", options, async test => {
   const service = await start(CIFAR, { page: "token_seconds = 3" });
-  test.after(service.end);
+  atEnd(test, service.end);
   const shown = await page(test, service);
   await mode(shown, "cloud");
   for (let i = 0; i < 4; i++) {
@@ -301,7 +301,7 @@ test("tokens are renewed before they expire", options, async test => {
 
 test("what is no image, and one that is cut off, have their message", options, async test => {
   const service = await start(CIFAR);
-  test.after(service.end);
+  atEnd(test, service.end);
   const shown = await page(test, service);
   await shown.setInputFiles("#file", { name: "half.jpg", mimeType: "image/jpeg", buffer: fs.readFileSync(AIRPLANE).subarray(0, 60) });
   assert.match(await told(shown, "not-an-image"), /half\.jpg is no picture/);
@@ -312,7 +312,7 @@ test("what is no image, and one that is cut off, have their message", options, a
 for (const photos of [SMALL, PHOTOS])
   test(`photos: the first answer with ${photos.cascade}, from the network and from what is kept`, options, async test => {
     const service = await start(photos);
-    test.after(service.end);
+    atEnd(test, service.end);
     const shown = await page(test, service, { isReady: false });
     await shown.setInputFiles("#file", photo(EASY));
     await shown.locator("#strip li").first().waitFor();
@@ -330,7 +330,7 @@ for (const photos of [SMALL, PHOTOS])
 
 test("photos, on every screen, to be looked at", { ...options, skip: options.skip || (!screenshots && "no folder for screenshots") }, async test => {
   const service = await start(PHOTOS);
-  test.after(service.end);
+  atEnd(test, service.end);
   for (const [name, screen] of [["narrow", PHONE], ["wide", WIDE]])
     for (const colorScheme of ["light", "dark"]) {
       const shown = await page(test, service, { screen, colorScheme });
@@ -347,7 +347,7 @@ test("photos, on every screen, to be looked at", { ...options, skip: options.ski
 
 test("memory does not grow with the camera's frames, the program's included", options, async test => {
   const service = await start(CIFAR);
-  test.after(service.end);
+  atEnd(test, service.end);
   const shown = await page(test, service, { screen: { width: 320, height: 480 } });
   assert.ok(await shown.evaluate(() => crossOriginIsolated), "the page is not isolated from other origins");
   await mode(shown, "device");
