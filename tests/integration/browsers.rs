@@ -18,7 +18,7 @@ use outpost_proto::{
     },
     tensor,
 };
-use outpost_tests::{CertificateFolder, CloudService, program, repository};
+use outpost_tests::{CertificateFolder, CloudService, grpc_message, program, repository};
 use outpost_transport::{Channel, Transport};
 use prost::Message;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
@@ -206,10 +206,7 @@ impl Browser {
     }
 
     async fn call(&self, method: &str, message: &impl Message, headers: &[(&str, &str)]) -> Called {
-        let message = message.encode_to_vec();
-        let mut body = vec![0];
-        body.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
-        body.extend(message);
+        let body = grpc_message(message);
         let path = format!("/inference.GRPCInferenceService/{method}");
         let mut request = Request::post(path)
             .header("content-type", "application/grpc-web+proto")

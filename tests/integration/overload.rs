@@ -13,6 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
+use http::HeaderMap;
 use outpost_proto::{
     ContentsKind, ENCODED_IMAGE_PROPERTY, Tensor, TensorData,
     inference::{
@@ -23,7 +24,9 @@ use outpost_proto::{
     },
     tensor,
 };
-use outpost_tests::{CertificateFolder, CloudService, EdgeAgent, edge_config, some_photos};
+use outpost_tests::{
+    CertificateFolder, CloudService, EdgeAgent, edge_config, grpc_message, some_photos,
+};
 use outpost_transport::{Channel, Identity, Listener, ListenerConfig, Transport};
 use prost::Message;
 use serde_json::Value;
@@ -273,18 +276,15 @@ async fn answer_or_reset(
     }
     // Behind a flag and a length.
     let request = ModelInferRequest::decode(&message[5..]).unwrap();
-    let reply = scores_of(&request).encode_to_vec();
-    let mut framed = vec![0];
-    framed.extend((reply.len() as u32).to_be_bytes());
-    framed.extend(reply);
+    let reply = grpc_message(&scores_of(&request));
     let head = http::Response::builder().header("content-type", "application/grpc");
     let mut stream = respond
         .send_response(head.body(()).unwrap(), false)
         .unwrap();
-    stream.send_data(framed.into(), false).unwrap();
-    let status =
-        [("grpc-status", "0")].map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-    stream.send_trailers(status.into_iter().collect()).unwrap();
+    stream.send_data(reply.into(), false).unwrap();
+    let mut status = HeaderMap::new();
+    status.insert("grpc-status", "0".parse().unwrap());
+    stream.send_trailers(status).unwrap();
 }
 
 #[test]

@@ -23,33 +23,32 @@ export const CAMERAS = {
 
 export const launch = (camera = CAMERAS.given, more = []) => chromium.launch({ executablePath: process.env.OUTPOST_CHROMIUM, args: [...QUIET, ...camera, ...more] });
 
-const ended = new WeakMap();
+/** By test: what is to be done once it is over. */
+const endings = new WeakMap();
 /** Does something once `test` is over: what was begun last ends first, as a page complains of a server that goes before it. */
 export function atEnd(test, end) {
-  if (!ended.has(test)) {
+  if (!endings.has(test)) {
     const ends = [];
-    ended.set(test, ends);
+    endings.set(test, ends);
     test.after(async () => {
       const failures = [];
       for (const end of ends.reverse()) try { await end(); } catch (error) { failures.push(error); }
       if (failures.length) throw failures[0];
     });
   }
-  ended.get(test).push(end);
+  endings.get(test).push(end);
 }
 
-/** What the console says of calls that fail, and where a test has no service worker. */
-const USUAL = /^Failed to load resource|^Service Worker registration blocked/;
-
-/** A page on a screen, which may ask its origin and those of `also`. `errors` has what its scripts and the console complain of, but
- * for what is usual. */
+/** A page on a screen, which may ask its origin and those of `also`. `errors` has what its scripts and the console complain of; only
+ * failed calls are not in it, nor that service workers are blocked where a test blocks them. */
 export async function open(browser, url, { screen = WIDE, colorScheme = "light", before, prepare, isPhone = screen === PHONE, also = [], ...options } = {}) {
   const context = await browser.newContext({ viewport: screen, colorScheme, isMobile: isPhone, hasTouch: isPhone, ignoreHTTPSErrors: true, ...options });
   context.setDefaultTimeout(PATIENCE);
   const page = await context.newPage();
   const errors = [];
+  const isExpected = text => text.startsWith("Failed to load resource") || (options.serviceWorkers === "block" && text.startsWith("Service Worker registration blocked"));
   page.on("pageerror", error => errors.push(String(error)));
-  page.on("console", said => ["error", "warning"].includes(said.type()) && !USUAL.test(said.text()) && errors.push(said.text()));
+  page.on("console", said => ["error", "warning"].includes(said.type()) && !isExpected(said.text()) && errors.push(said.text()));
   page.on("request", request => {
     const from = new URL(request.url());
     if (!["data:", "blob:"].includes(from.protocol) && ![new URL(url).origin, ...also].includes(from.origin)) errors.push(`loaded ${from}`);

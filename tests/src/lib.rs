@@ -17,6 +17,7 @@ use outpost_transport::{
     ClientConfig, Transport, Trust,
     development_certificates::{Certificates, ExistingFiles, Subjects, Validity},
 };
+use prost::Message;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -244,6 +245,18 @@ pub fn edge_config(extra: &str) -> String {
     let models = repository().join("models");
     let cascade = models.join("cascades/squeezenet-lite2.toml");
     format!("models = {models:?}\ncascade = {cascade:?}\n{extra}\n")
+}
+
+/// A message as gRPC sends it: behind a flag, which says that it is not compressed, and its length.
+///
+/// # Panics
+/// For 4 GiB and more.
+pub fn grpc_message(message: &impl Message) -> Vec<u8> {
+    let message = message.encode_to_vec();
+    let mut framed = vec![0];
+    framed.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+    framed.extend(message);
+    framed
 }
 
 /// An `edge-agent classify` in the making.
