@@ -13,12 +13,10 @@ mod shared;
 mod tile;
 pub(super) mod vectors;
 
-use std::cell::{Cell, RefCell};
-
 use fearless_simd::prelude::*;
 use rayon::{ThreadPool, prelude::*};
 
-use super::{planes::Geometry, threads};
+use super::{planes::Geometry, spare::Spare, threads};
 use vectors::{Instructions, LANES, Values};
 
 /// Pixels of a tile.
@@ -61,7 +59,7 @@ enum Weights {
     Depthwise { weights: Vec<f32>, bias: Vec<f32> },
 }
 
-/// Memory that a thread keeps from one convolution to the next.
+/// What a part of a convolution needs on the way.
 #[derive(Default)]
 struct Scratch {
     /// Of one channel.
@@ -71,11 +69,9 @@ struct Scratch {
     partial: Vec<[[f32; PIXELS]; ROWS]>,
 }
 
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
-    /// The image as all parts see it. It is taken while they do: a thread that waits for others may be given another image's.
-    static PLANES: Cell<Vec<f32>> = Cell::default();
-}
+static SCRATCH: Spare<Scratch> = Spare::new();
+/// Images as all parts of a convolution see them.
+static PLANES: Spare<Vec<f32>> = Spare::new();
 
 impl Kernel {
     /// Prepares weights `[output channels, input channels of a group, height, width]` and a bias for every
@@ -143,21 +139,19 @@ impl Kernel {
         residual: Option<&[f32]>,
         output: &mut [f32],
     ) {
-        let mut kept = PLANES.take();
-        let planes = match self.weights {
-            Weights::Shared { .. } if !self.geometry.is_pointwise() => {
-                self.lay_out(image, &mut kept)
-            }
-            _ => image,
-        };
-        match pool {
+        let mut compute = |planes: &[f32]| match pool {
             None => self.compute(1, planes, residual, output),
             Some(pool) => {
                 let threads = pool.current_num_threads();
                 pool.install(|| self.compute(threads, planes, residual, output));
             }
+        };
+        match self.weights {
+            Weights::Shared { .. } if !self.geometry.is_pointwise() => {
+                PLANES.lend(|planes| compute(self.lay_out(image, planes)));
+            }
+            _ => compute(image),
         }
-        PLANES.set(kept);
     }
 
     /// Computes the output, in parts that so many threads may take.
@@ -256,7 +250,7 @@ impl Part<'_> {
     /// Computes them, with the CPU's vectors.
     fn compute(self) {
         let Kernel { weights, simd, .. } = self.kernel;
-        SCRATCH.with_borrow_mut(|scratch| {
+        SCRATCH.lend(|scratch| {
             simd.vectorize(
                 #[inline(always)]
                 || match weights {

@@ -11,6 +11,7 @@ mod lrn;
 mod planes;
 mod pooling;
 mod rewrite;
+mod spare;
 mod stages;
 mod threads;
 mod widen;

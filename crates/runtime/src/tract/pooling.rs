@@ -3,11 +3,9 @@
 //! tract's own compares value by value where windows are more than a pixel apart; here a channel is laid
 //! out so that what one place of the window meets lies side by side, as for a convolution.
 
-use std::cell::RefCell;
-
 use tract_onnx::tract_core::internal::*;
 
-use super::planes::Geometry;
+use super::{planes::Geometry, spare::Spare};
 
 /// Pixels whose windows are compared together.
 const RUN: usize = 32;
@@ -22,16 +20,14 @@ pub(super) struct MaxPooling {
     taps: Vec<usize>,
 }
 
-/// Memory that a thread keeps from one image to the next: a channel, and what becomes of it.
+/// What is needed on the way: a channel, and what becomes of it.
 #[derive(Default)]
 struct Scratch {
     planes: Vec<f32>,
     largest: Vec<f32>,
 }
 
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
+static SCRATCH: Spare<Scratch> = Spare::new();
 
 impl MaxPooling {
     /// Takes the windows as the kernel of `geometry`.
@@ -48,7 +44,7 @@ impl MaxPooling {
         let [_, rows, columns] = self.geometry.output;
         let (pitch, planes_len) = (self.geometry.pitch(), self.geometry.planes_len());
         let len = (rows * pitch).next_multiple_of(RUN);
-        SCRATCH.with_borrow_mut(|Scratch { planes, largest }| {
+        SCRATCH.lend(|Scratch { planes, largest }| {
             planes.clear();
             planes.resize(planes_len + len, PADDING);
             largest.resize(len, PADDING);
