@@ -79,14 +79,12 @@ impl Undecoded {
         match self.image {
             Image::Encoded(encoded) => {
                 let pixels = decoded(&self.tensor, self.index, &encoded, limits, deadline)?;
-                let encoded = Some(encoded);
-                Ok(Picture { encoded, pixels })
+                Ok(Picture::new(Some(encoded), pixels))
             }
             Image::Pixels { rgb, width, height } => {
                 let mut images = rgb_images(&rgb, height, width);
                 let pixels = images.next().expect("the pixels of one image");
-                let encoded = None;
-                Ok(Picture { encoded, pixels })
+                Ok(Picture::new(None, pixels))
             }
         }
     }

@@ -357,7 +357,7 @@ impl Agent {
             Ok(Err(error)) => return (Err(error.into()), None),
             Err(error) => return (Err(error), None),
         };
-        let encoded = picture.encoded.clone();
+        let encoded = picture.encoded().cloned();
         let deadline = image.deadline.unwrap_or(self.deadline);
         let route = Route {
             entry: self.engine.cascade().entry(),

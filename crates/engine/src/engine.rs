@@ -27,7 +27,7 @@ use tracing::Instrument;
 use crate::{
     learned::{self, PolicyError},
     peer::{EncodersError, LateCall, Offload, Packing, Patience, RemoteNetwork, Upstream},
-    picture::{Picture, PictureError},
+    picture::{Picture, PictureError, Then},
     privacy::{Privacy, PrivacyError, PrivateClasses},
 };
 
@@ -85,6 +85,8 @@ pub struct Engine {
     local: Arc<LocalNetworks>,
     /// Where in `local` the nodes that are here are.
     places: HashMap<NodeId, usize>,
+    /// What becomes of an image's pixels once such a node has seen them.
+    then: HashMap<NodeId, Then>,
     remote: HashMap<NodeId, Remote>,
     peers: BTreeMap<Site, Arc<Upstream>>,
     /// One permit an image whose networks may run here at a time.
@@ -328,7 +330,7 @@ impl Engine {
         if plan.mode == Mode::DeviceOnly {
             check_device_only(&cascade)?;
         }
-        let remote = cascade
+        let remote: HashMap<NodeId, Remote> = cascade
             .nodes()
             .filter(|(_, node)| node.site() > plan.here)
             .map(|(id, node)| {
@@ -342,7 +344,10 @@ impl Engine {
                     None => Packing::original(),
                     Some(site) => {
                         let further = match model.is_cascade() {
-                            true => reached_from(&cascade, id, folder)?,
+                            true => reached_from(&cascade, id)
+                                .into_iter()
+                                .map(|node| folder.manifest(cascade.node(node).network()))
+                                .collect::<Result<_, _>>()?,
                             false => Vec::new(),
                         };
                         let seen_by: Vec<&Manifest> =
@@ -372,6 +377,10 @@ impl Engine {
             .enumerate()
             .map(|(place, (id, _))| (id, place))
             .collect();
+        let then = places
+            .keys()
+            .map(|&node| (node, then(&cascade, node, &places, &remote)))
+            .collect();
         let private = match places.get(&cascade.entry()) {
             _ if plan.privacy.never_offload.is_empty() => None,
             None => return Err(PrivacyError::Blind.into()),
@@ -382,6 +391,7 @@ impl Engine {
         };
         Ok(Self {
             places,
+            then,
             cascade,
             policy,
             private,
@@ -565,20 +575,21 @@ impl Engine {
         let (mut asked, mut late) = (None, None);
         let mut local = Duration::ZERO;
         let deciding = self.deciding();
-        let cascade = deciding.cascade(picture.pixels.as_raw());
-        let mut picture = Some(Arc::new(picture));
+        let cascade = deciding.cascade(picture.pixels().map_err(PictureError::from)?.as_raw());
+        let mut picture = Some(picture);
         let (mut walk, mut action) = Walk::start(cascade, route.entry, self.here, route.deadline);
         let answer = loop {
             action = match action {
                 Action::Run(node) => {
                     let (networks, place) = (self.local.clone(), self.places[&node]);
-                    let picture = picture.clone().expect("an offload ends the walk");
+                    let picture = picture.as_mut().expect("an offload ends the walk");
+                    let pixels = picture.lend(self.then[&node]).map_err(PictureError::from)?;
                     let mut run = std::mem::take(&mut progress);
                     // The work holds the turn, not its caller, who may go away while it runs.
                     let held = turn.take();
                     let name = self.cascade.node(node).name();
                     let outcome = blocking(move || {
-                        let outcome = networks.run(place, &picture.pixels, &mut run);
+                        let outcome = networks.run(place, pixels, &mut run);
                         (outcome, run, held)
                     })
                     .instrument(tracing::debug_span!("network", node = name))
@@ -620,6 +631,7 @@ impl Engine {
                                 late: route.late,
                                 is_short: route.is_short,
                             };
+                            let picture = Arc::new(picture);
                             let (offload, call) = peer.classify(network, picture, patience).await;
                             late = call.map(|call| Late {
                                 call,
@@ -728,12 +740,26 @@ impl Engine {
     }
 }
 
-/// The manifests of the networks that an image may reach from a node on.
-fn reached_from(
+/// What becomes of an image's pixels once a node here has seen them.
+fn then(
     cascade: &Cascade,
-    from: NodeId,
-    folder: &ModelFolder,
-) -> Result<Vec<Manifest>, OpenError> {
+    node: NodeId,
+    here: &HashMap<NodeId, usize>,
+    remote: &HashMap<NodeId, Remote>,
+) -> Then {
+    let wants_pixels = |next: &NodeId| {
+        let is_sent_pixels =
+            |remote: &Remote| remote.peer.is_some() && !remote.network.sends_originals();
+        here.contains_key(next) || remote.get(next).is_some_and(is_sent_pixels)
+    };
+    match reached_from(cascade, node).iter().any(wants_pixels) {
+        true => Then::Keep,
+        false => Then::LetGo,
+    }
+}
+
+/// The nodes that an image may reach from a node on.
+fn reached_from(cascade: &Cascade, from: NodeId) -> Vec<NodeId> {
     let mut reached: Vec<NodeId> = cascade.node(from).jumps().to_vec();
     let mut next = 0;
     while let Some(&node) = reached.get(next) {
@@ -744,8 +770,7 @@ fn reached_from(
         }
         next += 1;
     }
-    let manifest = |&node: &NodeId| folder.manifest(cascade.node(node).network());
-    reached.iter().map(manifest).collect()
+    reached
 }
 
 fn check_device_only(cascade: &Cascade) -> Result<(), StartError> {

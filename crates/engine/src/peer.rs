@@ -426,7 +426,7 @@ impl Peer {
                 return (offload, None);
             }
         };
-        let image_bytes = picture.encoded.as_ref().map(|read| read.len() as u64);
+        let image_bytes = picture.encoded().map(|read| read.len() as u64);
         let mut call: BoxFuture<'static, _> = {
             let (peer, network, sent) = (self.clone(), network.clone(), sent.clone());
             let until = patience.deadline + patience.late;

@@ -4,6 +4,8 @@
 //! and the number of its stage, and an image that goes on within one network continues where it
 //! stopped.
 
+use std::ops::Deref;
+
 use image::RgbImage;
 
 use crate::{
@@ -128,7 +130,7 @@ impl LocalNetworks {
 
     /// Runs what is missing up to a place and gives what its exit says. Stages that `progress` has
     /// behind it are not run again, unless another network came between or the place lies behind.
-    /// One `progress` belongs to one image.
+    /// One `progress` belongs to one image, which is let go before the network runs.
     ///
     /// # Errors
     /// [`ClassifyError`] when the image cannot be resized or the network fails.
@@ -138,7 +140,7 @@ impl LocalNetworks {
     pub fn run(
         &self,
         place: usize,
-        image: &RgbImage,
+        image: impl Deref<Target = RgbImage>,
         progress: &mut Progress,
     ) -> Result<Said, ClassifyError> {
         let (classifier, stage) = self.stages[place];
@@ -151,9 +153,10 @@ impl LocalNetworks {
             None => Current {
                 classifier,
                 next: 0,
-                classification: self.classifiers[classifier].start(image)?,
+                classification: self.classifiers[classifier].start(&image)?,
             },
         };
+        drop(image);
         let mut said = current.classification.advance()?;
         current.next += 1;
         while current.next <= stage {

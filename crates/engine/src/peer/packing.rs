@@ -225,6 +225,11 @@ impl Packing {
         })
     }
 
+    /// Whether images are sent as they were read.
+    pub(super) fn is_original(&self) -> bool {
+        matches!(self.encoding, Choice::Original)
+    }
+
     /// Makes an image ready to be sent over `link` to a server that takes `formats`. Costs CPU time.
     pub(super) fn pack(
         &self,
@@ -252,7 +257,8 @@ impl Packing {
                 }
             }
         };
-        let encoded = match encoder.encode(&fit.apply(&picture.pixels)) {
+        let pixels = picture.pixels().map_err(Failure::unsendable)?;
+        let encoded = match encoder.encode(&fit.apply(&pixels)) {
             Ok(encoded) => encoded,
             // A strip, longer than the format takes.
             Err(EncodeError::Size { .. }) => return self.original_of(picture),
@@ -263,8 +269,7 @@ impl Packing {
         }
         // A small image may be smaller as it was read.
         if picture
-            .encoded
-            .as_ref()
+            .encoded()
             .is_some_and(|read| read.len() <= encoded.len())
             && let Ok(original) = self.original_of(picture)
         {
@@ -277,7 +282,7 @@ impl Packing {
     }
 
     fn original_of(&self, picture: &Picture) -> Result<Packed, Failure> {
-        let (encoded, sent_as) = match &picture.encoded {
+        let (encoded, sent_as) = match picture.encoded() {
             None => (None, SentAs::Pixels),
             Some(encoded) if self.keep_metadata => (Some(encoded.clone()), SentAs::Original),
             Some(encoded) => {

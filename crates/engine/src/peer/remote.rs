@@ -150,6 +150,11 @@ impl RemoteNetwork {
         }
     }
 
+    /// Whether images are sent as they were read, wherever the server takes files.
+    pub(crate) fn sends_originals(&self) -> bool {
+        self.packing.is_original()
+    }
+
     /// The request that asks about `picture`, to be sent over `link`. Costs CPU time.
     pub(super) fn request(
         &self,
@@ -168,18 +173,19 @@ impl RemoteNetwork {
                         (packed.sent_as, vec![1], data, ContentsKind::Typed)
                     }
                     None => {
-                        let (width, height) = picture.pixels.dimensions();
+                        let pixels = picture.pixels().map_err(Failure::unsendable)?;
+                        let (width, height) = pixels.dimensions();
                         let shape = vec![1, height as usize, width as usize, 3];
-                        let pixels = picture.pixels.as_raw().clone();
-                        let data = TensorData::Uint8(pixels.into());
+                        let data = TensorData::Uint8(pixels.into_owned().into_raw().into());
                         (packed.sent_as, shape, data, ContentsKind::Raw)
                     }
                 }
             }
             InputKind::Tensor(datatype) => {
+                let pixels = picture.pixels().map_err(Failure::unsendable)?;
                 let input = self
                     .preprocessor
-                    .tensor(&picture.pixels)
+                    .tensor(&pixels)
                     .map_err(Failure::unsendable)?;
                 let shape = input.shape().to_vec();
                 let (values, _) = input.into_raw_vec_and_offset();

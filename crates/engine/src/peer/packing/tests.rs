@@ -59,11 +59,11 @@ fn what_is_encoded_anew_is_what_the_network_sees_and_holds_no_metadata() {
     let spec = manifest("efficientnet-lite2").input;
     let seen = Fit::new([&spec])
         .unwrap()
-        .apply(&picture.pixels)
+        .apply(&picture.pixels().unwrap())
         .into_owned();
     let preprocessor = Preprocessor::new(spec);
     let tensor = |pixels: &RgbImage| preprocessor.tensor(pixels).unwrap();
-    assert_eq!(tensor(&seen), tensor(&picture.pixels));
+    assert_eq!(tensor(&seen), tensor(&picture.pixels().unwrap()));
     for encoding in ["jpeg@80", "webp@80"] {
         let packed = pack(&packing(encoding), &picture, None);
         assert_eq!(packed.sent_as.to_string(), encoding);
@@ -88,16 +88,13 @@ fn an_image_that_is_smaller_as_it_was_read_is_sent_so() {
     assert_eq!(packed.sent_as, SentAs::Original);
     assert_eq!(
         packed.encoded.map(|sent| sent.len()),
-        picture.encoded.map(|read| read.len())
+        picture.encoded().map(|read| read.len())
     );
 }
 
 #[test]
 fn pixels_are_encoded_where_an_encoder_is_given_and_else_sent_as_they_are() {
-    let picture = Picture {
-        encoded: None,
-        ..photo()
-    };
+    let picture = Picture::new(None, photo().pixels().unwrap().into_owned());
     assert_eq!(
         pack(&Packing::original(), &picture, None).sent_as,
         SentAs::Pixels
