@@ -15,6 +15,7 @@
 //! final one; networks run off the async threads.
 
 mod agent;
+pub mod allocator;
 mod api;
 mod audit;
 mod camera;

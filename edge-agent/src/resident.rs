@@ -1,4 +1,4 @@
-//! What the program keeps in memory that it does not need: of its own file, and of what it freed.
+//! What the program keeps in memory of its own file that it does not need.
 //!
 //! Starting, and loading and rewriting networks, run through half of the program's code, which it then has mapped for good
 //! though it runs no more. Given back, it stays in the system's cache of files as long as there is room, and what is needed
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use tikv_jemalloc_ctl::raw;
+use crate::allocator::NothingKept;
 
 /// While networks are loaded code is given back so often: what a pass over a network needs is mapped again in less time.
 const EVERY: Duration = Duration::from_millis(15);
@@ -44,39 +44,6 @@ fn keep_giving_back(is_working: Receiver<()>) -> usize {
         passes += usize::from(give_back(&code) > 0);
     }
     passes
-}
-
-/// While there is one, what is freed goes back to the system at once, which at work would cost a third of an image's time.
-struct NothingKept {
-    /// For how many milliseconds it was kept before.
-    before: Option<isize>,
-}
-
-impl NothingKept {
-    fn new() -> Self {
-        Self {
-            before: keep_freed(0),
-        }
-    }
-}
-
-impl Drop for NothingKept {
-    fn drop(&mut self) {
-        if let Some(before) = self.before {
-            keep_freed(before);
-        }
-    }
-}
-
-/// Has the allocator keep what is freed for so many milliseconds; gives what it was, or `None` where it cannot be set.
-fn keep_freed(milliseconds: isize) -> Option<isize> {
-    #[allow(
-        unsafe_code,
-        reason = "jemalloc's documentation has this value as an `ssize_t`, which may be read and written"
-    )]
-    unsafe {
-        raw::update(b"arena.0.dirty_decay_ms\0", milliseconds).ok()
-    }
 }
 
 /// Where the program's own file is mapped, and nothing was ever written to. That stays so as long as the program runs: unlike
@@ -161,8 +128,6 @@ fn mapping_of(line: &str, program: &str) -> Option<Option<Range<usize>>> {
 
 #[cfg(test)]
 mod tests {
-    use std::panic::catch_unwind;
-
     use super::*;
 
     const SMAPS: &str = "\
@@ -208,13 +173,5 @@ Anonymous:             0 kB
         thread::sleep(10 * EVERY);
         drop(working);
         assert!(giving.join().unwrap() > 0);
-    }
-
-    #[test]
-    fn what_is_freed_is_kept_as_before_once_networks_are_loaded_or_are_not() {
-        let before = keep_freed(250).unwrap();
-        assert_eq!(while_loading(|| keep_freed(0)), Some(0));
-        catch_unwind(|| while_loading(|| panic!("no network"))).unwrap_err();
-        assert_eq!(keep_freed(before), Some(250));
     }
 }
