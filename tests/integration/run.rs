@@ -6,10 +6,12 @@ use std::{
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::Command,
+    sync::mpsc::channel,
     thread,
     time::{Duration, Instant},
 };
 
+use outpost_runtime::{Encoder, RgbImage};
 use outpost_tests::{
     CertificateFolder, CloudService, Process, edge_config, program, repository, some_cifar,
     some_photos,
@@ -755,20 +757,38 @@ fn a_configuration_that_does_not_hold_is_refused_by_name() {
 
 #[test]
 fn memory_that_an_image_needed_is_given_back_soon() {
-    let mut command = Command::new(program("edge-agent"));
-    // The allocator tells how it is set when the program ends.
-    let output = command
-        .arg("--version")
-        .env("_RJEM_MALLOC_CONF", "stats_print:true")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    for setting in [
-        "opt.narenas: 1\n",
-        "opt.tcache: false\n",
-        "opt.oversize_threshold: 0\n",
-        "opt.dirty_decay_ms: 100 ",
-    ] {
-        assert!(said.contains(setting), "{setting}: {said}");
-    }
+    let device = Device::start("[api]\naddress = \"127.0.0.1:0\"\n");
+    let written = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", device.process.id())).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"));
+        let kilobytes: u64 = line
+            .unwrap()
+            .trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .unwrap();
+        kilobytes / 1024
+    };
+    let image = RgbImage::new(5000, 4000);
+    let encoder: Encoder = "jpeg@80".parse().unwrap();
+    let image = encoder.encode(&image).unwrap();
+    let (ended, is_ended) = channel();
+    let (before, most) = thread::scope(|scope| {
+        let before = written();
+        scope.spawn(|| {
+            let answer = device.post("/v1/classify", "image/jpeg", &image);
+            ended.send(()).unwrap();
+            assert_eq!(answer.status(), 200);
+        });
+        let mut most = 0;
+        while is_ended.try_recv().is_err() {
+            most = most.max(written());
+        }
+        (before, most)
+    });
+    assert!(most > before + 50, "its pixels have 57 MB: {before} {most}");
+    until("as little memory as before", || {
+        (written() < before + 10).then_some(())
+    });
+    device.end();
 }

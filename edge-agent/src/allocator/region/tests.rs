@@ -47,12 +47,12 @@ impl Held {
 }
 
 fn layout(size: usize, align: usize) -> Layout {
-    Layout::from_size_align(size, align).unwrap()
+    Layout::from_size_align(size, align).expect("a power of two")
 }
 
 fn take(region: &Region, size: usize, filling: u8) -> Held {
     let layout = layout(size, 64);
-    let piece = region.allocate(layout).unwrap();
+    let piece = region.allocate(layout).expect("there is room");
     let mut held = Held {
         piece,
         layout,
