@@ -174,6 +174,31 @@ fn arm_leaves_at_the_exits_at_which_this_machine_leaves() {
 }
 
 #[test]
+#[cfg(feature = "avif")]
+fn avif_that_arm_makes_gets_the_class_of_what_this_machine_makes() {
+    let Some(package) = Package::unpack() else {
+        return;
+    };
+    let certificates = CertificateFolder::valid();
+    let cloud = CloudService::start(&certificates);
+    let answers = |program| {
+        EdgeAgent::classify_by(program)
+            .cloud(&cloud.url(), &certificates)
+            .args(["--mode", "cloud-only", "--encoding", "avif@57"])
+            .args(["--deadline", DEADLINE])
+            .args(some_photos(2))
+            .run()
+    };
+    let arm = answers(package.edge_agent());
+    let here = answers(Command::new(program("edge-agent")));
+    assert_eq!((arm.code, arm.records.len()), (0, 2), "{}", arm.log);
+    for (arm, here) in arm.records.iter().zip(&here.records) {
+        assert_eq!(arm["encoding"], "avif@57", "{arm}");
+        assert_same(arm, here);
+    }
+}
+
+#[test]
 fn the_package_answers_a_photo_as_it_is_configured() {
     let Some(package) = Package::unpack() else {
         return;

@@ -38,7 +38,8 @@ fn every_encoding_gets_the_classes_of_the_original_with_fewer_bytes() {
     let is_as_read = |record: &Value| record["encoding"] == "original";
     assert!(original.records.iter().all(is_as_read));
     let mut least = bytes(&original);
-    for encoding in ["jpeg@95", "webp@90"] {
+    let avif = cfg!(feature = "avif").then_some("avif@57");
+    for encoding in ["jpeg@95", "webp@90"].into_iter().chain(avif) {
         let answers = classify(&cloud, &certificates, &["--encoding", encoding]);
         let records = answers.records.iter().zip(&original.records);
         for (record, expected) in records.clone() {
@@ -104,6 +105,10 @@ fn encodings_that_cannot_be_are_refused_before_the_first_image() {
     }
     let log = refused("", &["--encoding", "gif@50"]);
     assert!(log.contains("jpeg@QUALITY"), "{log}");
+    if !cfg!(feature = "avif") {
+        let log = refused("", &["--encoding", "avif@57"]);
+        assert!(log.contains("--features avif"), "{log}");
+    }
 }
 
 /// A profile of two encoders, between which a link of some 250 KB/s decides.
@@ -157,33 +162,57 @@ fn carry(mut from: TcpStream, mut to: TcpStream, bytes_a_second: Option<u64>) {
     let _ = to.shutdown(Shutdown::Both);
 }
 
+/// As what `photos` are sent, one after the other, with `encoding = "auto"` and these further lines of `[cloud]`.
+fn sent_as(
+    certificates: &CertificateFolder,
+    cloud: SocketAddr,
+    lines: &str,
+    photos: &[PathBuf],
+) -> Vec<String> {
+    let config = certificates.file("edge-agent.toml");
+    let text = format!(
+        "max_in_flight = 1\n[cloud]\nurl = \"https://{cloud}\"\ntransport = \"h2\"\n\
+         certificate_authority = {:?}\nencoding = \"auto\"\n{lines}\n",
+        certificates.authority(),
+    );
+    fs::write(&config, edge_config(&text)).unwrap();
+    let answers = EdgeAgent::classify()
+        .args(["--mode", "cloud-only", "--config"])
+        .args([&config])
+        .args(photos)
+        .run();
+    let encoding = |record: &Value| record["encoding"].as_str().map(str::to_owned);
+    let sent_as: Option<Vec<String>> = answers.records.iter().map(encoding).collect();
+    sent_as.unwrap_or_else(|| panic!("{}", answers.log))
+}
+
 #[test]
 fn auto_begins_as_for_a_usual_link_and_sends_less_over_a_thin_one() {
     let certificates = CertificateFolder::valid();
     let cloud = CloudService::start(&certificates);
     let encoders = certificates.file("profile.json");
     fs::write(&encoders, profile().to_string()).unwrap();
-    let through = |address: SocketAddr, photos: &[PathBuf]| {
-        let config = certificates.file("edge-agent.toml");
-        let text = format!(
-            "max_in_flight = 1\n[cloud]\nurl = \"https://{address}\"\ntransport = \"h2\"\n\
-             certificate_authority = {:?}\nencoding = \"auto\"\nencoders = {encoders:?}\n",
-            certificates.authority(),
-        );
-        fs::write(&config, edge_config(&text)).unwrap();
-        let answers = EdgeAgent::classify()
-            .args(["--mode", "cloud-only", "--config"])
-            .args([&config])
-            .args(photos)
-            .run();
-        let encoding = |record: &Value| record["encoding"].as_str().map(str::to_owned);
-        let sent_as: Option<Vec<String>> = answers.records.iter().map(encoding).collect();
-        sent_as.unwrap_or_else(|| panic!("{}", answers.log))
-    };
+    let encoders = format!("encoders = {encoders:?}");
     let photos = some_photos(8);
-    let thin = through(thin_path(cloud.address(), 40_000), &photos);
+    let thin = thin_path(cloud.address(), 40_000);
+    let thin = sent_as(&certificates, thin, &encoders, &photos);
     assert_eq!(thin.first().unwrap(), "jpeg@85", "{thin:?}");
     assert_eq!(thin.last().unwrap(), "webp@60", "{thin:?}");
-    let fast = through(cloud.address(), &photos[..3]);
+    let fast = sent_as(&certificates, cloud.address(), &encoders, &photos[..3]);
     assert!(fast.iter().all(|sent_as| sent_as == "jpeg@85"), "{fast:?}");
+}
+
+#[test]
+fn auto_takes_avif_over_a_thin_link_where_both_programs_have_it() {
+    let certificates = CertificateFolder::valid();
+    let cloud = CloudService::start(&certificates);
+    let thin = thin_path(cloud.address(), 40_000);
+    // By the profile that comes with the network.
+    let thin = sent_as(&certificates, thin, "", &some_photos(8));
+    let expected = if cfg!(feature = "avif") {
+        "avif@"
+    } else {
+        "jpeg@"
+    };
+    assert!(thin.last().unwrap().starts_with(expected), "{thin:?}");
 }

@@ -38,7 +38,7 @@ use measure::{Measurement, measure};
 const QUALITIES: [(Codec, &[u8]); 3] = [
     (Codec::Jpeg, &[95, 85, 80, 75, 70]),
     (Codec::WebP, &[90, 80, 70, 60, 45]),
-    (Codec::Avif, &[80, 65, 50]),
+    (Codec::Avif, &[65, 60, 57, 54, 50]),
 ];
 
 /// What `lab encoders` is asked.

@@ -4,7 +4,7 @@
 //! JPEG goes through a decoder that gives libjpeg-turbo's pixels bit for bit, as Pillow does: other
 //! decoders differ by a few levels, which is enough to change the top-1 class of one photo in sixty.
 
-#[cfg(feature = "avif")]
+#[cfg(feature = "avif-decoder")]
 pub(crate) mod avif;
 
 use std::{error::Error, io::Cursor, panic};
@@ -22,7 +22,7 @@ pub const DECODED_FORMATS: &[&str] = &[
     "jpeg",
     "png",
     "webp",
-    #[cfg(feature = "avif")]
+    #[cfg(feature = "avif-decoder")]
     "avif",
 ];
 
@@ -83,7 +83,7 @@ pub enum DecodeError {
     Unsupported(#[source] Box<dyn Error + Send + Sync>),
 }
 
-/// Decodes a JPEG, PNG or WebP image, or with the feature `avif` an AVIF one, to 8-bit RGB, upright by its EXIF
+/// Decodes a JPEG, PNG or WebP image, or with the feature `avif-decoder` an AVIF one, to 8-bit RGB, upright by its EXIF
 /// orientation.
 ///
 /// Grey is spread over the three channels; alpha is dropped, as Pillow's `convert("RGB")` does.
@@ -105,11 +105,11 @@ pub fn decode(encoded: &[u8], limits: &ImageLimits) -> Result<RgbImage, DecodeEr
         Ok(format @ (ImageFormat::Png | ImageFormat::WebP)) => {
             decode_other(encoded, format, limits)
         }
-        #[cfg(feature = "avif")]
+        #[cfg(feature = "avif-decoder")]
         Ok(ImageFormat::Avif) => avif::decode(encoded, limits),
-        #[cfg(not(feature = "avif"))]
+        #[cfg(not(feature = "avif-decoder"))]
         Ok(ImageFormat::Avif) => Err(DecodeError::Unsupported(
-            "this build has no AVIF: build with `--features avif`".into(),
+            "this build reads no AVIF: build with `--features avif`".into(),
         )),
         _ => Err(DecodeError::Format),
     }

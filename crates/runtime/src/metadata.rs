@@ -25,7 +25,7 @@ pub fn without_metadata(encoded: &Bytes) -> Option<Bytes> {
         Ok(ImageFormat::Jpeg) => jpeg(encoded.clone()),
         Ok(ImageFormat::Png) => png(encoded.clone()),
         Ok(ImageFormat::WebP) => webp(encoded.clone()),
-        #[cfg(feature = "avif")]
+        #[cfg(feature = "avif-decoder")]
         Ok(ImageFormat::Avif) => crate::decode::avif::is_bare(encoded).then(|| encoded.clone()),
         _ => None,
     }

@@ -2,7 +2,7 @@
 //!
 //! The decoder of AV1 is a port of C. Where it finds itself wrong it may end the program, which no caller can keep from:
 //! the boxes and the sizes are checked before it is called, one frame is all that it gets, and this file is built where
-//! the feature `avif` asks for it alone.
+//! the feature `avif-decoder` asks for it alone.
 
 use std::panic;
 
@@ -356,7 +356,7 @@ fn identity(picture: &Picture) -> Result<RgbImage, DecodeError> {
     ))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "avif-encoder"))]
 mod tests {
     use image::Rgb;
 

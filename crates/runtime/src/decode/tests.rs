@@ -190,7 +190,7 @@ fn webp_that_says_it_is_huge_is_refused_before_it_is_decoded() {
 }
 
 #[test]
-#[cfg(not(feature = "avif"))]
+#[cfg(not(feature = "avif-decoder"))]
 fn a_build_without_avif_says_what_to_do() {
     let header = b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf";
     let refused = decode(header, &ImageLimits::default()).unwrap_err();
