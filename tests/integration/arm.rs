@@ -191,10 +191,19 @@ fn avif_that_arm_makes_gets_the_class_of_what_this_machine_makes() {
     };
     let arm = answers(package.edge_agent());
     let here = answers(Command::new(program("edge-agent")));
-    assert_eq!((arm.code, arm.records.len()), (0, 2), "{}", arm.log);
+    for answers in [&arm, &here] {
+        assert_eq!(
+            (answers.code, answers.records.len()),
+            (0, 2),
+            "{}",
+            answers.log
+        );
+    }
     for (arm, here) in arm.records.iter().zip(&here.records) {
         assert_eq!(arm["encoding"], "avif@57", "{arm}");
-        assert_same(arm, here);
+        // The encoder's own estimates are in floating point, so that its files need not be the same.
+        let ((arm_said, _), (here_said, _)) = (decision(arm), decision(here));
+        assert_eq!(arm_said, here_said, "{arm} for {here}");
     }
 }
 

@@ -206,7 +206,7 @@ fn auto_begins_as_for_a_usual_link_and_sends_less_over_a_thin_one() {
 fn auto_takes_avif_over_a_thin_link_where_both_programs_have_it() {
     let certificates = CertificateFolder::valid();
     let cloud = CloudService::start(&certificates);
-    let thin = thin_path(cloud.address(), 40_000);
+    let thin = thin_path(cloud.address(), 20_000);
     // By the profile that comes with the network.
     let thin = sent_as(&certificates, thin, "", &some_photos(8));
     let expected = if cfg!(feature = "avif") {

@@ -194,7 +194,7 @@ pub enum PeerError {
     #[error("`encoding` makes images anew, {0}: leave one of the two out")]
     Encoding(&'static str),
     /// This build cannot encode so.
-    #[error("`encoding` is {0}, which this build has not: build with `--features avif`, or `avif-encoder` to send alone")]
+    #[error("`encoding` is {0}, which this build has not: build with `--features avif`")]
     NotBuilt(Codec),
     /// The bound on the loss is no number of points.
     #[error("`max_accuracy_loss` is {0}: give points, 0 to 100")]

@@ -18,6 +18,8 @@ const WEBP_METHOD: i32 = 2;
 const WEBP_MAX_SIDE: u32 = 16_383;
 /// Longest side in the format of JPEG.
 const JPEG_MAX_SIDE: u32 = 65_500;
+/// Longest side in the levels of AV1 that decoders are built for; longer ones would take gigabytes of memory.
+const AVIF_MAX_SIDE: u32 = 8_192;
 
 /// A format that images can be encoded in, with losses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -102,8 +104,9 @@ impl Codec {
 
     const fn max_side(self) -> u32 {
         match self {
-            Self::Jpeg | Self::Avif => JPEG_MAX_SIDE,
+            Self::Jpeg => JPEG_MAX_SIDE,
             Self::WebP => WEBP_MAX_SIDE,
+            Self::Avif => AVIF_MAX_SIDE,
         }
     }
 }
@@ -268,7 +271,11 @@ mod tests {
 
     #[test]
     fn sizes_that_a_format_does_not_take_are_refused() {
-        for (encoder, width, height) in [("jpeg@90", 65_501, 1), ("webp@90", 1, 16_384)] {
+        for (encoder, width, height) in [
+            ("jpeg@90", 65_501, 1),
+            ("webp@90", 1, 16_384),
+            ("avif@90", 8_193, 1),
+        ] {
             let encoder: Encoder = encoder.parse().unwrap();
             let refused = encoder.encode(&RgbImage::new(width, height));
             assert!(matches!(refused, Err(EncodeError::Size { .. })));

@@ -18,6 +18,8 @@ use crate::picture::Picture;
 
 /// Name of the profile in a network's folder.
 const PROFILE: &str = "encoders.json";
+/// Whose turn it is to encode AVIF, for which 7 MB are needed at a time. A link for which it is chosen takes longer to carry it.
+static AVIF: Mutex<()> = Mutex::new(());
 
 /// How encoded images are sent, as configuration files have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -258,7 +260,11 @@ impl Packing {
             }
         };
         let pixels = picture.pixels().map_err(Failure::unsendable)?;
-        let encoded = match encoder.encode(&fit.apply(&pixels)) {
+        let fitted = fit.apply(&pixels);
+        let turn = (encoder.codec == Codec::Avif).then(|| lock(&AVIF));
+        let encoded = encoder.encode(&fitted);
+        drop(turn);
+        let encoded = match encoded {
             Ok(encoded) => encoded,
             // A strip, longer than the format takes.
             Err(EncodeError::Size { .. }) => return self.original_of(picture),
