@@ -356,7 +356,8 @@ fn identity(picture: &Picture) -> Result<RgbImage, DecodeError> {
     ))
 }
 
-#[cfg(all(test, feature = "avif-encoder"))]
+#[cfg(test)]
+#[cfg(feature = "avif-encoder")]
 mod tests {
     use image::Rgb;
 
