@@ -192,7 +192,9 @@ impl From<Encoder> for String {
     }
 }
 
-type Encoded = Result<Vec<u8>, Box<dyn Error + Send + Sync>>;
+/// Why an encoder failed, in its words.
+type Failure = Box<dyn Error + Send + Sync>;
+type Encoded = Result<Vec<u8>, Failure>;
 
 fn jpeg(image: &RgbImage, quality: Quality) -> Encoded {
     let (width, height) = (image.width() as usize, image.height() as usize);

@@ -6,7 +6,6 @@
 #![allow(unsafe_code, reason = "libaom is called by its C interface")]
 
 use std::{
-    error::Error,
     ffi::{CStr, CString, c_int},
     mem::MaybeUninit,
     ptr, slice,
@@ -24,7 +23,7 @@ use libaom_sys::{
     aom_codec_set_option, aom_image_t, aom_img_wrap,
 };
 
-use super::Quality;
+use super::{Encoded, Failure, Quality};
 
 /// What libaom is told beside the quality. Each was found by what the answers of a network, EfficientNet-Lite2, differ by between
 /// a photo and what was made of it, at the same bytes: `docs/decisions/008-encoders.md` has by how much.
@@ -57,10 +56,7 @@ const BLUE: f32 = 0.114;
 ///
 /// # Errors
 /// In libaom's words, where it has no memory.
-pub(super) fn encode(
-    image: &RgbImage,
-    quality: Quality,
-) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+pub(super) fn encode(image: &RgbImage, quality: Quality) -> Encoded {
     let (width, height) = image.dimensions();
     let frame = Frame::new(image);
     let av1 = Encoder::new(width, height, quality)?.encode(&frame)?;
@@ -101,7 +97,7 @@ impl Frame {
     }
 
     /// The same as libaom has it, which only reads it, and only while this frame lives.
-    fn described(&self) -> Result<aom_image_t, Box<dyn Error + Send + Sync>> {
+    fn described(&self) -> Result<aom_image_t, Failure> {
         let mut image = MaybeUninit::uninit();
         let pixels = self.planes.as_ptr().cast_mut();
         // SAFETY: with rows aligned to one byte, three planes of this size are what the format has; an encoder does not write.
@@ -129,11 +125,7 @@ impl Frame {
 struct Encoder(aom_codec_ctx);
 
 impl Encoder {
-    fn new(
-        width: u32,
-        height: u32,
-        quality: Quality,
-    ) -> Result<Self, Box<dyn Error + Send + Sync>> {
+    fn new(width: u32, height: u32, quality: Quality) -> Result<Self, Failure> {
         // SAFETY: takes no argument, and gives what lives as long as the program.
         let codec = unsafe { aom_codec_av1_cx() };
         let mut config = MaybeUninit::uninit();
@@ -183,14 +175,14 @@ impl Encoder {
         Ok(encoder)
     }
 
-    fn set(&mut self, name: &CStr, value: &CStr) -> Result<(), Box<dyn Error + Send + Sync>> {
+    fn set(&mut self, name: &CStr, value: &CStr) -> Result<(), Failure> {
         // SAFETY: reads both texts.
         let result = unsafe { aom_codec_set_option(&mut self.0, name.as_ptr(), value.as_ptr()) };
         self.check(result)
     }
 
     /// The data of the image's one frame.
-    fn encode(mut self, frame: &Frame) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+    fn encode(mut self, frame: &Frame) -> Encoded {
         let image = frame.described()?;
         let mut data = Vec::new();
         // The second call says that nothing follows.
@@ -218,7 +210,7 @@ impl Encoder {
         }
     }
 
-    fn check(&self, result: aom_codec_err_t) -> Result<(), Box<dyn Error + Send + Sync>> {
+    fn check(&self, result: aom_codec_err_t) -> Result<(), Failure> {
         check(result).map_err(|error| {
             // SAFETY: null or a text that lives until the next call.
             let detail = unsafe {
@@ -240,7 +232,7 @@ impl Drop for Encoder {
     }
 }
 
-fn check(result: aom_codec_err_t) -> Result<(), Box<dyn Error + Send + Sync>> {
+fn check(result: aom_codec_err_t) -> Result<(), Failure> {
     if result == AOM_CODEC_OK {
         return Ok(());
     }
