@@ -7,11 +7,19 @@
 //!
 //! Threads share the channels of the output among them. Each gathers for itself, which costs less than meeting after
 //! every tile.
+//!
+//! Where what follows looks at every channel on its own, a band of rows at a time goes through both, and what lies between them is
+//! never in memory whole.
 
 mod depthwise;
 mod shared;
+mod then;
 mod tile;
 pub(super) mod vectors;
+
+pub(super) use then::Then;
+
+use std::ops::Range;
 
 use fearless_simd::prelude::*;
 use rayon::{ThreadPool, prelude::*};
@@ -27,7 +35,7 @@ const ROWS: usize = 6;
 const SHARED_FROM: usize = 1 << 20;
 
 /// A convolution with what follows it: `min(max(x * weights + bias + residual, low), high)`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Kernel {
     geometry: Geometry,
     weights: Weights,
@@ -47,7 +55,7 @@ pub(super) struct Clamp {
     pub(super) high: f32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Weights {
     /// For each group and each `ROWS` of its output channels a bias, and for each weight of a channel
     /// that weight of all; zeros fill up the last of a group.
@@ -57,6 +65,25 @@ enum Weights {
     },
     /// `[channels][taps]`, `[channels]`.
     Depthwise { weights: Vec<f32>, bias: Vec<f32> },
+}
+
+/// What a convolution's output goes on with.
+#[derive(Clone, Copy)]
+enum Behind<'a> {
+    Nothing,
+    /// As large as the output, and added before the bounds apply.
+    Residual(&'a [f32]),
+    Then(&'a Then),
+}
+
+impl Behind<'_> {
+    /// Pixels of what leaves in the end, of a convolution with so many.
+    fn pixels(&self, pixels: usize) -> usize {
+        match self {
+            Self::Then(then) => then.pixels(),
+            Self::Nothing | Self::Residual(_) => pixels,
+        }
+    }
 }
 
 /// What a part of a convolution needs on the way.
@@ -119,31 +146,52 @@ impl Kernel {
         &self.geometry
     }
 
+    /// Whether [`Then`] may follow: all channels of the output belong together.
+    pub(super) fn may_be_followed(&self) -> bool {
+        self.geometry.groups == 1 && !self.geometry.is_depthwise()
+    }
+
     /// Convolves one image, `[channels, height, width]`; `residual` is as large as the output.
     ///
     /// # Panics
     /// Where a slice does not have the size that the geometry says.
     pub(super) fn run(&self, image: &[f32], residual: Option<&[f32]>, output: &mut [f32]) {
-        assert_eq!(image.len(), self.geometry.input.iter().product::<usize>());
-        assert_eq!(output.len(), self.geometry.output.iter().product::<usize>());
         assert!(residual.is_none_or(|residual| residual.len() == output.len()));
-        let products = output.len() * self.geometry.group_inputs() * self.taps.len();
+        let behind = residual.map_or(Behind::Nothing, Behind::Residual);
+        self.run_with(image, behind, output);
+    }
+
+    /// The same, and what follows; the output is what that makes of the convolution's.
+    ///
+    /// # Panics
+    /// Where a slice does not have the size that the geometry says.
+    pub(super) fn run_then(&self, image: &[f32], then: &Then, output: &mut [f32]) {
+        self.run_with(image, Behind::Then(then), output);
+    }
+
+    fn run_with(&self, image: &[f32], behind: Behind<'_>, output: &mut [f32]) {
+        let geometry = &self.geometry;
+        let pixels = behind.pixels(geometry.pixels());
+        assert_eq!(image.len(), geometry.input.iter().product::<usize>());
+        assert_eq!(output.len(), geometry.output[0] * pixels);
+        let products =
+            geometry.output.iter().product::<usize>() * geometry.group_inputs() * self.taps.len();
         let pool = threads::shared().filter(|_| products >= SHARED_FROM);
-        self.run_on(pool.as_deref(), image, residual, output);
+        self.run_on(pool.as_deref(), image, behind, output);
     }
 
     fn run_on(
         &self,
         pool: Option<&ThreadPool>,
         image: &[f32],
-        residual: Option<&[f32]>,
+        behind: Behind<'_>,
         output: &mut [f32],
     ) {
         let mut compute = |planes: &[f32]| match pool {
-            None => self.compute(1, planes, residual, output),
+            None => self.compute(1, planes, behind, output),
             Some(pool) => {
                 let threads = pool.current_num_threads();
-                pool.install(|| self.compute(threads, planes, residual, output));
+                pool.install(|| self.compute(threads, planes, behind, output));
             }
         };
         match self.weights {
@@ -155,33 +203,44 @@ impl Kernel {
     }
 
     /// Computes the output, in parts that so many threads may take.
-    fn compute(
-        &self,
-        threads: usize,
-        planes: &[f32],
-        residual: Option<&[f32]>,
-        output: &mut [f32],
-    ) {
+    fn compute(&self, threads: usize, planes: &[f32], behind: Behind<'_>, output: &mut [f32]) {
         // Groups of channels that belong together, and the channels that a thread computes no fewer of.
         let (groups, unit) = match self.weights {
             Weights::Shared { .. } => (self.geometry.groups, ROWS),
             Weights::Depthwise { .. } => (1, 1),
         };
-        let pixels = self.geometry.pixels();
+        let pixels = behind.pixels(self.geometry.pixels());
         let (channels, parts) = (self.geometry.output[0] / groups, threads.div_ceil(groups));
         let part_units = channels.div_ceil(unit).div_ceil(parts);
         let (group_len, part_len) = (channels * pixels, part_units * unit * pixels);
         let compute = |(group, part, output): (usize, usize, &mut [f32])| {
             let start = group * group_len + part * part_len;
-            Part {
+            let first = part * part_units;
+            let planes = match self.weights {
+                Weights::Shared { .. } => planes,
+                Weights::Depthwise { .. } => {
+                    let [_, height, width] = self.geometry.input;
+                    &planes[first * height * width..]
+                }
+            };
+            let residual = match behind {
+                Behind::Residual(residual) => Some(&residual[start..][..output.len()]),
+                Behind::Nothing | Behind::Then(_) => None,
+            };
+            let part = Part {
                 kernel: self,
                 group,
-                first: part * part_units,
+                first,
+                window: 0..self.geometry.pixels(),
                 planes,
-                residual: residual.map(|residual| &residual[start..][..output.len()]),
+                residual,
                 output,
+                pitch: pixels,
+            };
+            match behind {
+                Behind::Then(then) => part.compute_then(then),
+                Behind::Nothing | Behind::Residual(_) => part.compute(),
             }
-            .compute();
         };
         if threads == 1 {
             let groups = output.chunks_exact_mut(group_len).enumerate();
@@ -240,10 +299,15 @@ struct Part<'a> {
     group: usize,
     /// The first of them, in channels that a thread computes no fewer of.
     first: usize,
-    /// The image; laid out, where channels share what a pixel meets.
+    /// Pixels that are computed: all, where every channel is on its own.
+    window: Range<usize>,
+    /// The image; laid out, where channels share what a pixel meets, and from the first channel on, where each is on its own.
     planes: &'a [f32],
+    /// Of the whole window.
     residual: Option<&'a [f32]>,
     output: &'a mut [f32],
+    /// Values from the beginning of one channel of the output to that of the next.
+    pitch: usize,
 }
 
 impl Part<'_> {

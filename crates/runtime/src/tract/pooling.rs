@@ -38,8 +38,14 @@ impl MaxPooling {
         }
     }
 
-    /// Goes through channels of the input and of the output.
-    fn run(&self, input: &[f32], output: &mut [f32]) {
+    /// What it is for.
+    #[cfg(any(target_arch = "x86_64", target_arch = "wasm32"))]
+    pub(super) fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Goes through channels of the input and of the output, which begin `output_pitch` values apart.
+    pub(super) fn run(&self, input: &[f32], output: &mut [f32], output_pitch: usize) {
         let [_, height, width] = self.geometry.input;
         let [_, rows, columns] = self.geometry.output;
         let (pitch, planes_len) = (self.geometry.pitch(), self.geometry.planes_len());
@@ -49,7 +55,7 @@ impl MaxPooling {
             planes.resize(planes_len + len, PADDING);
             largest.resize(len, PADDING);
             let channels = input.chunks_exact(height * width);
-            for (channel, output) in channels.zip(output.chunks_exact_mut(rows * columns)) {
+            for (channel, output) in channels.zip(output.chunks_mut(output_pitch)) {
                 self.geometry.lay_out(channel, &mut planes[..planes_len]);
                 let (runs, _) = largest[..len].as_chunks_mut::<RUN>();
                 for (index, run) in runs.iter_mut().enumerate() {
@@ -65,7 +71,8 @@ impl MaxPooling {
                     }
                     *run = most;
                 }
-                for (to, from) in output.chunks_exact_mut(columns).zip(largest.chunks(pitch)) {
+                let output = output[..rows * columns].chunks_exact_mut(columns);
+                for (to, from) in output.zip(largest.chunks(pitch)) {
                     to.copy_from_slice(&from[..columns]);
                 }
             }
@@ -101,6 +108,7 @@ impl EvalOp for MaxPooling {
         self.run(
             input.try_as_plain_ram()?.as_slice::<f32>()?,
             output.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?,
+            rows * columns,
         );
         Ok(tvec!(output.into_tvalue()))
     }

@@ -2,7 +2,9 @@
 //!
 //! - Local response normalisation and the maximum over windows.
 //! - Convolutions of f32 images with weights that are known, on CPUs with AVX2 and FMA and in WebAssembly, each
-//!   with the scaling, the bias, the sum with a shortcut and the bounds (ReLU, ReLU6) that follow it.
+//!   with the scaling, the bias, the sum with a shortcut and the bounds (ReLU, ReLU6) that follow it. Where the channels of
+//!   several are put one behind the other's, as in modules of SqueezeNet and Inception, they become one; and so does one with
+//!   a large output and a convolution of single channels or a maximum over windows that follows it.
 
 #[cfg(any(target_arch = "x86_64", target_arch = "wasm32"))]
 mod convolution;
@@ -18,7 +20,7 @@ use tract_onnx::tract_core::{
 use tract_onnx_opl::lrn::Lrn;
 
 #[cfg(any(target_arch = "x86_64", target_arch = "wasm32"))]
-use convolution::convolution;
+use convolution::{concatenation, convolution, following};
 
 use super::{lrn::LocalResponseNormalisation, planes::Geometry, pooling::MaxPooling};
 
@@ -34,6 +36,14 @@ pub(super) fn rewrite(mut model: TypedModel) -> TractResult<TypedModel> {
             if let Some(patch) = replace(&model, node)? {
                 patch.apply(&mut model)?;
                 break;
+            }
+        }
+    }
+    // What follows one convolution, before it becomes one of several, and what follows several.
+    for join in [following, concatenation, following] {
+        for node in 0..model.nodes.len() {
+            if let Some(patch) = join(&model, node)? {
+                patch.apply(&mut model)?;
             }
         }
     }
@@ -99,6 +109,16 @@ fn geometry(spec: &PoolSpec, input: &TypedFact, output: &TypedFact) -> Option<Ge
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "wasm32")))]
 fn convolution(_: &TypedModel, _: usize) -> TractResult<Option<TypedModelPatch>> {
+    Ok(None)
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "wasm32")))]
+fn concatenation(_: &TypedModel, _: usize) -> TractResult<Option<TypedModelPatch>> {
+    Ok(None)
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "wasm32")))]
+fn following(_: &TypedModel, _: usize) -> TractResult<Option<TypedModelPatch>> {
     Ok(None)
 }
 

@@ -26,8 +26,8 @@ impl Part<'_> {
         planes.resize(geometry.planes_len() + len, 0.0);
         panel.resize(len, 0.0);
         let channel_len = geometry.input[1] * geometry.input[2];
-        let channels = self.planes.chunks_exact(channel_len).skip(self.first);
-        let outputs = self.output.chunks_exact_mut(pixels);
+        let channels = self.planes.chunks_exact(channel_len);
+        let outputs = self.output.chunks_mut(self.pitch);
         let weights = weights.chunks_exact(taps.len()).zip(bias).skip(self.first);
         for ((image, output), (weights, &bias)) in channels.zip(outputs).zip(weights) {
             geometry.lay_out(image, &mut planes[..geometry.planes_len()]);
@@ -51,7 +51,8 @@ impl Part<'_> {
                     *lanes = bound(*simd, sum, *clamp).into();
                 }
             }
-            for (to, from) in output.chunks_exact_mut(width).zip(panel.chunks(pitch)) {
+            let output = output[..pixels].chunks_exact_mut(width);
+            for (to, from) in output.zip(panel.chunks(pitch)) {
                 to.copy_from_slice(&from[..width]);
             }
         }

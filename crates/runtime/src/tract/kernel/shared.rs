@@ -30,13 +30,13 @@ impl Part<'_> {
             ..
         } = self.kernel;
         let Scratch { panel, partial, .. } = scratch;
-        let (pixels, plane_len) = (geometry.pixels(), geometry.planes_len());
+        let (window, plane_len) = (self.window, geometry.planes_len());
         let depth = geometry.group_inputs() * taps.len();
         let part_len = depth.div_ceil(depth.div_ceil(DEPTH));
         // One row more for what is copied behind a tile's last stretch.
         let panel_len = (part_len + 1) * PIXELS;
         panel.resize(TILES * panel_len, 0.0);
-        let outputs = self.output.len() / pixels;
+        let outputs = self.output.len() / self.pitch;
         let blocks = outputs.div_ceil(ROWS);
         if part_len < depth {
             partial.resize(blocks * TILES, [[0.0; PIXELS]; ROWS]);
@@ -45,15 +45,15 @@ impl Part<'_> {
         let weights = &weights[first_block * depth..][..blocks * depth];
         let bias = &bias[first_block..][..blocks];
         let planes = &self.planes[self.group * geometry.group_inputs() * plane_len..];
-        let tiles = pixels.div_ceil(PIXELS);
+        let tiles = window.len().div_ceil(PIXELS);
         for strip in (0..tiles).step_by(TILES) {
             let strip = strip..tiles.min(strip + TILES);
             // The last tile covers pixels of the one before again rather than none.
-            let first_pixel = |tile: usize| (tile * PIXELS).min(pixels - PIXELS);
+            let first_pixel = |tile: usize| (tile * PIXELS).min(window.len() - PIXELS);
             for start in (0..depth).step_by(part_len) {
                 let part = start..depth.min(start + part_len);
                 for (tile, panel) in strip.clone().zip(panel.chunks_exact_mut(panel_len)) {
-                    let tile = Tile::new(geometry, first_pixel(tile));
+                    let tile = Tile::new(geometry, window.start + first_pixel(tile));
                     tile.gather(planes, plane_len, taps, part.clone(), panel);
                 }
                 for near in (0..blocks).step_by(BLOCKS) {
@@ -77,7 +77,7 @@ impl Part<'_> {
                             }
                             let channels = block * ROWS..outputs.min((block + 1) * ROWS);
                             for (channel, sum) in channels.zip(sums) {
-                                let at = channel * pixels + first;
+                                let at = channel * self.pitch + first;
                                 let residual = self.residual.map(|residual| tile_of(residual, at));
                                 let output = self.output[at..]
                                     .first_chunk_mut()

@@ -1,6 +1,7 @@
 use rayon::ThreadPoolBuilder;
 
 use super::*;
+use crate::tract::pooling::MaxPooling;
 
 const OPEN: Clamp = Clamp {
     low: f32::NEG_INFINITY,
@@ -113,7 +114,8 @@ fn check(geometry: Geometry) {
                 let mut shared = vec![f32::NAN; expected.len()];
                 let pool = ThreadPoolBuilder::new().num_threads(threads);
                 let pool = pool.build().unwrap();
-                kernel.run_on(Some(&pool), &image, added, &mut shared);
+                let behind = added.map_or(Behind::Nothing, Behind::Residual);
+                kernel.run_on(Some(&pool), &image, behind, &mut shared);
                 assert_eq!(shared, found, "{geometry:?} on {threads} threads");
             }
         }
@@ -149,6 +151,69 @@ fn every_kind_of_convolution_is_what_its_definition_says() {
     ] {
         check(square(of));
     }
+}
+
+/// Weights and bias that no other geometry has.
+fn made(geometry: &Geometry) -> Option<Kernel> {
+    let weights =
+        geometry.output[0] * geometry.group_inputs() * geometry.kernel.iter().product::<usize>();
+    let bias = numbers(geometry.output[0], 6);
+    kernel(geometry, &numbers(weights, 5), &bias, OPEN)
+}
+
+#[test]
+fn what_follows_gives_what_it_gives_of_the_whole_output() {
+    // Convolutions whose output takes several bands; windows with and without padding and rows that bands share.
+    for (of, window) in [
+        ([1, 2, 131, 61, 3, 2, 1, 1], [3, 2, 1]),
+        ([1, 3, 90, 50, 1, 1, 1, 0], [3, 1, 1]),
+        ([1, 2, 100, 40, 3, 1, 1, 0], [5, 2, 2]),
+        ([1, 1, 80, 90, 1, 1, 1, 0], [1, 3, 0]),
+    ] {
+        let geometry = square(of);
+        let (channels, size) = (geometry.output[0], geometry.output[1]);
+        let [side, stride, padding] = window;
+        let windows = square([channels, channels, size, channels, side, stride, 1, padding]);
+        let (Some(first), Some(depthwise)) = (made(&geometry), made(&windows)) else {
+            return;
+        };
+        let image = numbers(geometry.input.iter().product(), 1);
+        let mut between = vec![f32::NAN; geometry.output.iter().product()];
+        first.run(&image, None, &mut between);
+        let mut expected = [0, 1].map(|_| vec![f32::NAN; windows.output.iter().product()]);
+        depthwise.run(&between, None, &mut expected[0]);
+        let largest = MaxPooling::new(windows.clone());
+        largest.run(&between, &mut expected[1], windows.pixels());
+        let thens = [Then::depthwise(&depthwise), Then::largest(windows.clone())];
+        for (then, expected) in thens.iter().zip(expected) {
+            let then = then.as_ref().expect("there are several bands");
+            let mut found = vec![f32::NAN; expected.len()];
+            first.run_then(&image, then, &mut found);
+            assert_eq!(found, expected, "{geometry:?}");
+            for threads in [2, 3, 7] {
+                let pool = ThreadPoolBuilder::new().num_threads(threads);
+                let pool = pool.build().unwrap();
+                found.fill(f32::NAN);
+                first.run_on(Some(&pool), &image, Behind::Then(then), &mut found);
+                assert_eq!(found, expected, "{geometry:?} on {threads} threads");
+            }
+        }
+    }
+}
+
+#[test]
+fn bands_are_made_where_something_is_won_by_them() {
+    let bands = |channels, size, stride, padding| {
+        let windows = square([channels, channels, size, channels, 3, stride, 1, padding]);
+        Then::largest(windows).is_some()
+    };
+    assert!(bands(50, 90, 2, 1));
+    // One band holds it all.
+    assert!(!bands(10, 90, 2, 1));
+    // Too few rows to a band for those that two share, and enough where none are shared; bands of padding alone.
+    assert!(!bands(700, 60, 1, 1));
+    assert!(bands(700, 60, 3, 0));
+    assert!(!bands(5000, 60, 3, 9));
 }
 
 #[test]

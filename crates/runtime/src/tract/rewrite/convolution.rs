@@ -3,6 +3,7 @@
 use tract_onnx::tract_core::{
     internal::*,
     ops::{
+        array::TypedConcat,
         binary::TypedBinOp,
         cnn::{Conv, KernelFormat},
         math::{Add, Max, Min, Mul},
@@ -14,6 +15,7 @@ use crate::tract::{
     convolution::Convolution,
     kernel::{Clamp, Kernel},
     planes::Geometry,
+    pooling::MaxPooling,
 };
 
 /// Fewer output pixels than this leave most of a tile unused, and tract's products of a matrix and a
@@ -55,9 +57,65 @@ pub(super) fn convolution(model: &TypedModel, node: usize) -> TractResult<Option
     let inputs: TVec<OutletId> = [node.inputs[0]].into_iter().chain(residual).collect();
     let inputs = patch.taps(model, &inputs)?;
     let name = &model.node(outlet.node).name;
-    let wire = patch.wire_node(name, Convolution::new(kernel), &inputs)?;
+    let op = Convolution::new(kernel, residual.is_some());
+    let wire = patch.wire_node(name, op, &inputs)?;
     patch.shunt_outside(model, outlet, wire[0])?;
     Ok(Some(patch))
+}
+
+/// Convolutions of ours whose channels are put one behind the other's, and that nobody else reads: they are computed where they
+/// are to lie.
+pub(super) fn concatenation(
+    model: &TypedModel,
+    node: usize,
+) -> TractResult<Option<TypedModelPatch>> {
+    let node = model.node(node);
+    if node.op_as::<TypedConcat>().map(|op| op.axis) != Some(1) {
+        return Ok(None);
+    }
+    let (mut operators, mut inputs) = (Vec::new(), TVec::new());
+    for outlet in &node.inputs {
+        let Some(from) = read_alone(model, *outlet) else {
+            return Ok(None);
+        };
+        let Some(convolution) = from.op_as::<Convolution>() else {
+            return Ok(None);
+        };
+        operators.push(convolution);
+        inputs.extend_from_slice(&from.inputs);
+    }
+    let op = Convolution::concatenated(operators);
+    TypedModelPatch::replace_single_op(model, node, &inputs, op).map(Some)
+}
+
+/// Convolutions of ours that only one operator reads, which looks at every channel on its own: a convolution of single channels or
+/// the maximum over windows. All become one.
+pub(super) fn following(model: &TypedModel, node: usize) -> TractResult<Option<TypedModelPatch>> {
+    let node = model.node(node);
+    let first = node
+        .inputs
+        .first()
+        .and_then(|&outlet| read_alone(model, outlet));
+    let Some((first, convolution)) = first.and_then(|one| Some((one, one.op_as::<Convolution>()?)))
+    else {
+        return Ok(None);
+    };
+    let joined = match (node.op_as::<Convolution>(), node.op_as::<MaxPooling>()) {
+        (Some(second), _) => convolution.then_depthwise(second),
+        (_, Some(pooling)) => convolution.then_largest(pooling.geometry()),
+        _ => None,
+    };
+    let Some(op) = joined else {
+        return Ok(None);
+    };
+    TypedModelPatch::replace_single_op(model, node, &first.inputs, op).map(Some)
+}
+
+/// The node of an outlet that one node alone reads, and that does not leave the model.
+fn read_alone(model: &TypedModel, outlet: OutletId) -> Option<&TypedNode> {
+    let node = model.node(outlet.node);
+    let is_read_once = node.outputs[outlet.slot].successors.len() == 1;
+    (is_read_once && !model.outputs.contains(&outlet)).then_some(node)
 }
 
 /// The geometry and the parameters of a convolution that ours can do.

@@ -1,5 +1,6 @@
 use tract_onnx::prelude::IntoRunnable;
 use tract_onnx::tract_core::ops::{
+    array::TypedConcat,
     cnn::{Conv, KernelFormat, PaddingSpec},
     math::{add, max, min, mul},
 };
@@ -17,25 +18,35 @@ fn tensor(shape: &[usize], seed: usize) -> Tensor {
     Tensor::from_shape(shape, &numbers).unwrap()
 }
 
-/// A graph of one image, `[1, CHANNELS, 6, 7]`, and what its nodes are called.
+/// A graph of one image, and what its nodes are called.
 struct Graph {
     model: TypedModel,
+    /// `[1, CHANNELS, height, width]`.
+    shape: [usize; 4],
     last: OutletId,
 }
 
 impl Graph {
     fn new() -> Self {
+        Self::of(6, 7)
+    }
+
+    fn of(height: usize, width: usize) -> Self {
+        let shape = [1, CHANNELS, height, width];
         let mut model = TypedModel::default();
-        let last = model
-            .add_source("image", f32::fact([1, CHANNELS, 6, 7]))
-            .unwrap();
-        Self { model, last }
+        let last = model.add_source("image", f32::fact(shape)).unwrap();
+        Self { model, shape, last }
     }
 
     /// A convolution of `from` that keeps the shape.
     fn convolution(&mut self, from: OutletId) -> OutletId {
+        self.convolution_in(1, from)
+    }
+
+    /// The same, in groups of channels.
+    fn convolution_in(&mut self, group: usize, from: OutletId) -> OutletId {
         let seed = self.model.nodes.len();
-        let weights = tensor(&[CHANNELS, CHANNELS, 3, 3], seed);
+        let weights = tensor(&[CHANNELS, CHANNELS / group, 3, 3], seed);
         let weights = self.constant(weights);
         let bias = self.constant(tensor(&[CHANNELS], seed + 1));
         let op = Conv {
@@ -49,7 +60,7 @@ impl Graph {
                 output_channels: CHANNELS,
             },
             kernel_fmt: KernelFormat::OIHW,
-            group: 1,
+            group,
             q_params: None,
         };
         self.node(op, &[from, weights, bias])
@@ -74,7 +85,7 @@ impl Graph {
         }
         let run = |model: TypedModel| {
             let plan = model.into_optimized().unwrap().into_runnable().unwrap();
-            let image = tensor(&[1, CHANNELS, 6, 7], 77);
+            let image = tensor(&self.shape, 77);
             plan.run(tvec!(image.into_tvalue())).unwrap()
         };
         let rewritten = rewrite(self.model.clone()).unwrap();
@@ -141,5 +152,95 @@ fn what_others_read_or_comes_in_another_order_is_not_taken_up() {
     let names = graph.rewritten();
     if has_vectors() {
         assert_eq!(names, ["Convolution", "Mul", "Min"]);
+    }
+}
+
+#[test]
+fn convolutions_are_computed_where_their_channels_are_to_lie() {
+    let mut graph = Graph::new();
+    let image = graph.last;
+    let first = graph.convolution(image);
+    let second = graph.convolution(first);
+    let third = graph.convolution(image);
+    let fourth = graph.convolution(image);
+    // With a residual, and with two that lie one behind the other already.
+    let sum = graph.node(add(), &[third, first]);
+    let two = graph.node(TypedConcat { axis: 1 }, &[sum, fourth]);
+    graph.node(TypedConcat { axis: 1 }, &[second, two]);
+    let names = graph.rewritten();
+    if has_vectors() {
+        assert_eq!(names, ["Convolution", "Convolution"]);
+    }
+    // The convolution's own value leaves too.
+    let mut graph = Graph::new();
+    let image = graph.last;
+    let (first, second) = (graph.convolution(image), graph.convolution(image));
+    let both = graph.node(TypedConcat { axis: 1 }, &[first, second]);
+    graph.model.select_output_outlets(&[first, both]).unwrap();
+    let names = graph.rewritten();
+    if has_vectors() {
+        assert_eq!(names, ["Convolution", "Convolution", "Concat"]);
+    }
+    // One below the other.
+    let mut graph = Graph::new();
+    let image = graph.last;
+    let (first, second) = (graph.convolution(image), graph.convolution(image));
+    graph.node(TypedConcat { axis: 2 }, &[first, second]);
+    let names = graph.rewritten();
+    if has_vectors() {
+        assert_eq!(names, ["Convolution", "Convolution", "Concat"]);
+    }
+}
+
+#[test]
+fn large_outputs_are_never_in_memory_whole_where_channels_stay_on_their_own() {
+    let maximum = |channels| MaxPool {
+        pool_spec: PoolSpec {
+            data_format: DataFormat::NCHW,
+            kernel_shape: tvec!(3, 3),
+            padding: PaddingSpec::Explicit(tvec!(1, 1), tvec!(1, 1)),
+            dilations: None,
+            strides: Some(tvec!(2, 2)),
+            input_channels: channels,
+            output_channels: channels,
+        },
+        with_index_outputs: None,
+    };
+    for (height, names) in [
+        (256, &["Convolution", "Convolution"][..]),
+        // Less than a megabyte of its own.
+        (
+            100,
+            &["Convolution", "Convolution", "Convolution", "MaxPooling"],
+        ),
+    ] {
+        let mut graph = Graph::of(height, 257);
+        let x = graph.convolution(graph.last);
+        let x = graph.convolution_in(CHANNELS, x);
+        let x = graph.convolution(x);
+        graph.node(maximum(CHANNELS), &[x]);
+        let found = graph.rewritten();
+        if has_vectors() {
+            assert_eq!(found, names);
+        }
+    }
+    // Of convolutions whose channels lie one behind the other's, each.
+    let mut graph = Graph::of(256, 257);
+    let image = graph.last;
+    let (first, second) = (graph.convolution(image), graph.convolution(image));
+    let both = graph.node(TypedConcat { axis: 1 }, &[first, second]);
+    graph.node(maximum(2 * CHANNELS), &[both]);
+    let names = graph.rewritten();
+    if has_vectors() {
+        assert_eq!(names, ["Convolution"]);
+    }
+    // The convolution's own value leaves too.
+    let mut graph = Graph::of(256, 257);
+    let x = graph.convolution(graph.last);
+    let y = graph.node(maximum(CHANNELS), &[x]);
+    graph.model.select_output_outlets(&[x, y]).unwrap();
+    let names = graph.rewritten();
+    if has_vectors() {
+        assert_eq!(names, ["Convolution", "MaxPooling"]);
     }
 }
