@@ -78,6 +78,14 @@ impl Node {
     pub fn jumps(&self) -> &[NodeId] {
         &self.jumps
     }
+
+    /// The node that every image goes on to from here; none where that depends on the image, and where it ends here.
+    pub fn always_goes_to(&self) -> Option<NodeId> {
+        match self.policy.as_ref()?.always()? {
+            Decision::GoTo(Successor(jump)) => self.jumps.get(jump).copied(),
+            Decision::Exit => None,
+        }
+    }
 }
 
 /// Which decisions a cascade takes.

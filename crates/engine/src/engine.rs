@@ -8,8 +8,8 @@ use std::{
 };
 
 use outpost_cascade::{
-    Action, Cascade, CascadeError, DecideBy, DecideByError, Deciding, FallbackCause, Follower,
-    Mode, NoAnswer, NodeId, Reason, Site, Walk, needs_features,
+    Action, Cascade, CascadeError, CircuitState, DecideBy, DecideByError, Deciding, FallbackCause,
+    Follower, Mode, NoAnswer, NodeId, Reason, Site, Walk, needs_features,
 };
 use outpost_exit_policy::{Bundle, Evidence, Goal};
 use outpost_offload::{DecidedBy, RemoteModel};
@@ -26,7 +26,7 @@ use tracing::Instrument;
 
 use crate::{
     learned::{self, PolicyError},
-    peer::{EncodersError, LateCall, Offload, Packing, Patience, RemoteNetwork, Upstream},
+    peer::{EncodersError, LateCall, Offload, Packing, Patience, RemoteNetwork, Sends, Upstream},
     picture::{Picture, PictureError, Then},
     privacy::{Privacy, PrivacyError, PrivateClasses},
 };
@@ -85,8 +85,8 @@ pub struct Engine {
     local: Arc<LocalNetworks>,
     /// Where in `local` the nodes that are here are.
     places: HashMap<NodeId, usize>,
-    /// What becomes of an image's pixels once such a node has seen them.
-    then: HashMap<NodeId, Then>,
+    /// Who may want an image's pixels once such a node has seen them.
+    after: HashMap<NodeId, After>,
     remote: HashMap<NodeId, Remote>,
     peers: BTreeMap<Site, Arc<Upstream>>,
     /// One permit an image whose networks may run here at a time.
@@ -94,6 +94,15 @@ pub struct Engine {
     /// The turns that were given.
     underway: Underway,
     runtime: RunsHere,
+}
+
+/// Who may come after a node.
+#[derive(Default)]
+struct After {
+    /// Whether a node here does.
+    is_here: bool,
+    /// Those elsewhere that somebody is asked for.
+    asked: Vec<Arc<RemoteNetwork>>,
 }
 
 /// A node elsewhere, and who is asked for it.
@@ -134,7 +143,7 @@ pub struct Outcome {
     pub decided_by: DecidedBy,
     /// Why it is this one.
     pub reason: Reason,
-    /// From taking up the image until the last network here had spoken.
+    /// From taking up the image until the last network here had spoken, without shrinking it for another.
     pub local: Duration,
     /// The offload, where there was one.
     pub offload: Option<Offload>,
@@ -377,9 +386,9 @@ impl Engine {
             .enumerate()
             .map(|(place, (id, _))| (id, place))
             .collect();
-        let then = places
+        let after = places
             .keys()
-            .map(|&node| (node, then(&cascade, node, &places, &remote)))
+            .map(|&node| (node, After::of(node, &cascade, &places, &remote)))
             .collect();
         let private = match places.get(&cascade.entry()) {
             _ if plan.privacy.never_offload.is_empty() => None,
@@ -391,7 +400,7 @@ impl Engine {
         };
         Ok(Self {
             places,
-            then,
+            after,
             cascade,
             policy,
             private,
@@ -583,34 +592,47 @@ impl Engine {
                 Action::Run(node) => {
                     let (networks, place) = (self.local.clone(), self.places[&node]);
                     let picture = picture.as_mut().expect("an offload ends the walk");
-                    let pixels = picture.lend(self.then[&node]).map_err(PictureError::from)?;
+                    let seen_by = self.seen_next(cascade, node);
+                    let then = match seen_by {
+                        Some(_) => Then::LetGo,
+                        None => self.after[&node].then(),
+                    };
+                    let pixels = picture.lend(then).map_err(PictureError::from)?;
                     let mut run = std::mem::take(&mut progress);
                     // The work holds the turn, not its caller, who may go away while it runs.
                     let held = turn.take();
                     let name = self.cascade.node(node).name();
                     let outcome = blocking(move || {
+                        // Before the network: it lets the pixels go once it has its input.
+                        let seen = seen_by.and_then(|network| network.seen(&pixels));
                         let outcome = networks.run(place, pixels, &mut run);
-                        (outcome, run, held)
+                        (outcome, seen, run, held)
                     })
                     .instrument(tracing::debug_span!("network", node = name))
                     .await;
-                    local = taken.elapsed();
-                    let outcome = outcome.and_then(|(outcome, run, held)| {
+                    let now = taken.elapsed();
+                    let outcome = outcome.and_then(|(outcome, seen, run, held)| {
                         progress = run;
                         turn = held;
-                        Ok(outcome?)
+                        let output = outcome?;
+                        // Where the network failed, the image may go elsewhere than it always does.
+                        if let Some(seen) = seen {
+                            picture.keep(seen);
+                        }
+                        Ok(output)
                     });
+                    local = now.saturating_sub(picture.shrinking());
                     match outcome {
                         Ok(output) => {
                             let evidence = evidence(&output.probabilities)
                                 .with_features(output.features.as_deref());
-                            let action = walk.said(node, &evidence, local);
+                            let action = walk.said(node, &evidence, now);
                             said.insert(node, output.probabilities);
                             action
                         }
                         Err(error) => {
                             tracing::warn!(node = name, %error, "a network here failed");
-                            walk.failed(node, local)
+                            walk.failed(node, now)
                         }
                     }
                 }
@@ -619,29 +641,22 @@ impl Engine {
                 }
                 Action::Offload { node, deadline } => {
                     asked = Some(node);
-                    // The place is free for the next image while this one travels.
-                    drop(turn.take());
-                    let Remote { network, peer } = &self.remote[&node];
-                    let attempt = match peer.and_then(|site| self.peers.get(&site)) {
-                        None => Offload::without_peer(),
-                        Some(peer) => {
-                            let picture = picture.take().expect("an offload ends the walk");
-                            let patience = Patience {
-                                deadline: taken + deadline,
-                                late: route.late,
-                                is_short: route.is_short,
-                            };
-                            let picture = Arc::new(picture);
-                            let (offload, call) = peer.classify(network, picture, patience).await;
-                            late = call.map(|call| Late {
-                                call,
-                                asked: self.asked(node, &deciding),
-                                taken,
-                                local,
-                            });
-                            offload
-                        }
+                    // Nothing here goes on while the image travels.
+                    progress = Progress::default();
+                    let picture = picture.take().expect("an offload ends the walk");
+                    let patience = Patience {
+                        deadline: taken + deadline,
+                        late: route.late,
+                        is_short: route.is_short,
                     };
+                    let turn = turn.take();
+                    let (attempt, call) = self.offload(node, picture, turn, patience).await;
+                    late = call.map(|call| Late {
+                        call,
+                        asked: self.asked(node, &deciding),
+                        taken,
+                        local,
+                    });
                     match offload.insert(attempt).outcome.as_ref() {
                         Ok(reply) => {
                             let now = taken.elapsed();
@@ -712,19 +727,63 @@ impl Engine {
         picture: Picture,
         patience: Duration,
     ) -> Result<Outcome, FallbackCause> {
-        let remote = self.remote.get(&node).ok_or(FallbackCause::NoCloud)?;
-        let peer = remote.peer.and_then(|site| self.peers.get(&site));
-        let peer = peer.ok_or(FallbackCause::NoCloud)?;
+        if !self.remote.contains_key(&node) {
+            return Err(FallbackCause::NoCloud);
+        }
         let taken = Instant::now();
         let patience = Patience {
             deadline: taken + patience,
             late: Duration::ZERO,
             is_short: false,
         };
-        let picture = Arc::new(picture);
-        let (offload, _) = peer.classify(&remote.network, picture, patience).await;
+        let (offload, _) = self.offload(node, picture, None, patience).await;
         let asked = self.asked(node, &self.deciding());
         asked.outcome(offload, taken, Duration::ZERO)
+    }
+
+    /// Asks a node elsewhere about an image, whose turn ends once it is ready to travel: the next one has its place then. What
+    /// travels has no pixels with it that are not sent, as far as is known what is.
+    async fn offload(
+        &self,
+        node: NodeId,
+        mut picture: Picture,
+        mut turn: Option<Turn>,
+        patience: Patience,
+    ) -> (Offload, Option<LateCall>) {
+        let Remote { network, peer } = &self.remote[&node];
+        let Some(peer) = peer.and_then(|site| self.peers.get(&site)) else {
+            return (Offload::without_peer(), None);
+        };
+        if let Sends::File = network.sends() {
+            picture.let_go();
+        }
+        if let Some(network) = self.seen_by(node).filter(|_| !picture.is_shrunk()).cloned() {
+            let shrink = move || {
+                network.shrink(&mut picture);
+                (picture, turn)
+            };
+            match spawn_blocking(shrink).await {
+                Ok(ready) => (picture, turn) = ready,
+                Err(_) => return (Offload::without_call(FallbackCause::Unsendable), None),
+            }
+        }
+        drop(turn);
+        peer.classify(network, Arc::new(picture), patience).await
+    }
+
+    /// The network elsewhere that sees a part of an image's pixels, which alone are sent; none where nobody is called.
+    fn seen_by(&self, node: NodeId) -> Option<&Arc<RemoteNetwork>> {
+        let Remote { network, peer } = self.remote.get(&node)?;
+        let peer = self.peers.get(&(*peer)?)?;
+        let is_called = peer.circuit() != CircuitState::Open;
+        (is_called && matches!(network.sends(), Sends::Seen(_))).then_some(network)
+    }
+
+    /// The same, of the network that every image goes on to from a node here, and after which there is none here.
+    fn seen_next(&self, cascade: &Cascade, node: NodeId) -> Option<Arc<RemoteNetwork>> {
+        let next = cascade.node(node).always_goes_to()?;
+        let network = self.seen_by(next)?;
+        (!self.after[&node].is_here).then(|| network.clone())
     }
 
     fn asked(&self, id: NodeId, deciding: &Deciding) -> AskedNode {
@@ -740,21 +799,31 @@ impl Engine {
     }
 }
 
-/// What becomes of an image's pixels once a node here has seen them.
-fn then(
-    cascade: &Cascade,
-    node: NodeId,
-    here: &HashMap<NodeId, usize>,
-    remote: &HashMap<NodeId, Remote>,
-) -> Then {
-    let wants_pixels = |next: &NodeId| {
-        let is_sent_pixels =
-            |remote: &Remote| remote.peer.is_some() && !remote.network.sends_originals();
-        here.contains_key(next) || remote.get(next).is_some_and(is_sent_pixels)
-    };
-    match reached_from(cascade, node).iter().any(wants_pixels) {
-        true => Then::Keep,
-        false => Then::LetGo,
+impl After {
+    fn of(
+        node: NodeId,
+        cascade: &Cascade,
+        here: &HashMap<NodeId, usize>,
+        remote: &HashMap<NodeId, Remote>,
+    ) -> Self {
+        let reached = reached_from(cascade, node);
+        let asked = reached.iter().filter_map(|next| remote.get(next));
+        Self {
+            is_here: reached.iter().any(|next| here.contains_key(next)),
+            asked: asked
+                .filter(|remote| remote.peer.is_some())
+                .map(|remote| remote.network.clone())
+                .collect(),
+        }
+    }
+
+    /// What becomes of an image's pixels.
+    fn then(&self) -> Then {
+        let wants_file = |network: &Arc<RemoteNetwork>| matches!(network.sends(), Sends::File);
+        match self.is_here || !self.asked.iter().all(wants_file) {
+            true => Then::Keep,
+            false => Then::LetGo,
+        }
     }
 }
 

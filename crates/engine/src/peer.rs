@@ -52,7 +52,7 @@ pub use budgets::{EnergyUse, Thrift};
 pub use config::{BudgetConfig, CircuitSettings, OtherConfig, Payload, PeerConfig};
 pub(crate) use packing::Packing;
 pub use packing::{EncodersError, Encoding, SentAs, UnknownEncoding};
-pub(crate) use remote::RemoteNetwork;
+pub(crate) use remote::{RemoteNetwork, Sends};
 pub use upstream::{EndpointStatus, Upstream};
 
 /// A gRPC message goes out behind a flag and a length, 5 bytes.
@@ -122,6 +122,18 @@ pub struct Offload {
 struct Sent {
     bytes: AtomicU64,
     made: OnceLock<(SentAs, Duration)>,
+    /// Time that shrinking it took, before the call.
+    shrinking: Duration,
+}
+
+impl Sent {
+    /// Nothing yet.
+    fn nothing_of(picture: &Picture) -> Arc<Self> {
+        Arc::new(Self {
+            shrinking: picture.shrinking(),
+            ..Self::default()
+        })
+    }
 }
 
 /// Until when a reply is waited for.
@@ -234,8 +246,13 @@ pub enum PeerError {
 impl Offload {
     /// What comes of an offload where nobody is configured to take it.
     pub(crate) fn without_peer() -> Self {
+        Self::without_call(FallbackCause::NoCloud)
+    }
+
+    /// What comes of an offload for which nobody was called.
+    pub(crate) fn without_call(cause: FallbackCause) -> Self {
         Self {
-            outcome: Err(FallbackCause::NoCloud),
+            outcome: Err(cause),
             bytes_sent: 0,
             sent_as: None,
             encoding: Duration::ZERO,
@@ -252,9 +269,9 @@ impl Offload {
             outcome,
             bytes_sent,
             sent_as: made.filter(|_| bytes_sent > 0).map(|made| made.0),
-            encoding: made.map_or(Duration::ZERO, |made| made.1),
+            encoding: sent.shrinking + made.map_or(Duration::ZERO, |made| made.1),
             endpoint: None,
-            took,
+            took: sent.shrinking + took,
             is_of_the_endpoint: false,
         }
     }
@@ -414,14 +431,13 @@ impl Peer {
                 permit: Some(permit),
             },
             Err(refusal) => {
+                let cause = match refusal {
+                    Refusal::Open => FallbackCause::CircuitOpen,
+                    Refusal::Paused => FallbackCause::Overloaded,
+                };
                 let offload = Offload {
-                    outcome: Err(match refusal {
-                        Refusal::Open => FallbackCause::CircuitOpen,
-                        Refusal::Paused => FallbackCause::Overloaded,
-                    }),
-                    took: started.elapsed(),
                     is_of_the_endpoint: true,
-                    ..Offload::without_peer()
+                    ..Offload::of(Err(cause), sent, started.elapsed())
                 };
                 return (offload, None);
             }

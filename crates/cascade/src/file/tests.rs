@@ -223,6 +223,27 @@ fn a_policy_to_be_learned_leaves_its_node_undecided() {
 }
 
 #[test]
+fn a_node_says_where_every_image_goes_on_to() {
+    let goes_to = |cascade: &Cascade| {
+        let names = cascade.nodes().map(|(_, node)| {
+            let next = node.always_goes_to()?;
+            Some(cascade.node(next).name().to_owned())
+        });
+        names.collect::<Vec<_>>()
+    };
+    let large = || Some("large".to_owned());
+    let stages = Cascade::parse(STAGES).unwrap();
+    assert_eq!(goes_to(&stages), [None, None, large(), None]);
+    let cloud = stages.clone().with_mode(Mode::CloudOnly);
+    let small = Some("small".to_owned());
+    assert_eq!(goes_to(&cloud), [large(), small, large(), None]);
+    assert_eq!(
+        goes_to(&stages.with_mode(Mode::DeviceOnly)),
+        [const { None }; 4]
+    );
+}
+
+#[test]
 fn a_policy_is_not_learned_where_there_is_no_choice() {
     let learned = "site = \"cloud\"\npolicy = { kind = \"learned\" }";
     let error = stages("site = \"cloud\"", learned).unwrap_err();

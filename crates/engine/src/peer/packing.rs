@@ -227,9 +227,12 @@ impl Packing {
         })
     }
 
-    /// Whether images are sent as they were read.
-    pub(super) fn is_original(&self) -> bool {
-        matches!(self.encoding, Choice::Original)
+    /// What is seen of images that are encoded anew; none where they are sent as they were read.
+    pub(super) fn fit(&self) -> Option<&Fit> {
+        match &self.encoding {
+            Choice::Original => None,
+            Choice::With(fit, _) | Choice::Auto(fit, _) => Some(fit),
+        }
     }
 
     /// Makes an image ready to be sent over `link` to a server that takes `formats`. Costs CPU time.
@@ -274,7 +277,8 @@ impl Packing {
         };
         if let Choice::Auto(_, choice) = &self.encoding {
             // Others' turns say nothing of how fast this machine is.
-            lock(choice).took(encoder, (started.elapsed() - waited).as_secs_f64());
+            let took = picture.shrinking() + started.elapsed() - waited;
+            lock(choice).took(encoder, took.as_secs_f64());
         }
         // A small image may be smaller as it was read.
         if picture

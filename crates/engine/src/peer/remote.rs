@@ -11,7 +11,7 @@ use outpost_proto::{
     ContentsKind, Datatype, ENCODED_IMAGE_PROPERTY, IMAGE_FORMATS_PROPERTY, Tensor, TensorData,
     inference::{ModelInferRequest, ModelInferResponse, ModelMetadataResponse},
 };
-use outpost_runtime::{Labels, Manifest, Preprocessor};
+use outpost_runtime::{Fit, Labels, Manifest, Preprocessor, RgbImage};
 use outpost_transport::Protocol;
 use tokio::sync::OnceCell;
 use tonic::Response;
@@ -20,7 +20,7 @@ use super::{
     lock,
     packing::{Formats, Packing, SentAs},
 };
-use crate::picture::Picture;
+use crate::picture::{Picture, Seen};
 
 /// A network at a peer, as its manifest here describes it, or the rest of a cascade that begins with it.
 pub(crate) struct RemoteNetwork {
@@ -46,6 +46,12 @@ impl Told {
     pub(super) fn is_about(&self, version: &str) -> bool {
         self.version.get_or_init(|| version.to_owned()) == version
     }
+
+    /// Whether the network takes images rather than tensors; none where that is not told yet.
+    fn takes_images(&self) -> Option<bool> {
+        let input = self.input.get()?;
+        Some(matches!(input.kind, InputKind::Image(_)))
+    }
 }
 
 /// What a server says that a network takes.
@@ -67,6 +73,16 @@ pub(super) struct Asking {
     pub(super) sent_as: SentAs,
     /// Time that it took.
     pub(super) encoding: Duration,
+}
+
+/// What of a picture is sent, as far as is known.
+pub(crate) enum Sends<'a> {
+    /// The file.
+    File,
+    /// What is seen of its pixels.
+    Seen(&'a Fit),
+    /// Its pixels, or a network's input.
+    Pixels,
 }
 
 /// What the peer said.
@@ -150,9 +166,30 @@ impl RemoteNetwork {
         }
     }
 
-    /// Whether images are sent as they were read, wherever the server takes files.
-    pub(crate) fn sends_originals(&self) -> bool {
-        self.packing.is_original()
+    /// What of a picture is sent, by what the endpoints have told of what they take.
+    pub(crate) fn sends(&self) -> Sends<'_> {
+        let takes_images = |told: &Mutex<Arc<Told>>| lock(told).takes_images();
+        let mut told = self.told.iter().map(takes_images);
+        match self.packing.fit() {
+            Some(fit) if told.all(|takes| takes != Some(false)) => Sends::Seen(fit),
+            None if told.all(|takes| takes == Some(true)) => Sends::File,
+            _ => Sends::Pixels,
+        }
+    }
+
+    /// What is seen of pixels, where that is sent. Costs CPU time.
+    pub(crate) fn seen(&self, pixels: &Arc<RgbImage>) -> Option<Seen> {
+        match self.sends() {
+            Sends::Seen(fit) => Some(Seen::of(pixels, fit)),
+            Sends::File | Sends::Pixels => None,
+        }
+    }
+
+    /// Keeps of a picture's pixels what is seen of them, where that is sent. Costs CPU time.
+    pub(crate) fn shrink(&self, picture: &mut Picture) {
+        if let Sends::Seen(fit) = self.sends() {
+            picture.shrink(fit);
+        }
     }
 
     /// The request that asks about `picture`, to be sent over `link`. Costs CPU time.
@@ -255,6 +292,7 @@ mod tests {
     use outpost_proto::WEIGHTS_DIGEST_PROPERTY;
 
     use super::*;
+    use crate::peer::packing::PackingConfig;
 
     fn network() -> RemoteNetwork {
         let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
@@ -322,6 +360,39 @@ mod tests {
         // Who still has the old one changes nothing.
         network.forget(0, &told);
         assert!(Arc::ptr_eq(&again, &network.told(0)));
+    }
+
+    #[test]
+    fn what_is_sent_is_known_once_every_endpoint_has_told_what_it_takes() {
+        let of = |packing| {
+            let RemoteNetwork { model, labels, .. } = network();
+            RemoteNetwork::new(model, labels, packing, 2)
+        };
+        let tell = |network: &RemoteNetwork, endpoint, input: RemoteInput| {
+            network.told(endpoint).input.set(input).unwrap();
+        };
+        let files = of(Packing::original());
+        assert!(matches!(files.sends(), Sends::Pixels), "it may be a tensor");
+        tell(&files, 0, files.image_input());
+        assert!(matches!(files.sends(), Sends::Pixels));
+        tell(&files, 1, files.image_input());
+        assert!(matches!(files.sends(), Sends::File));
+
+        let config = PackingConfig {
+            encoding: "jpeg@80".parse().unwrap(),
+            encoders: None,
+            max_accuracy_loss: 1.0,
+            keep_metadata: false,
+        };
+        let manifest = network().manifest().clone();
+        let encoded = of(Packing::new(&config, &[&manifest]).unwrap());
+        let pixels = Arc::new(RgbImage::new(640, 480));
+        assert!(encoded.seen(&pixels).is_some());
+        tell(&encoded, 0, encoded.image_input());
+        assert!(matches!(encoded.sends(), Sends::Seen(_)));
+        tell(&encoded, 1, encoded.tensor_input());
+        assert!(matches!(encoded.sends(), Sends::Pixels));
+        assert!(encoded.seen(&pixels).is_none());
     }
 
     #[test]

@@ -294,7 +294,7 @@ impl Upstream {
         patience: Patience,
     ) -> (Offload, Option<LateCall>) {
         if let [only] = &self.peers[..] {
-            let sent = Arc::new(Sent::default());
+            let sent = Sent::nothing_of(&picture);
             let (offload, late) = only.classify(network, picture, patience, &sent).await;
             self.count_call(0, &offload);
             self.ask_where_refused(0, &offload);
@@ -323,7 +323,7 @@ impl Upstream {
             while waiting.is_empty() && Instant::now() < patience.deadline {
                 let Some(next) = order.next() else { break };
                 waiting.push((next, self.state().endpoints.falls(next)));
-                let of_this = Arc::new(Sent::default());
+                let of_this = Sent::nothing_of(picture);
                 sent.push(of_this.clone());
                 let picture = picture.clone();
                 let attempt = self.attempt(next, network, picture, patience, of_this);
@@ -357,7 +357,7 @@ impl Upstream {
             .iter()
             .map(|sent| sent.bytes.load(Ordering::Relaxed))
             .sum();
-        offload.took = started.elapsed();
+        offload.took = picture.shrinking() + started.elapsed();
         let late = (!is_answered && !late.is_empty()).then_some(LateCall(late));
         (offload, late)
     }
@@ -588,10 +588,7 @@ fn most_telling(mut failed: Vec<Offload>) -> Offload {
     let most = (0..failed.len()).max_by_key(|&one| rank(&failed[one]));
     match most {
         Some(most) => failed.swap_remove(most),
-        None => Offload {
-            outcome: Err(FallbackCause::Deadline),
-            ..Offload::without_peer()
-        },
+        None => Offload::without_call(FallbackCause::Deadline),
     }
 }
 

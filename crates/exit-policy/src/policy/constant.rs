@@ -11,4 +11,8 @@ impl DecisionFunction for Constant {
     fn decide(&self, _evidence: &Evidence<'_>) -> Decision {
         self.0
     }
+
+    fn always(&self) -> Option<Decision> {
+        Some(self.0)
+    }
 }

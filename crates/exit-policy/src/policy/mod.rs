@@ -30,6 +30,11 @@ pub struct Successor(pub usize);
 pub trait DecisionFunction: std::fmt::Debug + Send + Sync {
     /// Decides one example.
     fn decide(&self, evidence: &Evidence<'_>) -> Decision;
+
+    /// What it decides whatever it sees; none where that depends.
+    fn always(&self) -> Option<Decision> {
+        None
+    }
 }
 
 /// A decision function of any family.
@@ -75,6 +80,13 @@ impl DecisionFunction for Function {
             Self::Constant(function) => function.decide(evidence),
             Self::Threshold(function) => function.decide(evidence),
             Self::Linear(function) => function.decide(evidence),
+        }
+    }
+
+    fn always(&self) -> Option<Decision> {
+        match self {
+            Self::Constant(function) => function.always(),
+            Self::Threshold(_) | Self::Linear(_) => None,
         }
     }
 }
