@@ -19,7 +19,7 @@ use outpost_runtime::{ImageLimits, ModelFolder, RuntimeError};
 use uuid::Uuid;
 
 use crate::{
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, Delivery},
     queue::Entry,
     record::Record,
 };
@@ -124,6 +124,8 @@ pub struct Agent {
     /// Time after the deadline in which an answer may be corrected.
     late: Duration,
     limits: ImageLimits,
+    /// Whether anybody may want an image's file once it has its answer: who keeps it for later, or audits.
+    keeps_files: bool,
     follows_link: bool,
     /// What the operating point is to meet, as the configuration says it.
     goal: Goal,
@@ -209,6 +211,7 @@ impl Agent {
             deadline: Duration::from_millis(config.deadline_ms),
             late: Duration::from_millis(config.correct_within_ms),
             limits: config.images.into(),
+            keeps_files: config.delivery == Delivery::Eventually || config.audit.share > 0.0,
             follows_link: config.follow_link,
             goal: goal.clone(),
         })
@@ -338,7 +341,7 @@ impl Agent {
         self.ask_node(node, image, name.clone(), entry.waited).await
     }
 
-    /// What came of an image, and its bytes where it could be decoded.
+    /// What came of an image, and its file where it could be decoded and may be wanted.
     #[tracing::instrument(name = "image", level = "debug", skip_all, fields(file = image.name))]
     async fn classify(
         &self,
@@ -357,7 +360,7 @@ impl Agent {
             Ok(Err(error)) => return (Err(error.into()), None),
             Err(error) => return (Err(error), None),
         };
-        let encoded = picture.encoded().cloned();
+        let encoded = picture.encoded().filter(|_| self.keeps_files).cloned();
         let deadline = image.deadline.unwrap_or(self.deadline);
         let route = Route {
             entry: self.engine.cascade().entry(),

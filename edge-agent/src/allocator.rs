@@ -2,8 +2,8 @@
 //!
 //! Large pieces, which are images, tensors and weights, come from a [`Region`] of their own; it keeps what is freed for the next
 //! image, which asks for the same again, and packs it closer than an allocator for every purpose does. What a burst left free
-//! goes back to the system once no image came for a while. Small pieces, and large ones once the region is full, come from the
-//! C library.
+//! goes back to the system once no image came for a while, and at work every second. Small pieces, and large ones once the
+//! region is full, come from the C library.
 
 #![allow(
     unsafe_code,
@@ -27,6 +27,8 @@ static REGION: Region = Region::new();
 const LARGE: usize = 64 << 10;
 /// Without a large piece asked for or freed for so long, what is free is given back.
 const IDLE: Duration = Duration::from_millis(100);
+/// At work it is given back so often: what one large image needed, or several that came together, would stay otherwise.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// The program's allocator.
 pub struct Allocator;
@@ -58,11 +60,11 @@ pub fn one_arena() {
     }
 }
 
-/// From now on, gives back what is free once no image comes for a while.
-pub(crate) fn give_back_when_idle() {
+/// From now on, gives back what is free once no image comes for a while, and at work every now and then.
+pub(crate) fn give_back_in_time() {
     let give_back = || {
         loop {
-            REGION.give_back_when_idle(IDLE);
+            REGION.give_back_in_time(IDLE, BUSY);
             #[cfg(target_env = "gnu")]
             // SAFETY: it leaves pieces that are in use alone.
             unsafe {
@@ -104,8 +106,7 @@ unsafe impl GlobalAlloc for Allocator {
         let Some(piece) = large(layout) else {
             return unsafe { System.alloc_zeroed(layout) };
         };
-        // It may have been another before.
-        unsafe { piece.write_bytes(0, layout.size()) };
+        unsafe { make_zero(piece.as_ptr(), layout.size()) };
         piece.as_ptr()
     }
 
@@ -129,6 +130,28 @@ unsafe impl GlobalAlloc for Allocator {
             }
         }
         moved
+    }
+}
+
+/// Makes zeros of what is none. Pages that hold zeros since nobody wrote to them yet are read alone, and so take no memory: who
+/// asks for zeros may never use most of them, as who receives packets.
+///
+/// # Safety
+/// The memory must be of the region, and nobody else's; it holds zeros, or what another left.
+unsafe fn make_zero(piece: *mut u8, size: usize) {
+    const PAGE: usize = 4096;
+    static ZEROS: [u8; PAGE] = [0; PAGE];
+    let mut done = 0;
+    while done < size {
+        // SAFETY: within the piece, and up to the end of a page.
+        unsafe {
+            let part = piece.add(done);
+            let len = (PAGE - part.addr() % PAGE).min(size - done);
+            if libc::memcmp(part.cast(), ZEROS.as_ptr().cast(), len) != 0 {
+                part.write_bytes(0, len);
+            }
+            done += len;
+        }
     }
 }
 

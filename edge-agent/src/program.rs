@@ -11,7 +11,7 @@ use tokio_util::{
 
 use crate::{
     agent::{Agent, StartError},
-    allocator::give_back_when_idle,
+    allocator::give_back_in_time,
     api::{Api, ApiError, Context},
     audit::Auditor,
     config::{Config, ConfigError, Delivery},
@@ -152,7 +152,7 @@ impl Program {
         tasks.spawn(ending.clone().run_until_cancelled_owned(reloader.follow()));
         let watched = agent.clone();
         let watchdog = watchdog(move || watched.get().engine().oldest_turn());
-        give_back_when_idle();
+        give_back_in_time();
         give_back_code();
         Ok(Self {
             api,

@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rlsf::Tlsf;
@@ -127,15 +127,17 @@ impl Region {
         self.lock().keep_nothing -= 1;
     }
 
-    /// Waits until something was freed and then nothing was asked for or freed for `idle`, and gives back what is free.
-    pub(super) fn give_back_when_idle(&self, idle: Duration) {
+    /// Waits until something was freed and then nothing was asked for or freed for `idle`, but no longer than `busy`, and gives
+    /// back what is free.
+    pub(super) fn give_back_in_time(&self, idle: Duration, busy: Duration) {
         let space = self.lock();
         let space = self.freed.wait_while(space, |space| !space.has_freed);
         let mut calls = space.unwrap_or_else(PoisonError::into_inner).calls;
+        let begun = Instant::now();
         loop {
             thread::sleep(idle);
             let mut space = self.lock();
-            if space.calls == calls {
+            if space.calls == calls || begun.elapsed() >= busy {
                 space.give_back();
                 return;
             }

@@ -1,4 +1,7 @@
-use std::{iter, slice, sync::mpsc::channel};
+use std::{
+    iter, slice,
+    sync::mpsc::{TryRecvError, channel},
+};
 
 use proptest::prelude::*;
 
@@ -130,7 +133,7 @@ fn what_is_freed_is_given_back_once_idle_and_what_is_held_stays() {
     let (gave_back, rounds) = channel();
     thread::spawn(move || {
         for round in 0..2 {
-            region.give_back_when_idle(Duration::from_millis(1));
+            region.give_back_in_time(Duration::from_millis(1), Duration::MAX);
             gave_back.send(round).unwrap();
         }
     });
@@ -144,6 +147,25 @@ fn what_is_freed_is_given_back_once_idle_and_what_is_held_stays() {
     free(region, &take(region, 3 * MB, 9));
     rounds.recv().unwrap();
     assert_eq!(middle(&goes), 0);
+}
+
+#[test]
+fn what_is_freed_is_given_back_in_time_though_the_region_is_never_idle() {
+    let region: &'static Region = Box::leak(Box::new(Region::new()));
+    let goes = take(region, 3 * MB, 7);
+    let stays = take(region, MB, 5);
+    let (stop, stopped) = channel::<()>();
+    let at_work = thread::spawn(move || {
+        while stopped.try_recv() == Err(TryRecvError::Empty) {
+            free(region, &take(region, MB, 1));
+        }
+    });
+    free(region, &goes);
+    region.give_back_in_time(Duration::from_millis(1), Duration::from_millis(20));
+    drop(stop);
+    at_work.join().unwrap();
+    assert_eq!(middle(&goes), 0);
+    assert!(stays.bytes().iter().all(|&byte| byte == 5));
 }
 
 #[test]
