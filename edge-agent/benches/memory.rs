@@ -1,7 +1,8 @@
 //! What `edge-agent run` keeps in memory while it answers: `cargo bench --workspace --bench memory -- --images FOLDER`.
 //!
 //! The built program answers the photos of a folder, posted to its API by several callers, with one network on the device
-//! and no cloud. `/proc/PID/status` is read ten times a second. Files are the program itself and its libraries, of which the
+//! and no cloud; or, with `--sent-as ENCODING`, it sends every one of them to a service on this machine, once the network
+//! has seen it. `/proc/PID/status` is read ten times a second. Files are the program itself and its libraries, of which the
 //! system drops from memory whatever is not in use once it needs the room: what of them was in use in the second half of the
 //! work is told too. The goal is one and a half times the weights, as the numbers that are multiplied, and 30 MB.
 
@@ -22,6 +23,8 @@ use tempfile::TempDir;
 
 /// Networks with their weights in megabytes, four bytes a number.
 const NETWORKS: [(&str, f64); 2] = [("squeezenet1.0", 5.0), ("efficientnet-lite0", 18.6)];
+/// The network that the service has.
+const ASKED: &str = "efficientnet-lite2";
 /// Time without an image after which memory is read once more: freed pages are given back by then, whatever the allocator.
 const REST: Duration = Duration::from_secs(12);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -31,6 +34,13 @@ struct Arguments {
     /// A folder of JPEG photos; by default the samples, which are small.
     #[arg(long)]
     images: Option<PathBuf>,
+    /// Has the service answer every photo, encoded so, with EfficientNet-Lite2; may be repeated.
+    #[arg(long, value_name = "ENCODING")]
+    sent_as: Vec<String>,
+    /// Has a policy look at what the network here says of every photo before it is sent, where else it is known beforehand that
+    /// all are.
+    #[arg(long, requires = "sent_as")]
+    by_policy: bool,
     /// Seconds of work.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
@@ -40,6 +50,9 @@ struct Arguments {
     /// The program to measure, in place of the one that was built.
     #[arg(long, default_value = env!("CARGO_BIN_EXE_edge-agent"))]
     program: PathBuf,
+    /// The service; by default that beside the program that was built.
+    #[arg(long)]
+    cloud_service: Option<PathBuf>,
     /// Further lines for its configuration.
     #[arg(long, default_value = "")]
     config: String,
@@ -65,11 +78,23 @@ struct Work {
     files_in_use: f64,
 }
 
-/// The program at work; killed with this.
-struct Device {
-    _folder: TempDir,
+/// A program at work; killed with this.
+struct Program {
     process: Child,
+    /// Host and port, as it says them.
     address: String,
+}
+
+/// The device's.
+struct Device {
+    program: Program,
+    _folder: TempDir,
+}
+
+/// A service that answers what devices send.
+struct Service {
+    program: Program,
+    folder: TempDir,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -90,15 +115,36 @@ fn main() -> Result<(), Box<dyn Error>> {
         REST.as_secs()
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
-    for (network, weights) in NETWORKS {
-        let device = Device::start(&arguments, &models, network)?;
+    let service = match arguments.sent_as.is_empty() {
+        true => None,
+        false => Some(Service::start(&arguments, &models)?),
+    };
+    let alone = NETWORKS.map(|(network, weights)| (network, weights, None));
+    let sending = arguments.sent_as.iter().flat_map(|encoding| {
+        NETWORKS.map(|(network, weights)| (network, weights, Some(encoding.as_str())))
+    });
+    let rows: Vec<_> = match service {
+        None => alone.to_vec(),
+        Some(_) => sending.collect(),
+    };
+    for (network, weights, sent_as) in rows {
+        let offload = service.as_ref().zip(sent_as);
+        let device = Device::start(&arguments, &models, network, offload)?;
+        let by = if arguments.by_policy {
+            ", by a policy"
+        } else {
+            ""
+        };
+        let row = sent_as.map_or(network.to_owned(), |encoding| {
+            format!("{network}, sent as {encoding}{by}")
+        });
         thread::sleep(Duration::from_secs(1));
         let (loading, loaded) = (device.status("VmHWM:")?, device.memory()?);
         let work = device.work(&arguments, &photos)?;
         thread::sleep(REST);
         let rested = device.memory()?;
         println!(
-            "| {network} | {loading:.1} | {} | {} | {} | {:.1} | {} | {:.1} | {:.1} | {:.1} |",
+            "| {row} | {loading:.1} | {} | {} | {} | {:.1} | {} | {:.1} | {:.1} | {:.1} |",
             words(loaded),
             words(work.memory[work.memory.len() / 2]),
             words(work.memory[work.memory.len() - 1]),
@@ -113,33 +159,48 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 impl Device {
-    fn start(arguments: &Arguments, models: &Path, network: &str) -> Result<Self, Box<dyn Error>> {
+    /// With one network, which answers all; or has the service answer all, with an encoding.
+    fn start(
+        arguments: &Arguments,
+        models: &Path,
+        network: &str,
+        offload: Option<(&Service, &str)>,
+    ) -> Result<Self, Box<dyn Error>> {
         let folder = tempfile::tempdir()?;
         let cascade = folder.path().join("cascade.toml");
-        let alone = format!(
-            "name = \"alone\"\ndescription = \"one network\"\nentry = {network:?}\n\
+        let mut nodes = format!(
+            "name = \"measured\"\ndescription = \"what is measured\"\nentry = {network:?}\n\
              [[node]]\nnetwork = {network:?}\nsite = \"device\"\n"
         );
-        fs::write(&cascade, alone)?;
+        let mut cloud = String::new();
+        if let Some((service, encoding)) = offload {
+            let policy = match arguments.by_policy {
+                true => "kind = \"threshold\", measure = \"max-probability\", at_least = 1.0",
+                false => "kind = \"go-on\"",
+            };
+            nodes += &format!(
+                "jumps = [{ASKED:?}]\npolicy = {{ {policy} }}\n\
+                 [[node]]\nnetwork = {ASKED:?}\nsite = \"cloud\"\n"
+            );
+            cloud = format!(
+                "[cloud]\nurl = \"https://{}\"\ncertificate_authority = {:?}\nencoding = {encoding:?}\n",
+                service.program.address,
+                service.folder.path().join("ca.pem"),
+            );
+        }
+        fs::write(&cascade, nodes)?;
         let config = folder.path().join("edge-agent.toml");
         let text = format!(
-            "models = {models:?}\ncascade = {cascade:?}\ndeadline_ms = 60_000\n{}\n[api]\naddress = \"127.0.0.1:0\"\n",
+            "models = {models:?}\ncascade = {cascade:?}\ndeadline_ms = 60_000\n{}\n{cloud}\
+             [api]\naddress = \"127.0.0.1:0\"\n",
             arguments.config
         );
         fs::write(&config, text)?;
-        let mut process = Command::new(&arguments.program)
-            .args(["run".as_ref(), "--config".as_ref(), config.as_os_str()])
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let stdout = process.stdout.take().ok_or("it has no output")?;
-        let mut said = String::new();
-        BufReader::new(stdout).read_line(&mut said)?;
-        let address = said.trim().strip_prefix("answering at http://");
-        let address = address.ok_or("it did not start")?.to_owned();
+        let mut command = Command::new(&arguments.program);
+        let program = Program::start(command.arg("run").arg("--config").arg(config))?;
         Ok(Self {
+            program,
             _folder: folder,
-            process,
-            address,
         })
     }
 
@@ -150,7 +211,7 @@ impl Device {
         let until = half_time + half;
         let callers: Vec<_> = (0..arguments.callers)
             .map(|caller| {
-                let (address, photos) = (self.address.clone(), photos.clone());
+                let (address, photos) = (self.program.address.clone(), photos.clone());
                 // Callers are at different photos.
                 let first = caller * photos.len() / arguments.callers;
                 thread::spawn(move || {
@@ -198,12 +259,15 @@ impl Device {
 
     /// From now on the system notes anew which pages are in use.
     fn forget_use(&self) -> io::Result<()> {
-        fs::write(format!("/proc/{}/clear_refs", self.process.id()), "1")
+        fs::write(
+            format!("/proc/{}/clear_refs", self.program.process.id()),
+            "1",
+        )
     }
 
     /// Megabytes of files in use since then.
     fn files_in_use(&self) -> Result<f64, Box<dyn Error>> {
-        let text = fs::read_to_string(format!("/proc/{}/smaps", self.process.id()))?;
+        let text = fs::read_to_string(format!("/proc/{}/smaps", self.program.process.id()))?;
         let (mut is_file, mut in_use) = (false, 0.0);
         for line in text.lines() {
             let mut words = line.split_whitespace();
@@ -223,7 +287,7 @@ impl Device {
 
     /// A line of the process's status, in megabytes.
     fn status(&self, line: &str) -> Result<f64, Box<dyn Error>> {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let text = fs::read_to_string(format!("/proc/{}/status", self.program.process.id()))?;
         let mut lines = text.lines();
         let value = lines
             .find_map(|l| l.strip_prefix(line))
@@ -232,7 +296,55 @@ impl Device {
     }
 }
 
-impl Drop for Device {
+impl Service {
+    fn start(arguments: &Arguments, models: &Path) -> Result<Self, Box<dyn Error>> {
+        let beside = || Path::new(env!("CARGO_BIN_EXE_edge-agent")).with_file_name("cloud-service");
+        let path = arguments.cloud_service.clone().unwrap_or_else(beside);
+        if !path.exists() {
+            let help = "build it, `cargo build --release --workspace`, or give --cloud-service";
+            return Err(format!("there is no {}: {help}", path.display()).into());
+        }
+        let folder = tempfile::tempdir()?;
+        let certificates = Command::new(&path)
+            .args(["development-certificates", "--out"])
+            .arg(folder.path())
+            .stdout(Stdio::null())
+            .status()?;
+        if !certificates.success() {
+            return Err("the service made no certificates".into());
+        }
+        let mut command = Command::new(&path);
+        command
+            .args(["serve", "--address", "127.0.0.1:0", "--network", ASKED])
+            .arg("--models")
+            .arg(models)
+            .arg("--certificate")
+            .arg(folder.path().join("server.pem"))
+            .arg("--key")
+            .arg(folder.path().join("server.key"));
+        let program = Program::start(&mut command)?;
+        Ok(Self { program, folder })
+    }
+}
+
+impl Program {
+    /// Starts a program, and waits for the address that it says first.
+    fn start(command: &mut Command) -> Result<Self, Box<dyn Error>> {
+        let mut process = command.stdout(Stdio::piped()).spawn()?;
+        let stdout = process.stdout.take().ok_or("it has no output")?;
+        let mut program = Self {
+            process,
+            address: String::new(),
+        };
+        let mut said = String::new();
+        BufReader::new(stdout).read_line(&mut said)?;
+        let address = said.trim().rsplit_once("://");
+        program.address = address.ok_or("it did not start")?.1.to_owned();
+        Ok(program)
+    }
+}
+
+impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
@@ -245,7 +357,7 @@ fn megabytes(text: &str) -> Result<f64, Box<dyn Error>> {
     Ok(kilobytes * 1024.0 / 1e6)
 }
 
-/// Has a photo answered, over a connection of its own.
+/// Has a photo answered, by whom it is to be, over a connection of its own.
 fn post(address: &str, photo: &[u8]) -> io::Result<()> {
     let mut connection = TcpStream::connect(address)?;
     let length = photo.len();
@@ -257,9 +369,10 @@ fn post(address: &str, photo: &[u8]) -> io::Result<()> {
     connection.write_all(photo)?;
     let mut answer = Vec::new();
     connection.read_to_end(&mut answer)?;
-    match answer.starts_with(b"HTTP/1.1 200 ") {
+    let answer = String::from_utf8_lossy(&answer);
+    match answer.starts_with("HTTP/1.1 200 ") && !answer.contains("\"fallback:") {
         true => Ok(()),
-        false => Err(io::Error::other(String::from_utf8_lossy(&answer))),
+        false => Err(io::Error::other(answer)),
     }
 }
 
