@@ -119,25 +119,22 @@ fn main() -> Result<(), Box<dyn Error>> {
         true => None,
         false => Some(Service::start(&arguments, &models)?),
     };
-    let alone = NETWORKS.map(|(network, weights)| (network, weights, None));
-    let sending = arguments.sent_as.iter().flat_map(|encoding| {
-        NETWORKS.map(|(network, weights)| (network, weights, Some(encoding.as_str())))
-    });
-    let rows: Vec<_> = match service {
-        None => alone.to_vec(),
-        Some(_) => sending.collect(),
+    let by = match arguments.by_policy {
+        true => ", by a policy",
+        false => "",
     };
-    for (network, weights, sent_as) in rows {
-        let offload = service.as_ref().zip(sent_as);
+    let sending = arguments.sent_as.iter().map(Some);
+    let alone = service.is_none().then_some(None);
+    let rows = sending
+        .chain(alone)
+        .flat_map(|sent_as| NETWORKS.map(|network| (network, sent_as)));
+    for ((network, weights), sent_as) in rows {
+        let offload = service.as_ref().zip(sent_as.map(String::as_str));
         let device = Device::start(&arguments, &models, network, offload)?;
-        let by = if arguments.by_policy {
-            ", by a policy"
-        } else {
-            ""
+        let row = match sent_as {
+            None => network.to_owned(),
+            Some(encoding) => format!("{network}, sent as {encoding}{by}"),
         };
-        let row = sent_as.map_or(network.to_owned(), |encoding| {
-            format!("{network}, sent as {encoding}{by}")
-        });
         thread::sleep(Duration::from_secs(1));
         let (loading, loaded) = (device.status("VmHWM:")?, device.memory()?);
         let work = device.work(&arguments, &photos)?;

@@ -26,8 +26,8 @@ use tracing::Instrument;
 
 use crate::{
     learned::{self, PolicyError},
-    peer::{EncodersError, LateCall, Offload, Packing, Patience, RemoteNetwork, Sends, Upstream},
-    picture::{Picture, PictureError, Then},
+    peer::{EncodersError, LateCall, Offload, Packing, Patience, RemoteNetwork, Upstream},
+    picture::{Picture, PictureError, Seen, Then},
     privacy::{Privacy, PrivacyError, PrivateClasses},
 };
 
@@ -97,7 +97,6 @@ pub struct Engine {
 }
 
 /// Who may come after a node.
-#[derive(Default)]
 struct After {
     /// Whether a node here does.
     is_here: bool,
@@ -604,7 +603,8 @@ impl Engine {
                     let name = self.cascade.node(node).name();
                     let outcome = blocking(move || {
                         // Before the network: it lets the pixels go once it has its input.
-                        let seen = seen_by.and_then(|network| network.seen(&pixels));
+                        let fit = seen_by.as_ref().and_then(|network| network.sees());
+                        let seen = fit.map(|fit| Seen::of(&pixels, fit));
                         let outcome = networks.run(place, pixels, &mut run);
                         (outcome, seen, run, held)
                     })
@@ -754,12 +754,14 @@ impl Engine {
         let Some(peer) = peer.and_then(|site| self.peers.get(&site)) else {
             return (Offload::without_peer(), None);
         };
-        if let Sends::File = network.sends() {
+        if network.sends_files() {
             picture.let_go();
         }
         if let Some(network) = self.seen_by(node).filter(|_| !picture.is_shrunk()).cloned() {
             let shrink = move || {
-                network.shrink(&mut picture);
+                if let Some(fit) = network.sees() {
+                    picture.shrink(fit);
+                }
                 (picture, turn)
             };
             match spawn_blocking(shrink).await {
@@ -776,7 +778,7 @@ impl Engine {
         let Remote { network, peer } = self.remote.get(&node)?;
         let peer = self.peers.get(&(*peer)?)?;
         let is_called = peer.circuit() != CircuitState::Open;
-        (is_called && matches!(network.sends(), Sends::Seen(_))).then_some(network)
+        (is_called && network.sees().is_some()).then_some(network)
     }
 
     /// The same, of the network that every image goes on to from a node here, and after which there is none here.
@@ -819,8 +821,7 @@ impl After {
 
     /// What becomes of an image's pixels.
     fn then(&self) -> Then {
-        let wants_file = |network: &Arc<RemoteNetwork>| matches!(network.sends(), Sends::File);
-        match self.is_here || !self.asked.iter().all(wants_file) {
+        match self.is_here || !self.asked.iter().all(|network| network.sends_files()) {
             true => Then::Keep,
             false => Then::LetGo,
         }

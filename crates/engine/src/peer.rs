@@ -52,7 +52,7 @@ pub use budgets::{EnergyUse, Thrift};
 pub use config::{BudgetConfig, CircuitSettings, OtherConfig, Payload, PeerConfig};
 pub(crate) use packing::Packing;
 pub use packing::{EncodersError, Encoding, SentAs, UnknownEncoding};
-pub(crate) use remote::{RemoteNetwork, Sends};
+pub(crate) use remote::RemoteNetwork;
 pub use upstream::{EndpointStatus, Upstream};
 
 /// A gRPC message goes out behind a flag and a length, 5 bytes.

@@ -11,7 +11,7 @@ use outpost_proto::{
     ContentsKind, Datatype, ENCODED_IMAGE_PROPERTY, IMAGE_FORMATS_PROPERTY, Tensor, TensorData,
     inference::{ModelInferRequest, ModelInferResponse, ModelMetadataResponse},
 };
-use outpost_runtime::{Fit, Labels, Manifest, Preprocessor, RgbImage};
+use outpost_runtime::{Fit, Labels, Manifest, Preprocessor};
 use outpost_transport::Protocol;
 use tokio::sync::OnceCell;
 use tonic::Response;
@@ -20,7 +20,7 @@ use super::{
     lock,
     packing::{Formats, Packing, SentAs},
 };
-use crate::picture::{Picture, Seen};
+use crate::picture::Picture;
 
 /// A network at a peer, as its manifest here describes it, or the rest of a cascade that begins with it.
 pub(crate) struct RemoteNetwork {
@@ -73,16 +73,6 @@ pub(super) struct Asking {
     pub(super) sent_as: SentAs,
     /// Time that it took.
     pub(super) encoding: Duration,
-}
-
-/// What of a picture is sent, as far as is known.
-pub(crate) enum Sends<'a> {
-    /// The file.
-    File,
-    /// What is seen of its pixels.
-    Seen(&'a Fit),
-    /// Its pixels, or a network's input.
-    Pixels,
 }
 
 /// What the peer said.
@@ -166,30 +156,17 @@ impl RemoteNetwork {
         }
     }
 
-    /// What of a picture is sent, by what the endpoints have told of what they take.
-    pub(crate) fn sends(&self) -> Sends<'_> {
-        let takes_images = |told: &Mutex<Arc<Told>>| lock(told).takes_images();
-        let mut told = self.told.iter().map(takes_images);
-        match self.packing.fit() {
-            Some(fit) if told.all(|takes| takes != Some(false)) => Sends::Seen(fit),
-            None if told.all(|takes| takes == Some(true)) => Sends::File,
-            _ => Sends::Pixels,
-        }
+    /// Whether files are sent as they were read, to endpoints that all have told that they take them.
+    pub(crate) fn sends_files(&self) -> bool {
+        let mut told = self.told.iter().map(|told| lock(told).takes_images());
+        self.packing.fit().is_none() && told.all(|takes| takes == Some(true))
     }
 
-    /// What is seen of pixels, where that is sent. Costs CPU time.
-    pub(crate) fn seen(&self, pixels: &Arc<RgbImage>) -> Option<Seen> {
-        match self.sends() {
-            Sends::Seen(fit) => Some(Seen::of(pixels, fit)),
-            Sends::File | Sends::Pixels => None,
-        }
-    }
-
-    /// Keeps of a picture's pixels what is seen of them, where that is sent. Costs CPU time.
-    pub(crate) fn shrink(&self, picture: &mut Picture) {
-        if let Sends::Seen(fit) = self.sends() {
-            picture.shrink(fit);
-        }
+    /// What is seen of pixels, where that is what is sent; none where an endpoint has told that it takes tensors.
+    pub(crate) fn sees(&self) -> Option<&Fit> {
+        let mut told = self.told.iter().map(|told| lock(told).takes_images());
+        let fit = self.packing.fit()?;
+        told.all(|takes| takes != Some(false)).then_some(fit)
     }
 
     /// The request that asks about `picture`, to be sent over `link`. Costs CPU time.
@@ -372,11 +349,12 @@ mod tests {
             network.told(endpoint).input.set(input).unwrap();
         };
         let files = of(Packing::original());
-        assert!(matches!(files.sends(), Sends::Pixels), "it may be a tensor");
+        assert!(!files.sends_files(), "it may be a tensor");
         tell(&files, 0, files.image_input());
-        assert!(matches!(files.sends(), Sends::Pixels));
+        assert!(!files.sends_files());
         tell(&files, 1, files.image_input());
-        assert!(matches!(files.sends(), Sends::File));
+        assert!(files.sends_files());
+        assert_eq!(files.sees(), None);
 
         let config = PackingConfig {
             encoding: "jpeg@80".parse().unwrap(),
@@ -386,13 +364,12 @@ mod tests {
         };
         let manifest = network().manifest().clone();
         let encoded = of(Packing::new(&config, &[&manifest]).unwrap());
-        let pixels = Arc::new(RgbImage::new(640, 480));
-        assert!(encoded.seen(&pixels).is_some());
+        assert_eq!(encoded.sees(), Fit::new([&manifest.input]).as_ref());
         tell(&encoded, 0, encoded.image_input());
-        assert!(matches!(encoded.sends(), Sends::Seen(_)));
+        assert!(encoded.sees().is_some() && !encoded.sends_files());
         tell(&encoded, 1, encoded.tensor_input());
-        assert!(matches!(encoded.sends(), Sends::Pixels));
-        assert!(encoded.seen(&pixels).is_none());
+        assert_eq!(encoded.sees(), None);
+        assert!(!encoded.sends_files());
     }
 
     #[test]

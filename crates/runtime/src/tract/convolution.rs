@@ -84,12 +84,11 @@ impl Convolution {
         let ([first], [second]) = (&self.branches[..], &second.branches[..]) else {
             return None;
         };
-        let With::Nothing = second.with else {
+        if !second.kernel.geometry().is_depthwise() || !matches!(second.with, With::Nothing) {
             return None;
-        };
-        let is_depthwise = second.kernel.geometry().is_depthwise();
-        let then = is_depthwise.then(|| Then::depthwise(&second.kernel));
-        let branches = vec![first.followed_by(then??)?];
+        }
+        let then = Then::depthwise(&second.kernel)?;
+        let branches = vec![first.followed_by(then)?];
         Some(Self { branches })
     }
 
