@@ -23,7 +23,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let closed = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     for transport in [Transport::H2, Transport::H3, Transport::Auto] {
         let delays = measure(closed, transport, |answered| {
-            answered.total_ms - answered.device_ms
+            answered.total_ms - answered.wait_ms - answered.device_ms
         })
         .await?;
         print("closed port, after the device's answer", transport, &delays);

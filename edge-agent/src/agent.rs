@@ -348,8 +348,8 @@ impl Agent {
         image: Image,
         late: Duration,
     ) -> (Result<Outcome, ImageError>, Option<Bytes>) {
-        let turn = self.engine.turn().await;
         let taken = Instant::now();
+        let turn = self.engine.turn().await;
         let (content, limits) = (image.content, self.limits);
         let picture = blocking(move || match content {
             Content::File(path) => Picture::read(&path, &limits),
@@ -382,6 +382,7 @@ impl Agent {
         let sent_as = offload.and_then(|offload| offload.sent_as);
         let by = (&outcome.decided_by, outcome.reason);
         Record::Answered(Box::new(Answered {
+            wait_ms: milliseconds(outcome.waited),
             device_ms: milliseconds(outcome.local),
             encode_ms: sent_as
                 .and(offload)

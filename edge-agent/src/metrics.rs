@@ -4,6 +4,7 @@
 
 mod audits;
 mod endpoints;
+mod links;
 mod power;
 
 use std::{fmt, sync::Arc};
@@ -31,6 +32,7 @@ use crate::{
 use audits::AuditMetrics;
 pub(crate) use audits::AuditResult;
 use endpoints::EndpointMetrics;
+use links::LinkMetrics;
 use power::PowerMetrics;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -120,6 +122,7 @@ pub struct Metrics {
     in_flight: Gauge,
     followed: Counter,
     answer: Times,
+    wait: Histogram,
     device: Histogram,
     encode: Histogram,
     link: Histogram,
@@ -133,6 +136,7 @@ pub struct Metrics {
     output_refusals: Family<OfOutput, Counter>,
     input_failures: Family<OfInput, Counter>,
     endpoints: EndpointMetrics,
+    links: LinkMetrics,
     audits: AuditMetrics,
     power: PowerMetrics,
     reloads: Family<OfReload, Counter>,
@@ -162,7 +166,7 @@ impl Default for Metrics {
         let (queue_images, queue_bytes) = (Gauge::default(), Gauge::default());
         let (queue_left, queue_failures) = (Family::default(), Counter::default());
         let answer = Times::new_with_constructor(times);
-        let [device, encode, link, cloud] = [(); 4].map(|()| times());
+        let [wait, device, encode, link, cloud] = [(); 5].map(|()| times());
         let mut registry = Registry::with_prefix("outpost_edge");
         registry.register(
             "build",
@@ -213,6 +217,7 @@ impl Default for Metrics {
             answer.clone(),
         );
         for (name, help, histogram) in [
+            ("wait", "Waiting for a turn on the device", &wait),
             (
                 "device",
                 "Reading, decoding and networks on the device",
@@ -270,6 +275,7 @@ impl Default for Metrics {
             input_failures.clone(),
         );
         let endpoints = EndpointMetrics::register(&mut registry);
+        let links = LinkMetrics::register(&mut registry);
         let audits = AuditMetrics::register(&mut registry);
         let power = PowerMetrics::register(&mut registry);
         let reloads = Family::default();
@@ -294,6 +300,7 @@ impl Default for Metrics {
             in_flight,
             followed,
             answer,
+            wait,
             device,
             encode,
             link,
@@ -307,6 +314,7 @@ impl Default for Metrics {
             output_refusals,
             input_failures,
             endpoints,
+            links,
             audits,
             power,
             reloads,
@@ -348,6 +356,7 @@ impl Metrics {
                 self.answers.get_or_create(&labels).inc();
                 let answer = self.answer.get_or_create(&OfSite { site });
                 answer.observe(seconds(answered.total_ms));
+                self.wait.observe(seconds(answered.wait_ms));
                 self.device.observe(seconds(answered.device_ms));
                 for (histogram, part) in [
                     (&self.encode, answered.encode_ms),
@@ -472,6 +481,7 @@ impl Metrics {
     /// What runs networks here now, and what the endpoints of the peers are.
     pub(crate) fn look_at(&self, engine: &Engine) {
         self.endpoints.take(engine.peers());
+        self.links.take(engine.peers());
         self.power.take(Power::energy(engine));
         let here = engine.runtime();
         let labels = OfRuntime {

@@ -1,8 +1,16 @@
 //! What leaves the device, and how much of it.
 
-use std::fs;
+use std::{
+    fs,
+    io::{ErrorKind, Read},
+    net::TcpListener,
+};
 
-use outpost_tests::{CertificateFolder, CloudService, EdgeAgent, edge_config, some_photos};
+use outpost_tests::{
+    CertificateFolder, CloudService, EdgeAgent, edge_config, some_cifar, some_photos,
+};
+
+use crate::run::{Device, PATIENCE, json, until};
 
 #[test]
 fn an_image_of_a_class_that_must_not_leave_gets_the_devices_answer() {
@@ -71,4 +79,35 @@ fn a_budget_is_kept_to_and_the_device_answers_the_rest() {
             .map(|record| record["bytes_sent"].as_u64().unwrap());
         assert_eq!(bytes.filter(|&bytes| bytes > 0).count(), sent);
     }
+}
+
+#[test]
+fn a_device_on_its_own_makes_no_connection_and_keeps_none() {
+    let cloud = TcpListener::bind("127.0.0.1:0").unwrap();
+    cloud.set_nonblocking(true).unwrap();
+    let is_left_alone = || {
+        cloud
+            .accept()
+            .is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
+    };
+    let device = Device::start(&format!(
+        "mode = \"device-only\"\n[cloud]\nurl = \"https://{}\"\ntransport = \"h2\"\n[api]\naddress = \"127.0.0.1:0\"\n",
+        cloud.local_addr().unwrap(),
+    ));
+    let image = fs::read(&some_cifar(1)[0]).unwrap();
+    let answer = || json(device.post("/v1/classify", "image/jpeg", &image));
+    assert_eq!(answer()["site"], "device");
+    assert!(is_left_alone());
+    device.put("/v1/state", br#"{"mode": "policy"}"#);
+    let (mut connection, _) = until("a connection", || cloud.accept().ok());
+    device.put("/v1/state", br#"{"mode": "device-only"}"#);
+    // It ends, though nobody has answered over it.
+    connection.set_nonblocking(false).unwrap();
+    connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut sent = Vec::new();
+    let end = connection.read_to_end(&mut sent);
+    assert!(end.is_ok() || end.is_err_and(|e| e.kind() == ErrorKind::ConnectionReset));
+    assert_eq!(answer()["site"], "device");
+    assert!(is_left_alone());
+    device.end();
 }

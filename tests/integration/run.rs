@@ -632,6 +632,34 @@ fn the_operating_point_and_the_mode_can_be_moved_while_it_runs() {
 }
 
 #[test]
+fn waiting_for_a_turn_is_part_of_the_time_to_an_answer() {
+    let device = Device::start(
+        "mode = \"device-only\"\ndeadline_ms = 60000\n[api]\naddress = \"127.0.0.1:0\"\n",
+    );
+    let photo = fs::read(&some_photos(1)[0]).unwrap();
+    let answers: Vec<Value> = thread::scope(|scope| {
+        let call = || json(device.post("/v1/classify", "image/jpeg", &photo));
+        let callers = [(); 6].map(|()| scope.spawn(move || [(); 4].map(|()| call())));
+        callers
+            .into_iter()
+            .flat_map(|caller| caller.join().unwrap())
+            .collect()
+    });
+    let ms = |answer: &Value, part: &str| answer[part].as_f64().unwrap();
+    for answer in &answers {
+        let parts = ms(answer, "wait_ms") + ms(answer, "device_ms");
+        let total = ms(answer, "total_ms");
+        assert!((parts - 0.01..parts + 20.0).contains(&total), "{answer}");
+    }
+    let has_waited = |answer: &&Value| ms(answer, "wait_ms") > ms(answer, "device_ms");
+    assert!(answers.iter().filter(has_waited).count() > 1, "{answers:?}");
+    let waited = device.metric("outpost_edge_wait_seconds_sum ");
+    let told: f64 = answers.iter().map(|answer| ms(answer, "wait_ms")).sum();
+    assert!((waited.unwrap() * 1e3 - told).abs() < 1.0);
+    device.end();
+}
+
+#[test]
 fn the_operating_point_follows_the_link() {
     let certificates = CertificateFolder::valid();
     let models = repository().join("models");
@@ -681,6 +709,21 @@ fn the_operating_point_follows_the_link() {
         device.metric("outpost_edge_operating_point_changes_total"),
         Some(1.0)
     );
+    // What an image waits there is told apart from what it takes.
+    assert!(
+        after["peers"][0]["link"]["queue_ms"].as_f64().unwrap() > 100.0,
+        "{after}"
+    );
+    for part in ["at_peer", "queue"] {
+        let seconds = device.metric(&format!(
+            "outpost_edge_link_{part}_seconds{{site=\"cloud\"}}"
+        ));
+        assert!(seconds.unwrap() > 0.1, "{part}");
+    }
+    for (state, holds) in [("closed", 1.0), ("open", 0.0), ("half-open", 0.0)] {
+        let metric = format!("outpost_edge_circuit{{site=\"cloud\",state=\"{state}\"}}");
+        assert_eq!(device.metric(&metric), Some(holds), "{state}");
+    }
     // One that is asked for by its name stays.
     let pinned = before["policy"]["operating_point"].as_str().unwrap();
     let request = device.agent.put(format!("{}/v1/state", device.url));

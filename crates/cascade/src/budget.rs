@@ -1,61 +1,75 @@
-//! How much may be sent: a store that fills up with time.
+//! How much may be sent within a time.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
-/// A store of so much a period, which begins full; what is not used is kept, up to the whole.
+/// What is used counts for a period and up to one such part of it: it is noted by parts.
+const PARTS: u32 = 60;
+
+/// At most so much in any period, wherever it begins.
 #[derive(Debug, Clone)]
 pub struct Budget {
     most: f64,
-    per_second: f64,
-    left: f64,
+    part: Duration,
+    /// What was used in a part of time, by its number, oldest first.
+    used: VecDeque<(u128, f64)>,
     at: Duration,
 }
 
 impl Budget {
-    /// One of `most` a `period`, full at the origin of the times that it is told.
+    /// One of `most` in any `period`, of which nothing is used.
     ///
     /// # Panics
-    /// Where the period is zero.
+    /// Where the period is less than a microsecond.
     pub fn new(most: u32, period: Duration) -> Self {
-        assert!(!period.is_zero(), "a period takes time");
-        let most = f64::from(most);
+        let part = period / PARTS;
+        assert!(!part.is_zero(), "a period takes time");
         Self {
-            most,
-            per_second: most / period.as_secs_f64(),
-            left: most,
+            most: f64::from(most),
+            part,
+            used: VecDeque::new(),
             at: Duration::ZERO,
         }
     }
 
-    /// Holds `most` a `period` from now on; what was used counts against it.
-    ///
-    /// # Panics
-    /// Where the period is zero.
-    pub fn resize(&mut self, most: u32, period: Duration) {
-        let used = self.most - self.left;
-        let resized = Self::new(most, period);
-        self.left = (resized.most - used).max(0.0);
-        self.most = resized.most;
-        self.per_second = resized.per_second;
+    /// Holds `most` in any period from now on; what was used counts against it.
+    pub fn resize(&mut self, most: u32) {
+        self.most = f64::from(most);
     }
 
-    /// Whether so much is left at `now`.
+    /// The most that may be used in a period.
+    pub fn most(&self) -> f64 {
+        self.most
+    }
+
+    /// Whether so much is left at `now`, a time since any origin.
     pub fn has(&mut self, amount: f64, now: Duration) -> bool {
-        let passed = now.saturating_sub(self.at);
-        self.at = self.at.max(now);
-        self.left = (self.left + self.per_second * passed.as_secs_f64()).min(self.most);
-        amount <= self.left
+        amount <= self.left(now)
     }
 
     /// What is left at `now`.
     pub fn left(&mut self, now: Duration) -> f64 {
-        self.has(0.0, now);
-        self.left
+        self.at = self.at.max(now);
+        let current = self.part_of(self.at);
+        while let Some(&(part, _)) = self.used.front()
+            && part + u128::from(PARTS) < current
+        {
+            self.used.pop_front();
+        }
+        let used: f64 = self.used.iter().map(|(_, amount)| amount).sum();
+        (self.most - used).max(0.0)
     }
 
-    /// Takes so much of what is left.
+    /// Uses so much of what is left.
     pub fn take(&mut self, amount: f64) {
-        self.left -= amount;
+        let current = self.part_of(self.at);
+        match self.used.back_mut() {
+            Some((part, used)) if *part == current => *used += amount,
+            _ => self.used.push_back((current, amount)),
+        }
+    }
+
+    fn part_of(&self, at: Duration) -> u128 {
+        at.as_nanos() / self.part.as_nanos()
     }
 }
 
@@ -66,24 +80,38 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[test]
-    fn what_is_used_comes_back_with_time_and_no_more_than_that() {
+    fn no_period_has_more_wherever_it_begins_and_little_less_is_lost() {
         let mut budget = Budget::new(60, HOUR);
-        let mut now = Duration::ZERO;
-        let mut taken = 0.0;
-        for _ in 0..10 * 3600 {
-            if budget.has(7.0, now) {
+        let mut taken = Vec::new();
+        for second in 0..10 * 3600 {
+            let now = Duration::from_secs(second);
+            // In bursts, with pauses that fit no part.
+            if second % 1111 < 400 && budget.has(7.0, now) {
                 budget.take(7.0);
-                taken += 7.0;
+                taken.push(second);
             }
-            now += Duration::from_secs(1);
         }
-        // What it began with, and that of ten hours.
-        assert!((653.0..=660.0).contains(&taken), "{taken}");
-        assert!(!budget.has(61.0, now + 100 * HOUR));
-        assert!(budget.has(60.0, now + 100 * HOUR));
-        assert_eq!(budget.left(now + 100 * HOUR), 60.0);
+        let most = taken.iter().map(|&from| {
+            let within = taken
+                .iter()
+                .filter(|&&at| (from..from + 3600).contains(&at));
+            7 * within.count()
+        });
+        assert_eq!(most.max(), Some(56), "8 of 7 are the most within 60");
+        assert!(taken.len() >= 8 * 9, "{}", taken.len());
+    }
+
+    #[test]
+    fn what_is_used_is_back_after_a_period_and_a_part_of_it_and_no_more_than_that() {
+        let mut budget = Budget::new(60, HOUR);
+        assert!(budget.has(60.0, Duration::ZERO));
+        budget.take(50.0);
+        assert!(!budget.has(11.0, HOUR));
+        assert_eq!(budget.left(HOUR), 10.0);
+        assert_eq!(budget.left(HOUR + HOUR / PARTS), 60.0);
+        assert!(!budget.has(61.0, 100 * HOUR));
         // A time that is told late changes nothing.
-        assert!(budget.has(60.0, now));
+        assert!(budget.has(60.0, Duration::ZERO));
     }
 
     #[test]
@@ -91,12 +119,13 @@ mod tests {
         let mut budget = Budget::new(60, HOUR);
         assert!(budget.has(50.0, Duration::ZERO));
         budget.take(50.0);
-        budget.resize(100, HOUR);
+        budget.resize(100);
         assert!(!budget.has(51.0, Duration::ZERO));
         assert!(budget.has(50.0, Duration::ZERO));
-        budget.resize(20, HOUR);
+        budget.resize(20);
         assert!(!budget.has(1.0, Duration::ZERO));
-        assert!(budget.has(20.0, HOUR));
+        assert_eq!(budget.left(Duration::ZERO), 0.0);
+        assert!(budget.has(20.0, 2 * HOUR));
         assert!(!budget.has(21.0, 100 * HOUR));
     }
 }

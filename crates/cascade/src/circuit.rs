@@ -44,6 +44,20 @@ pub enum CircuitState {
     HalfOpen,
 }
 
+impl CircuitState {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
+
+    /// Its word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half-open",
+        }
+    }
+}
+
 /// Leave to make one call; its outcome must be reported with it.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the outcome of the call must be reported"]

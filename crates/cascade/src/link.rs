@@ -25,6 +25,8 @@ pub struct Observation {
     pub link: Duration,
     /// Time at the peer, its queues included, where it told it.
     pub at_peer: Option<Duration>,
+    /// Of that, the time in its queues, where it told it.
+    pub queued: Option<Duration>,
     /// Whether a reply came.
     pub is_answered: bool,
 }
@@ -45,9 +47,26 @@ pub struct LinkEstimate {
     /// Of bytes and of bytes with times, about their means.
     variance: f64,
     covariance: f64,
-    peer_weight: f64,
-    peer: f64,
+    peer: ToldMean,
+    queue: ToldMean,
     failed: f64,
+}
+
+/// Mean seconds of what peers may tell.
+#[derive(Debug, Clone, Copy, Default)]
+struct ToldMean {
+    weight: f64,
+    mean: f64,
+}
+
+impl ToldMean {
+    fn observe(&mut self, told: Option<Duration>, decay: f64) {
+        self.weight *= decay;
+        if let Some(told) = told {
+            self.weight += 1.0;
+            self.mean += (told.as_secs_f64() - self.mean) / self.weight;
+        }
+    }
 }
 
 /// A [`LinkEstimate`] as of a time.
@@ -59,6 +78,8 @@ pub struct Link {
     pub per_byte: f64,
     /// Seconds at the peer.
     pub at_peer: f64,
+    /// Of these, seconds in its queues; 0 where it does not tell.
+    pub queued: f64,
     /// Bytes sent for each of an image as it was read.
     pub sent_share: f64,
     /// Seconds of encoding an image.
@@ -73,6 +94,7 @@ impl Link {
         round_trip: 0.0,
         per_byte: 0.0,
         at_peer: 0.0,
+        queued: 0.0,
         sent_share: 1.0,
         encoding: 0.0,
         failed: 0.0,
@@ -120,11 +142,8 @@ impl LinkEstimate {
             _ => 1.0,
         };
         self.sent_share += share * (sent_share - self.sent_share);
-        self.peer_weight *= decay;
-        if let Some(at_peer) = observation.at_peer {
-            self.peer_weight += 1.0;
-            self.peer += (at_peer.as_secs_f64() - self.peer) / self.peer_weight;
-        }
+        self.peer.observe(observation.at_peer, decay);
+        self.queue.observe(observation.queued, decay);
     }
 
     /// The estimate at `now`; none where nothing was sent for long.
@@ -137,7 +156,8 @@ impl LinkEstimate {
         Some(Link {
             round_trip: self.link - per_byte * self.bytes,
             per_byte,
-            at_peer: self.peer,
+            at_peer: self.peer.mean,
+            queued: self.queue.mean,
             sent_share: self.sent_share,
             encoding: self.encoding,
             failed: self.failed,
@@ -163,6 +183,7 @@ mod tests {
             encoding: Duration::ZERO,
             link: Duration::from_secs_f64(round_trip + bytes as f64 / uplink),
             at_peer: Some(Duration::from_millis(20)),
+            queued: Some(Duration::from_millis(5)),
             is_answered: true,
         }
     }
@@ -180,6 +201,7 @@ mod tests {
         assert!((1.0 / link.per_byte - 1e6).abs() < 1e5, "{link:?}");
         assert!((link.offload(30_000.0) - 0.1).abs() < 0.005, "{link:?}");
         assert_eq!(link.failed, 0.0);
+        assert!((link.at_peer - 0.02).abs() < 1e-9 && (link.queued - 0.005).abs() < 1e-9);
     }
 
     #[test]
@@ -244,6 +266,7 @@ mod tests {
             let lost = Observation {
                 link: Duration::from_secs(1),
                 at_peer: None,
+                queued: None,
                 is_answered: false,
                 ..sent(20_000, 0.0, 1.0)
             };

@@ -2,20 +2,19 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
 use outpost_cascade::{
-    Action, Cascade, CascadeError, CircuitState, DecideBy, DecideByError, Deciding, FallbackCause,
-    Follower, Mode, NoAnswer, NodeId, Reason, Site, Walk, needs_features,
+    Action, Cascade, DecideBy, DecideByError, Deciding, FallbackCause, Follower, Mode, NodeId,
+    Reason, Site, Walk, needs_features,
 };
 use outpost_exit_policy::{Bundle, Evidence, Goal};
 use outpost_offload::{DecidedBy, RemoteModel};
 use outpost_runtime::{
-    ClassifyError, Features, Labels, LocalNetworks, Manifest, ModelFolder, OpenError, Place,
-    Probabilities, Progress, Runtime,
+    Features, Labels, LocalNetworks, Manifest, ModelFolder, Place, Probabilities, Progress, Runtime,
 };
 use outpost_supervision::{Piece, Underway};
 use tokio::{
@@ -25,11 +24,18 @@ use tokio::{
 use tracing::Instrument;
 
 use crate::{
-    learned::{self, PolicyError},
-    peer::{EncodersError, LateCall, Offload, Packing, Patience, RemoteNetwork, Upstream},
+    learned,
+    peer::{Offload, Packing, Patience, RemoteNetwork, Upstream},
     picture::{Picture, PictureError, Seen, Then},
     privacy::{Privacy, PrivacyError, PrivateClasses},
 };
+use elsewhere::{After, Remote, reached_from};
+
+mod elsewhere;
+mod error;
+
+pub use elsewhere::Late;
+pub use error::{ImageError, StartError};
 
 /// What an engine is made of.
 pub struct Plan<'a> {
@@ -96,25 +102,19 @@ pub struct Engine {
     runtime: RunsHere,
 }
 
-/// Who may come after a node.
-struct After {
-    /// Whether a node here does.
-    is_here: bool,
-    /// Those elsewhere that somebody is asked for.
-    asked: Vec<Arc<RemoteNetwork>>,
-}
-
-/// A node elsewhere, and who is asked for it.
-struct Remote {
-    network: Arc<RemoteNetwork>,
-    peer: Option<Site>,
-}
-
 /// The right to run networks here. It ends when the image travels or is answered.
 #[derive(Debug)]
 pub struct Turn {
+    waited: Duration,
     _permit: OwnedSemaphorePermit,
     _piece: Piece,
+}
+
+impl Turn {
+    /// How long it was waited for.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
 }
 
 /// Where an image begins, and until when it must have its answer.
@@ -122,7 +122,7 @@ pub struct Turn {
 pub struct Route {
     /// The node to begin with.
     pub entry: NodeId,
-    /// When the image was taken up.
+    /// When the image was taken up, before it waited for its turn.
     pub taken: Instant,
     /// Time from then to its answer.
     pub deadline: Duration,
@@ -142,7 +142,9 @@ pub struct Outcome {
     pub decided_by: DecidedBy,
     /// Why it is this one.
     pub reason: Reason,
-    /// From taking up the image until the last network here had spoken, without shrinking it for another.
+    /// Waiting for the turn.
+    pub waited: Duration,
+    /// From then until the last network here had spoken, without shrinking the image for another.
     pub local: Duration,
     /// The offload, where there was one.
     pub offload: Option<Offload>,
@@ -156,14 +158,6 @@ pub struct Outcome {
     pub is_private: bool,
 }
 
-/// A call that was too late for the answer, and goes on.
-pub struct Late {
-    call: LateCall,
-    asked: AskedNode,
-    taken: Instant,
-    local: Duration,
-}
-
 /// What a peer is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asked<'a> {
@@ -173,120 +167,6 @@ pub struct Asked<'a> {
     pub model: &'a str,
     /// SHA-256 of its weights by the manifest here; `None` for the rest of a cascade.
     pub sha256: Option<&'a str>,
-}
-
-/// A node elsewhere that is asked outside of a walk.
-struct AskedNode {
-    id: NodeId,
-    node: DecidedBy,
-    temperature: f32,
-}
-
-impl AskedNode {
-    /// What came of it.
-    fn outcome(
-        self,
-        offload: Offload,
-        taken: Instant,
-        local: Duration,
-    ) -> Result<Outcome, FallbackCause> {
-        let said = match &offload.outcome {
-            Ok(reply) => reply.said.probabilities.clone(),
-            Err(cause) => return Err(*cause),
-        };
-        let (decided_by, temperature) =
-            DecidedBy::of_reply(offload.decided_by(), self.node, self.temperature);
-        Ok(Outcome {
-            probabilities: said.at_temperature(temperature),
-            node: self.id,
-            decided_by,
-            reason: Reason::Offloaded,
-            local,
-            total: taken.elapsed(),
-            offload: Some(offload),
-            asked: Some(self.id),
-            late: None,
-            is_private: false,
-        })
-    }
-}
-
-impl Late {
-    /// Waits for the reply; none where it does not come in time.
-    pub async fn correction(self) -> Option<Outcome> {
-        let offload = self.call.reply().await;
-        self.asked.outcome(offload, self.taken, self.local).ok()
-    }
-}
-
-/// Why an engine did not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// The cascade file is at fault.
-    #[error("cannot use the cascade {}", path.display())]
-    Cascade {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: CascadeError,
-    },
-    /// A node's policy is to be learned, and none has been given.
-    #[error(
-        "the policy of the node {node:?} is to be learned: learn one with `lab learn` and give it with --policy, or `policy` in the configuration"
-    )]
-    Undecided {
-        /// The node.
-        node: String,
-    },
-    /// The learned policy is at fault.
-    #[error("cannot use the policy {}", path.display())]
-    Policy {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: PolicyError,
-    },
-    /// The device alone was asked for, and the cascade begins elsewhere.
-    #[error(
-        "device-only needs a cascade that begins on the device; this one begins with {network:?}"
-    )]
-    NoDeviceNetwork {
-        /// The entry.
-        network: String,
-    },
-    /// A network of the cascade could not be opened.
-    #[error(transparent)]
-    Network(#[from] OpenError),
-    /// What must not leave this site is not understood.
-    #[error(transparent)]
-    Privacy(#[from] PrivacyError),
-    /// No encoder can be chosen for images that are sent.
-    #[error("cannot choose an encoder for the {site}")]
-    Encoders {
-        /// Whom they are sent to.
-        site: Site,
-        /// Why.
-        source: EncodersError,
-    },
-}
-
-/// Why an image has no answer.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ImageError {
-    /// The file cannot be read, is no image or breaks a limit.
-    #[error(transparent)]
-    Picture(#[from] PictureError),
-    /// No network answered.
-    #[error(transparent)]
-    NoAnswer(#[from] NoAnswer),
-    /// A network here failed.
-    #[error(transparent)]
-    Network(#[from] ClassifyError),
-    /// A library panicked over the image.
-    #[error("the image made a decoder or a network crash; please report it with the image")]
-    Crashed,
 }
 
 /// Reads and checks the cascade file of a [`Plan`].
@@ -371,7 +251,7 @@ impl Engine {
             .collect::<Result<_, StartError>>()?;
         // Connecting takes as long as loading; they go side by side.
         for peer in plan.peers.values() {
-            peer.start();
+            peer.set_asked(plan.mode != Mode::DeviceOnly);
         }
         let here = || cascade.nodes().filter(|(_, node)| node.site() == plan.here);
         let places: Vec<Place<'_>> = here()
@@ -444,6 +324,9 @@ impl Engine {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         let changed = deciding.changed(&self.cascade, self.policy.as_ref(), change)?;
+        for peer in self.peers.values() {
+            peer.set_asked(changed.mode() != Mode::DeviceOnly);
+        }
         *deciding = Arc::new(changed);
         Ok(deciding.clone())
     }
@@ -530,8 +413,10 @@ impl Engine {
 
     /// Waits for the right to run networks here.
     pub async fn turn(&self) -> Turn {
+        let asked = Instant::now();
         let permit = self.turns.clone().acquire_owned().await;
         Turn {
+            waited: asked.elapsed(),
             _permit: permit.expect("never closed"),
             _piece: self.underway.begin(),
         }
@@ -575,7 +460,7 @@ impl Engine {
         picture: Picture,
         route: Route,
     ) -> Result<Outcome, ImageError> {
-        let taken = route.taken;
+        let (taken, waited) = (route.taken, turn.waited());
         let mut turn = Some(turn);
         let mut said: HashMap<NodeId, Probabilities> = HashMap::new();
         let mut progress = Progress::default();
@@ -621,7 +506,7 @@ impl Engine {
                         }
                         Ok(output)
                     });
-                    local = now.saturating_sub(picture.shrinking());
+                    local = now.saturating_sub(waited + picture.shrinking());
                     match outcome {
                         Ok(output) => {
                             let evidence = evidence(&output.probabilities)
@@ -647,7 +532,8 @@ impl Engine {
                     let patience = Patience {
                         deadline: taken + deadline,
                         late: route.late,
-                        is_short: route.is_short,
+                        // Who had to wait here leaves too little to tell how long it takes there.
+                        is_short: route.is_short || waited > route.deadline / 2,
                     };
                     let turn = turn.take();
                     let (attempt, call) = self.offload(node, picture, turn, patience).await;
@@ -655,7 +541,7 @@ impl Engine {
                         call,
                         asked: self.asked(node, &deciding),
                         taken,
-                        local,
+                        here: (waited, local),
                     });
                     match offload.insert(attempt).outcome.as_ref() {
                         Ok(reply) => {
@@ -694,6 +580,7 @@ impl Engine {
             node: answer.node,
             decided_by,
             reason: answer.reason,
+            waited,
             local,
             offload,
             asked,
@@ -702,145 +589,6 @@ impl Engine {
             is_private,
         })
     }
-
-    /// The node that has the last word on what a node says, where it is elsewhere and somebody is asked for it.
-    ///
-    /// # Panics
-    /// For a node of another cascade.
-    pub fn last_word(&self, node: NodeId) -> Option<NodeId> {
-        let mut last = node;
-        while let Some(&next) = self.cascade.node(last).jumps().last() {
-            last = next;
-        }
-        let is_asked = |remote: &Remote| remote.peer.is_some();
-        self.remote.get(&last).is_some_and(is_asked).then_some(last)
-    }
-
-    /// Asks a node elsewhere about an image outside of a walk, for at most `patience`: one that could not be asked when
-    /// it was to be.
-    ///
-    /// # Errors
-    /// Why there is no answer: [`FallbackCause::NoCloud`] where nobody takes images for that node.
-    pub async fn ask(
-        &self,
-        node: NodeId,
-        picture: Picture,
-        patience: Duration,
-    ) -> Result<Outcome, FallbackCause> {
-        if !self.remote.contains_key(&node) {
-            return Err(FallbackCause::NoCloud);
-        }
-        let taken = Instant::now();
-        let patience = Patience {
-            deadline: taken + patience,
-            late: Duration::ZERO,
-            is_short: false,
-        };
-        let (offload, _) = self.offload(node, picture, None, patience).await;
-        let asked = self.asked(node, &self.deciding());
-        asked.outcome(offload, taken, Duration::ZERO)
-    }
-
-    /// Asks a node elsewhere about an image, whose turn ends once it is ready to travel: the next one has its place then. What
-    /// travels has no pixels with it that are not sent, as far as is known what is.
-    async fn offload(
-        &self,
-        node: NodeId,
-        mut picture: Picture,
-        mut turn: Option<Turn>,
-        patience: Patience,
-    ) -> (Offload, Option<LateCall>) {
-        let Remote { network, peer } = &self.remote[&node];
-        let Some(peer) = peer.and_then(|site| self.peers.get(&site)) else {
-            return (Offload::without_peer(), None);
-        };
-        if network.sends_files() {
-            picture.let_go();
-        }
-        if let Some(network) = self.seen_by(node).filter(|_| !picture.is_shrunk()).cloned() {
-            let shrink = move || {
-                if let Some(fit) = network.sees() {
-                    picture.shrink(fit);
-                }
-                (picture, turn)
-            };
-            match spawn_blocking(shrink).await {
-                Ok(ready) => (picture, turn) = ready,
-                Err(_) => return (Offload::without_call(FallbackCause::Unsendable), None),
-            }
-        }
-        drop(turn);
-        peer.classify(network, Arc::new(picture), patience).await
-    }
-
-    /// The network elsewhere that sees a part of an image's pixels, which alone are sent; none where nobody is called.
-    fn seen_by(&self, node: NodeId) -> Option<&Arc<RemoteNetwork>> {
-        let Remote { network, peer } = self.remote.get(&node)?;
-        let peer = self.peers.get(&(*peer)?)?;
-        let is_called = peer.circuit() != CircuitState::Open;
-        (is_called && network.sees().is_some()).then_some(network)
-    }
-
-    /// The same, of the network that every image goes on to from a node here, and after which there is none here.
-    fn seen_next(&self, cascade: &Cascade, node: NodeId) -> Option<Arc<RemoteNetwork>> {
-        let next = cascade.node(node).always_goes_to()?;
-        let network = self.seen_by(next)?;
-        (!self.after[&node].is_here).then(|| network.clone())
-    }
-
-    fn asked(&self, id: NodeId, deciding: &Deciding) -> AskedNode {
-        let node = self.cascade.node(id);
-        AskedNode {
-            id,
-            node: DecidedBy {
-                site: node.site(),
-                node: node.name().to_owned(),
-            },
-            temperature: deciding.temperature(id),
-        }
-    }
-}
-
-impl After {
-    fn of(
-        node: NodeId,
-        cascade: &Cascade,
-        here: &HashMap<NodeId, usize>,
-        remote: &HashMap<NodeId, Remote>,
-    ) -> Self {
-        let reached = reached_from(cascade, node);
-        let asked = reached.iter().filter_map(|next| remote.get(next));
-        Self {
-            is_here: reached.iter().any(|next| here.contains_key(next)),
-            asked: asked
-                .filter(|remote| remote.peer.is_some())
-                .map(|remote| remote.network.clone())
-                .collect(),
-        }
-    }
-
-    /// What becomes of an image's pixels.
-    fn then(&self) -> Then {
-        match self.is_here || !self.asked.iter().all(|network| network.sends_files()) {
-            true => Then::Keep,
-            false => Then::LetGo,
-        }
-    }
-}
-
-/// The nodes that an image may reach from a node on.
-fn reached_from(cascade: &Cascade, from: NodeId) -> Vec<NodeId> {
-    let mut reached: Vec<NodeId> = cascade.node(from).jumps().to_vec();
-    let mut next = 0;
-    while let Some(&node) = reached.get(next) {
-        for &jump in cascade.node(node).jumps() {
-            if !reached.contains(&jump) {
-                reached.push(jump);
-            }
-        }
-        next += 1;
-    }
-    reached
 }
 
 fn check_device_only(cascade: &Cascade) -> Result<(), StartError> {

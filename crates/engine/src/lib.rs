@@ -24,8 +24,9 @@ pub use outpost_offload::{
     CASCADE_OUTPUT, DECIDED_BY_PARAMETER, DecidedBy, ENTRY_PARAMETER, error_chain,
 };
 pub use peer::{
-    BudgetConfig, CircuitSettings, EncodersError, Encoding, EndpointStatus, EnergyUse, Offload,
-    OtherConfig, Payload, PeerConfig, PeerError, SentAs, Thrift, UnknownEncoding, Upstream,
+    BudgetConfig, BudgetLeft, CircuitSettings, EncodersError, Encoding, EndpointStatus, EnergyUse,
+    Offload, OtherConfig, Payload, PeerConfig, PeerError, SentAs, Thrift, UnknownEncoding,
+    Upstream,
 };
 pub use picture::{Picture, PictureError};
 pub use privacy::{Privacy, PrivacyError};

@@ -48,7 +48,7 @@ mod remote;
 mod upstream;
 
 use budgets::Budgets;
-pub use budgets::{EnergyUse, Thrift};
+pub use budgets::{BudgetLeft, EnergyUse, Thrift};
 pub use config::{BudgetConfig, CircuitSettings, OtherConfig, Payload, PeerConfig};
 pub(crate) use packing::Packing;
 pub use packing::{EncodersError, Encoding, SentAs, UnknownEncoding};
@@ -287,6 +287,11 @@ impl Offload {
         self.outcome.as_ref().ok()?.said.at_peer
     }
 
+    /// Of that, the time in its queues, where it told it.
+    fn queued(&self) -> Option<Duration> {
+        self.outcome.as_ref().ok()?.said.queued
+    }
+
     /// Who decided, where the peer told it.
     pub(crate) fn decided_by(&self) -> Option<&DecidedBy> {
         self.outcome.as_ref().ok()?.said.decided_by.as_ref()
@@ -501,6 +506,7 @@ impl Peer {
                 encoding: offload.encoding,
                 link: offload.link(),
                 at_peer: offload.at_peer(),
+                queued: offload.queued(),
                 is_answered,
             };
             lock(&self.link).observe(&observation, self.origin.elapsed());

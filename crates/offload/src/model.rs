@@ -37,6 +37,8 @@ pub struct Reply {
     pub decided_by: Option<DecidedBy>,
     /// About the time it took.
     pub at_peer: Option<Duration>,
+    /// Of that, the time in its queues, where it told it.
+    pub queued: Option<Duration>,
 }
 
 impl RemoteModel {
@@ -145,7 +147,8 @@ impl RemoteModel {
     /// # Errors
     /// A [`Failure`] where it makes no sense.
     pub fn reply(&self, response: Response<ModelInferResponse>) -> Result<Reply, Failure> {
-        let at_peer = total_of_server_timing(response.metadata());
+        let [at_peer, queued] =
+            ["total", "queue"].map(|entry| server_timing(response.metadata(), entry));
         let response = response.into_inner();
         check_name(self.name(), &response.model_name)?;
         let decided_by = self.cascade.as_ref().and_then(|_| decided_by(&response));
@@ -185,6 +188,7 @@ impl RemoteModel {
             probabilities,
             decided_by,
             at_peer,
+            queued,
         })
     }
 }
@@ -205,13 +209,13 @@ fn decided_by(response: &ModelInferResponse) -> Option<DecidedBy> {
     parameter::text(named)?.parse().ok()
 }
 
-/// The duration of the entry `total` of a Server-Timing header.
-fn total_of_server_timing(metadata: &MetadataMap) -> Option<Duration> {
+/// The duration of an entry of a Server-Timing header.
+fn server_timing(metadata: &MetadataMap, entry: &str) -> Option<Duration> {
     let header = metadata.get("server-timing")?.to_str().ok()?;
-    let total = header
+    let milliseconds = header
         .split(',')
-        .find_map(|entry| entry.trim().strip_prefix("total;dur="))?;
-    Duration::try_from_secs_f64(total.parse::<f64>().ok()? / 1e3).ok()
+        .find_map(|told| told.trim().strip_prefix(entry)?.strip_prefix(";dur="))?;
+    Duration::try_from_secs_f64(milliseconds.parse::<f64>().ok()? / 1e3).ok()
 }
 
 #[cfg(test)]
@@ -241,13 +245,15 @@ mod tests {
 
     #[test]
     fn the_clouds_own_time_is_read_from_server_timing_and_nonsense_is_passed_over() {
-        let total = |header: &'static str| {
+        let timing = |header: &'static str, entry| {
             let mut metadata = MetadataMap::new();
             metadata.insert("server-timing", header.parse().unwrap());
-            total_of_server_timing(&metadata)
+            server_timing(&metadata, entry)
         };
-        let expected = Duration::from_micros(12_500);
-        assert_eq!(total("queue;dur=0.1, total;dur=12.5"), Some(expected));
+        let told = "queue;dur=0.1, total;dur=12.5";
+        assert_eq!(timing(told, "total"), Some(Duration::from_micros(12_500)));
+        assert_eq!(timing(told, "queue"), Some(Duration::from_micros(100)));
+        assert_eq!(timing(told, "infer"), None);
         for nonsense in [
             "",
             "total;dur=",
@@ -255,7 +261,7 @@ mod tests {
             "total;dur=NaN",
             "total;dur=1e300",
         ] {
-            assert_eq!(total(nonsense), None, "{nonsense:?}");
+            assert_eq!(timing(nonsense, "total"), None, "{nonsense:?}");
         }
     }
 

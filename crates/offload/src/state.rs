@@ -116,6 +116,8 @@ pub struct Link {
     pub uplink: Option<f64>,
     /// Milliseconds at the peer.
     pub at_peer_ms: f64,
+    /// Of these, milliseconds in its queues; 0 where it does not tell.
+    pub queue_ms: f64,
     /// Share of the offloads that failed, 0 to 1.
     pub failed: f64,
 }
@@ -126,6 +128,7 @@ impl From<outpost_cascade::Link> for Link {
             round_trip_ms: link.round_trip * 1e3,
             uplink: (link.per_byte > 0.0).then(|| 1.0 / link.per_byte),
             at_peer_ms: link.at_peer * 1e3,
+            queue_ms: link.queued * 1e3,
             failed: link.failed,
         }
     }

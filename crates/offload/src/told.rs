@@ -60,6 +60,9 @@ pub struct Answered {
     pub exit: Option<String>,
     /// `confident`, `offloaded` or `fallback:<cause>`.
     pub reason: String,
+    /// Waiting for a turn on the device.
+    #[serde(default)]
+    pub wait_ms: f64,
     /// Reading, decoding and the networks on the device.
     pub device_ms: f64,
     /// Encoding the image for the link; absent where it was not sent.
@@ -107,6 +110,7 @@ impl Answered {
             network: network.to_owned(),
             exit,
             reason: reason.to_string(),
+            wait_ms: 0.0,
             device_ms: 0.0,
             encode_ms: None,
             link_ms: None,

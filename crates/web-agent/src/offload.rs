@@ -97,6 +97,11 @@ impl Offload {
         self.outcome.as_ref().ok()?.at_peer
     }
 
+    /// Of that, the time in its queues, where it told it.
+    fn queued(&self) -> Option<Duration> {
+        self.outcome.as_ref().ok()?.queued
+    }
+
     /// Who decided, where the peer told it.
     pub(crate) fn decided_by(&self) -> Option<&DecidedBy> {
         self.outcome.as_ref().ok()?.decided_by.as_ref()
@@ -170,6 +175,7 @@ impl<H: Host> Agent<H> {
                 encoding,
                 link: offload.link(),
                 at_peer: offload.at_peer(),
+                queued: offload.queued(),
                 is_answered: offload.outcome.is_ok(),
             };
             self.cloud.link.borrow_mut().observe(&observation, now);

@@ -109,6 +109,8 @@ struct Peer {
     /// The URL of the endpoint in use, which the two are of; absent where there is only one.
     #[serde(skip_serializing_if = "Option::is_none")]
     in_use: Option<String>,
+    /// The budgets in force, which are for all endpoints together.
+    budgets: Vec<BudgetLeft>,
     /// Changes to another endpoint because the one in use did not answer.
     failovers: u64,
     /// What its endpoints cost on the wire since the start, all together.
@@ -116,6 +118,28 @@ struct Peer {
     /// The endpoints, in the order of the configuration; none where there is only one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     endpoints: Vec<Endpoint>,
+}
+
+/// What may still be sent.
+#[derive(Serialize, ToSchema)]
+struct BudgetLeft {
+    /// `offloads_per_hour` or `bytes_per_day`, or one of what the device runs from: `power: offloads_per_hour`,
+    /// `power: joules_per_hour`.
+    name: &'static str,
+    /// What may be used in any such time.
+    most: f64,
+    /// What is left of it.
+    left: f64,
+}
+
+impl From<outpost_engine::BudgetLeft> for BudgetLeft {
+    fn from(budget: outpost_engine::BudgetLeft) -> Self {
+        Self {
+            name: budget.name,
+            most: budget.most,
+            left: budget.left,
+        }
+    }
 }
 
 /// One of several that serve the same networks.
@@ -321,6 +345,11 @@ fn peer((site, upstream): (Site, &Upstream)) -> Peer {
         circuit: upstream.circuit(),
         link: upstream.link().map(Link::from),
         in_use: in_use.map(|endpoint| endpoint.url.clone()),
+        budgets: upstream
+            .budgets()
+            .into_iter()
+            .map(BudgetLeft::from)
+            .collect(),
         failovers: upstream.failovers(),
         wire,
         endpoints: endpoints.into_iter().map(Endpoint::from).collect(),

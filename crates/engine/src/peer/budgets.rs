@@ -42,6 +42,17 @@ pub struct EnergyUse {
     pub left: Option<f64>,
 }
 
+/// A budget that is in force.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BudgetLeft {
+    /// Its name: `offloads_per_hour`, `bytes_per_day`, or one of what the device runs from, as `power: joules_per_hour`.
+    pub name: &'static str,
+    /// What may be used in any such time.
+    pub most: f64,
+    /// What is left of it.
+    pub left: f64,
+}
+
 /// What is left of a peer's budgets.
 pub(super) struct Budgets {
     offloads: Bound,
@@ -65,7 +76,7 @@ struct Bound {
 
 /// Which budget is used up.
 #[derive(Debug, thiserror::Error)]
-#[error("the budget `{0}` is used up; it fills up with time")]
+#[error("the budget `{0}` is used up; what was used is free again once its time has passed")]
 pub(super) struct UsedUp(&'static str);
 
 impl Bound {
@@ -82,7 +93,7 @@ impl Bound {
     fn set(&mut self, most: Option<NonZeroU32>) {
         self.is_in_force = most.is_some();
         match (&mut self.budget, most) {
-            (Some(budget), Some(most)) => budget.resize(most.get(), self.period),
+            (Some(budget), Some(most)) => budget.resize(most.get()),
             (None, Some(most)) => self.budget = Some(Budget::new(most.get(), self.period)),
             (_, None) => {}
         }
@@ -154,6 +165,26 @@ impl Budgets {
         Ok(())
     }
 
+    /// Those in force, as of `now`.
+    pub(super) fn left(&mut self, now: Duration) -> Vec<BudgetLeft> {
+        let bounds = [
+            &mut self.offloads,
+            &mut self.bytes,
+            &mut self.thrifty_offloads,
+            &mut self.joules,
+        ];
+        let left = |bound: &mut Bound| {
+            let name = bound.name;
+            let budget = bound.in_force()?;
+            Some(BudgetLeft {
+                name,
+                most: budget.most(),
+                left: budget.left(now),
+            })
+        };
+        bounds.into_iter().filter_map(left).collect()
+    }
+
     /// The energy that offloads took until `now`; none where it is not known what one takes.
     pub(super) fn energy(&mut self, now: Duration) -> Option<EnergyUse> {
         self.energy?;
@@ -188,9 +219,16 @@ mod tests {
             let error = both.take(50, now).unwrap_err().to_string();
             assert!(error.contains("offloads_per_hour"), "{error}");
         }
-        // In an hour both offloads are back, and of the bytes a twenty-fourth beside the 100 that were left.
-        assert!(both.take(141, now + HOUR).is_ok());
-        assert!(both.take(10, now + HOUR).is_err());
+        let later = now + 2 * HOUR;
+        let left = both.left(later);
+        assert_eq!(left.len(), 2);
+        assert_eq!((left[0].name, left[0].left), ("offloads_per_hour", 2.0));
+        assert_eq!((left[1].most, left[1].left), (1000.0, 100.0));
+        // After an hour both offloads are free again, and the bytes only after a day.
+        assert!(both.take(90, later).is_ok());
+        let error = both.take(20, later).unwrap_err().to_string();
+        assert!(error.contains("bytes_per_day"), "{error}");
+        assert!(both.take(20, now + DAY + HOUR).is_ok());
     }
 
     fn thrift(joules_per_hour: u32) -> Thrift {

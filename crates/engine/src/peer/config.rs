@@ -154,13 +154,13 @@ const fn max_accuracy_loss() -> f64 {
     1.0
 }
 
-/// How much may be sent to a peer. What is not used up is kept, up to the whole of it.
+/// How much may be sent to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BudgetConfig {
-    /// Offloads an hour.
+    /// Offloads in any hour.
     pub offloads_per_hour: Option<NonZeroU32>,
-    /// Bytes of requests a day.
+    /// Bytes of requests in any day.
     pub bytes_per_day: Option<NonZeroU32>,
 }
 

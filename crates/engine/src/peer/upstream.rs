@@ -9,7 +9,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc, Mutex, MutexGuard, Weak,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -27,8 +27,9 @@ use outpost_transport::{Channel, Handshakes, Protocol, WireBytes};
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use super::{
-    BudgetConfig, Budgets, EncodersError, EnergyUse, LateCall, Offload, Over, Packing, Patience,
-    Peer, PeerConfig, PeerError, Place, Sent, Thrift, Waiting, lock, remote::RemoteNetwork,
+    BudgetConfig, BudgetLeft, Budgets, EncodersError, EnergyUse, LateCall, Offload, Over, Packing,
+    Patience, Peer, PeerConfig, PeerError, Place, Sent, Thrift, Waiting, lock,
+    remote::RemoteNetwork,
 };
 use crate::picture::Picture;
 
@@ -50,6 +51,8 @@ pub struct Upstream {
     slowdown: AtomicU32,
     /// How the budgets and the circuits are bounded.
     settings: (BudgetConfig, CircuitConfig),
+    /// Whether anybody is to ask them.
+    is_asked: AtomicBool,
     /// What asks for signs of life; ends with the endpoints.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -164,6 +167,7 @@ impl Upstream {
             health_every: choosing.health_every,
             slowdown: AtomicU32::new(1),
             settings: (config.budget, circuit),
+            is_asked: AtomicBool::new(false),
             tasks: Mutex::new(JoinSet::new()),
             peers,
         })
@@ -213,6 +217,12 @@ impl Upstream {
     pub fn energy(&self) -> Option<EnergyUse> {
         let used = self.used();
         lock(&used.budgets).energy(used.origin.elapsed())
+    }
+
+    /// What is left of the budgets in force, which are for all endpoints together.
+    pub fn budgets(&self) -> Vec<BudgetLeft> {
+        let used = self.used();
+        lock(&used.budgets).left(used.origin.elapsed())
     }
 
     /// Makes calls over other channels from now on, one an endpoint, as those with new credentials; calls under way end
@@ -268,8 +278,24 @@ impl Upstream {
         Packing::new(&self.peers[0].packing, seen_by)
     }
 
+    /// From now on images may be sent to them, or none is: then they are not asked for signs of life either, and no
+    /// connection is kept.
+    pub(crate) fn set_asked(self: &Arc<Self>, is_asked: bool) {
+        if self.is_asked.swap(is_asked, Ordering::Relaxed) == is_asked {
+            return;
+        }
+        if is_asked {
+            return self.start();
+        }
+        lock(&self.tasks).abort_all();
+        self.state().watched.clear();
+        for peer in &self.peers {
+            peer.channel().close();
+        }
+    }
+
     /// Connects while networks still load, and begins to ask who is there; a failure shows at the first offload.
-    pub(crate) fn start(self: &Arc<Self>) {
+    fn start(self: &Arc<Self>) {
         if let [only] = &self.peers[..] {
             let channel = only.channel();
             self.spawn(async move {

@@ -29,6 +29,7 @@ struct Answer {
     reason: Option<String>,
     error: Option<String>,
     total_ms: Option<f64>,
+    wait_ms: Option<f64>,
     device_ms: Option<f64>,
     encode_ms: Option<f64>,
     link_ms: Option<f64>,
@@ -119,7 +120,8 @@ impl Images {
             started_ms: fed.started_ms,
             latency_ms: fed.latency_ms,
             total_ms: said.and_then(|said| said.total_ms),
-            device_ms: said.and_then(|said| said.device_ms),
+            // An image that waits for its turn does so on the device.
+            device_ms: said.and_then(|said| Some(said.device_ms? + said.wait_ms.unwrap_or(0.0))),
             encode_ms: said.and_then(|said| said.encode_ms),
             link_ms: said.and_then(|said| said.link_ms),
             cloud_ms: said.and_then(|said| said.cloud_ms),

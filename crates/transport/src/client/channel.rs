@@ -158,6 +158,14 @@ impl Channel {
         }
     }
 
+    /// Keeps no connection, nor one that is being made: the next call connects. Calls under way end over theirs.
+    pub fn close(&self) {
+        let mut slot = self.state.slot();
+        if !matches!(slot.slot, Slot::Idle) {
+            slot.put(Slot::Idle);
+        }
+    }
+
     /// The connection, where it is one over HTTP/3.
     #[cfg(test)]
     pub(crate) fn http3(&self) -> Option<super::http3::Http3> {

@@ -40,6 +40,7 @@ fn link(bytes_a_second: f64) -> Link {
         round_trip: 0.02,
         per_byte: 1.0 / bytes_a_second,
         at_peer: 0.03,
+        queued: 0.01,
         sent_share: 1.0,
         encoding: 0.0,
         failed: 0.0,

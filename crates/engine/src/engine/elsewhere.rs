@@ -1,0 +1,226 @@
+//! What an engine asks others for: nodes elsewhere, and what an image is for them.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use outpost_cascade::{Cascade, CircuitState, Deciding, FallbackCause, NodeId, Reason, Site};
+use outpost_offload::DecidedBy;
+use tokio::task::spawn_blocking;
+
+use super::{Engine, Outcome, Turn};
+use crate::{
+    peer::{LateCall, Offload, Patience, RemoteNetwork},
+    picture::{Picture, Then},
+};
+
+/// A node elsewhere, and who is asked for it.
+pub(super) struct Remote {
+    pub(super) network: Arc<RemoteNetwork>,
+    pub(super) peer: Option<Site>,
+}
+
+/// Who may come after a node.
+pub(super) struct After {
+    /// Whether a node here does.
+    pub(super) is_here: bool,
+    /// Those elsewhere that somebody is asked for.
+    asked: Vec<Arc<RemoteNetwork>>,
+}
+
+/// A call that was too late for the answer, and goes on.
+pub struct Late {
+    pub(super) call: LateCall,
+    pub(super) asked: AskedNode,
+    pub(super) taken: Instant,
+    /// Waiting, and the time here, as of the [`Outcome`].
+    pub(super) here: (Duration, Duration),
+}
+
+/// A node elsewhere that is asked outside of a walk.
+pub(super) struct AskedNode {
+    id: NodeId,
+    node: DecidedBy,
+    temperature: f32,
+}
+
+impl Engine {
+    /// The node that has the last word on what a node says, where it is elsewhere and somebody is asked for it.
+    ///
+    /// # Panics
+    /// For a node of another cascade.
+    pub fn last_word(&self, node: NodeId) -> Option<NodeId> {
+        let mut last = node;
+        while let Some(&next) = self.cascade.node(last).jumps().last() {
+            last = next;
+        }
+        let is_asked = |remote: &Remote| remote.peer.is_some();
+        self.remote.get(&last).is_some_and(is_asked).then_some(last)
+    }
+
+    /// Asks a node elsewhere about an image outside of a walk, for at most `patience`: one that could not be asked when
+    /// it was to be.
+    ///
+    /// # Errors
+    /// Why there is no answer: [`FallbackCause::NoCloud`] where nobody takes images for that node.
+    pub async fn ask(
+        &self,
+        node: NodeId,
+        picture: Picture,
+        patience: Duration,
+    ) -> Result<Outcome, FallbackCause> {
+        if !self.remote.contains_key(&node) {
+            return Err(FallbackCause::NoCloud);
+        }
+        let taken = Instant::now();
+        let patience = Patience {
+            deadline: taken + patience,
+            late: Duration::ZERO,
+            is_short: false,
+        };
+        let (offload, _) = self.offload(node, picture, None, patience).await;
+        let asked = self.asked(node, &self.deciding());
+        asked.outcome(offload, taken, (Duration::ZERO, Duration::ZERO))
+    }
+
+    /// Asks a node elsewhere about an image, whose turn ends once it is ready to travel: the next one has its place then. What
+    /// travels has no pixels with it that are not sent, as far as is known what is.
+    pub(super) async fn offload(
+        &self,
+        node: NodeId,
+        mut picture: Picture,
+        mut turn: Option<Turn>,
+        patience: Patience,
+    ) -> (Offload, Option<LateCall>) {
+        let Remote { network, peer } = &self.remote[&node];
+        let Some(peer) = peer.and_then(|site| self.peers.get(&site)) else {
+            return (Offload::without_peer(), None);
+        };
+        if network.sends_files() {
+            picture.let_go();
+        }
+        if let Some(network) = self.seen_by(node).filter(|_| !picture.is_shrunk()).cloned() {
+            let shrink = move || {
+                if let Some(fit) = network.sees() {
+                    picture.shrink(fit);
+                }
+                (picture, turn)
+            };
+            match spawn_blocking(shrink).await {
+                Ok(ready) => (picture, turn) = ready,
+                Err(_) => return (Offload::without_call(FallbackCause::Unsendable), None),
+            }
+        }
+        drop(turn);
+        peer.classify(network, Arc::new(picture), patience).await
+    }
+
+    /// The network elsewhere that sees a part of an image's pixels, which alone are sent; none where nobody is called.
+    fn seen_by(&self, node: NodeId) -> Option<&Arc<RemoteNetwork>> {
+        let Remote { network, peer } = self.remote.get(&node)?;
+        let peer = self.peers.get(&(*peer)?)?;
+        let is_called = peer.circuit() != CircuitState::Open;
+        (is_called && network.sees().is_some()).then_some(network)
+    }
+
+    /// The same, of the network that every image goes on to from a node here, and after which there is none here.
+    pub(super) fn seen_next(&self, cascade: &Cascade, node: NodeId) -> Option<Arc<RemoteNetwork>> {
+        let next = cascade.node(node).always_goes_to()?;
+        let network = self.seen_by(next)?;
+        (!self.after[&node].is_here).then(|| network.clone())
+    }
+
+    pub(super) fn asked(&self, id: NodeId, deciding: &Deciding) -> AskedNode {
+        let node = self.cascade.node(id);
+        AskedNode {
+            id,
+            node: DecidedBy {
+                site: node.site(),
+                node: node.name().to_owned(),
+            },
+            temperature: deciding.temperature(id),
+        }
+    }
+}
+
+impl After {
+    pub(super) fn of(
+        node: NodeId,
+        cascade: &Cascade,
+        here: &HashMap<NodeId, usize>,
+        remote: &HashMap<NodeId, Remote>,
+    ) -> Self {
+        let reached = reached_from(cascade, node);
+        let asked = reached.iter().filter_map(|next| remote.get(next));
+        Self {
+            is_here: reached.iter().any(|next| here.contains_key(next)),
+            asked: asked
+                .filter(|remote| remote.peer.is_some())
+                .map(|remote| remote.network.clone())
+                .collect(),
+        }
+    }
+
+    /// What becomes of an image's pixels.
+    pub(super) fn then(&self) -> Then {
+        match self.is_here || !self.asked.iter().all(|network| network.sends_files()) {
+            true => Then::Keep,
+            false => Then::LetGo,
+        }
+    }
+}
+
+impl AskedNode {
+    /// What came of it.
+    fn outcome(
+        self,
+        offload: Offload,
+        taken: Instant,
+        (waited, local): (Duration, Duration),
+    ) -> Result<Outcome, FallbackCause> {
+        let said = match &offload.outcome {
+            Ok(reply) => reply.said.probabilities.clone(),
+            Err(cause) => return Err(*cause),
+        };
+        let (decided_by, temperature) =
+            DecidedBy::of_reply(offload.decided_by(), self.node, self.temperature);
+        Ok(Outcome {
+            probabilities: said.at_temperature(temperature),
+            node: self.id,
+            decided_by,
+            reason: Reason::Offloaded,
+            waited,
+            local,
+            total: taken.elapsed(),
+            offload: Some(offload),
+            asked: Some(self.id),
+            late: None,
+            is_private: false,
+        })
+    }
+}
+
+impl Late {
+    /// Waits for the reply; none where it does not come in time.
+    pub async fn correction(self) -> Option<Outcome> {
+        let offload = self.call.reply().await;
+        self.asked.outcome(offload, self.taken, self.here).ok()
+    }
+}
+
+/// The nodes that an image may reach from a node on.
+pub(super) fn reached_from(cascade: &Cascade, from: NodeId) -> Vec<NodeId> {
+    let mut reached: Vec<NodeId> = cascade.node(from).jumps().to_vec();
+    let mut next = 0;
+    while let Some(&node) = reached.get(next) {
+        for &jump in cascade.node(node).jumps() {
+            if !reached.contains(&jump) {
+                reached.push(jump);
+            }
+        }
+        next += 1;
+    }
+    reached
+}
