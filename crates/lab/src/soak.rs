@@ -506,6 +506,7 @@ impl Feed<'_> {
 
     fn call(&self, agent: &Agent, name: String, image: &[u8]) {
         let url = format!("http://{}/v1/classify?name={name}", self.api);
+        let called = Instant::now();
         let reply = agent
             .post(url)
             .header("content-type", "image/jpeg")
@@ -518,11 +519,13 @@ impl Feed<'_> {
             Ok(mut reply) if reply.status().is_success() => reply.body_mut().read_to_string().ok(),
             _ => None,
         };
+        let waited = called.elapsed().as_secs_f64() * 1e3;
         let mut seen = seen_of(self.seen);
         match told.and_then(|told| said(&told).ok()) {
             Some(said) => {
                 seen.accepted.push(name);
                 seen.replies.push(said);
+                seen.waits.push(waited);
             }
             None => seen.unanswered += 1,
         }

@@ -54,6 +54,8 @@ pub(super) struct Seen {
     pub(super) accepted: Vec<String>,
     /// What callers were told.
     pub(super) replies: Vec<Said>,
+    /// Milliseconds from a call to its reply, by the caller's clock.
+    pub(super) waits: Vec<f64>,
     /// The lines of the output, with the time at which they were seen.
     pub(super) lines: Vec<(Duration, Said)>,
     /// Bytes of the output that have been read.
@@ -104,6 +106,7 @@ impl Seen {
             self.answered(),
             self.in_time(deadline_ms),
         ];
+        verdicts.extend(self.callers_in_time(deadline_ms));
         verdicts.extend(flat("device", &self.device));
         verdicts.extend(flat("cloud", &self.cloud));
         verdicts
@@ -156,22 +159,34 @@ impl Seen {
     }
 
     fn in_time(&self, deadline_ms: u64) -> Verdict {
-        let bound = deadline_ms as f64 + LATE_MS;
-        let mut times = self.times();
-        let mut percentile = |percent| nearest_rank(&mut times, percent);
-        let (median, p99, most) = (percentile(50), percentile(99), percentile(100));
-        let late = self.first().filter(|line| line.1.total_ms > bound).count();
-        let show = |value: Option<f64>| value.map_or("–".to_owned(), |ms| format!("{ms:.0} ms"));
-        Verdict {
-            promise: format!("answered within {deadline_ms} + {LATE_MS:.0} ms"),
-            found: format!(
-                "median {}, p99 {}, most {}; {late} later",
-                show(median),
-                show(p99),
-                show(most),
-            ),
-            holds: late == 0 && most.is_some(),
-        }
+        let promise = format!("answered within {deadline_ms} + {LATE_MS:.0} ms");
+        within(promise, self.times(), deadline_ms)
+    }
+
+    /// The same by the callers' clocks, with what comes before an image is taken up and after it is answered; none where
+    /// nobody called.
+    fn callers_in_time(&self, deadline_ms: u64) -> Option<Verdict> {
+        let promise = format!("callers have their reply within {deadline_ms} + {LATE_MS:.0} ms");
+        (!self.waits.is_empty()).then(|| within(promise, self.waits.clone(), deadline_ms))
+    }
+}
+
+/// Whether all that took so many milliseconds was in time.
+fn within(promise: String, mut times: Vec<f64>, deadline_ms: u64) -> Verdict {
+    let bound = deadline_ms as f64 + LATE_MS;
+    let late = times.iter().filter(|&&ms| ms > bound).count();
+    let mut percentile = |percent| nearest_rank(&mut times, percent);
+    let (median, p99, most) = (percentile(50), percentile(99), percentile(100));
+    let show = |value: Option<f64>| value.map_or("–".to_owned(), |ms| format!("{ms:.0} ms"));
+    Verdict {
+        promise,
+        found: format!(
+            "median {}, p99 {}, most {}; {late} later",
+            show(median),
+            show(p99),
+            show(most),
+        ),
+        holds: late == 0 && most.is_some(),
     }
 }
 
@@ -264,6 +279,22 @@ mod tests {
             said("b", Kind::Answer, true, 121.0),
         ];
         assert_eq!(holds(&seen(&lines)), [true, false, false]);
+    }
+
+    #[test]
+    fn what_callers_waited_counts_by_their_own_clocks() {
+        let mut seen = seen(&[said("a", Kind::Answer, true, 1.0)]);
+        assert_eq!(seen.callers_in_time(100), None);
+        seen.waits = vec![3.0, 119.0];
+        assert!(seen.callers_in_time(100).unwrap().holds);
+        seen.waits.push(121.0);
+        let verdict = seen.callers_in_time(100).unwrap();
+        assert!(!verdict.holds);
+        assert!(
+            verdict.found.ends_with("most 121 ms; 1 later"),
+            "{}",
+            verdict.found
+        );
     }
 
     #[test]
