@@ -231,20 +231,23 @@ impl From<ServiceError> for Status {
                 Code::PermissionDenied
             }
             E::RateLimit { .. } => Code::ResourceExhausted,
-            E::NoSuchModel { .. } | E::NoSuchVersion { .. } => Code::NotFound,
+            E::NoSuchModel { .. } | E::NoSuchVersion { .. } | E::NoSuchEntry { .. } => {
+                Code::NotFound
+            }
             E::Cascade(ImageError::NoAnswer(NoAnswer::OffloadFailed(cause))) => match cause {
                 FallbackCause::Deadline => Code::DeadlineExceeded,
                 FallbackCause::Overloaded => Code::ResourceExhausted,
-                // The next service is there, and does not take this image.
-                FallbackCause::Rejected | FallbackCause::Unsendable | FallbackCause::Private => {
-                    Code::FailedPrecondition
+                // The next service is there, and does not serve this one.
+                FallbackCause::Rejected => Code::FailedPrecondition,
+                // It does not take this image.
+                FallbackCause::Unusable | FallbackCause::Unsendable | FallbackCause::Private => {
+                    Code::InvalidArgument
                 }
                 FallbackCause::Budget => Code::ResourceExhausted,
                 _ => Code::Unavailable,
             },
             E::Cascade(_) => Code::Internal,
-            E::NoSuchEntry { .. }
-            | E::NoImages { .. }
+            E::NoImages { .. }
             | E::Burst { .. }
             | E::Tensor(_)
             | E::Inputs { .. }
@@ -314,7 +317,7 @@ mod tests {
                     asked: name(),
                     present: vec![],
                 },
-                Code::InvalidArgument,
+                Code::NotFound,
             ),
             (
                 ServiceError::NoImages { tensor: name() },
@@ -331,6 +334,10 @@ mod tests {
             (
                 ImageError::from(NoAnswer::OffloadFailed(FallbackCause::Rejected)).into(),
                 Code::FailedPrecondition,
+            ),
+            (
+                ImageError::from(NoAnswer::OffloadFailed(FallbackCause::Unusable)).into(),
+                Code::InvalidArgument,
             ),
             (
                 ImageError::from(NoAnswer::OffloadFailed(FallbackCause::Overloaded)).into(),

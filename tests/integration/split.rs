@@ -253,27 +253,27 @@ fn a_cascade_takes_images_and_says_what_else_it_wants() {
         client.model_infer(request(pixels, None)).await.unwrap();
 
         let input = tensor(&[1, 3, 32, 32], TensorData::Fp32(vec![0.0; 3 * 32 * 32]));
-        for (request, words) in [
-            (request(input, None), "a cascade takes images"),
-            (request(encoded(), node("cifar10-alexnet")), "outpost_entry"),
+        use Code::{InvalidArgument, NotFound};
+        let no_text = Some(ParameterChoice::Int64Param(1));
+        let no_image = tensor(&[1], TensorData::Bytes(vec!["no image".into()]));
+        let elsewhere = node("cifar10-alexnet");
+        for (request, code, words) in [
+            (
+                request(input, None),
+                InvalidArgument,
+                "a cascade takes images",
+            ),
+            (request(encoded(), elsewhere), NotFound, "outpost_entry"),
             (
                 request(encoded(), node("no-such")),
+                NotFound,
                 "cifar10-googlenet@inception3",
             ),
-            (
-                request(encoded(), Some(ParameterChoice::Int64Param(1))),
-                "outpost_entry",
-            ),
-            (
-                request(
-                    tensor(&[1], TensorData::Bytes(vec!["no image".into()])),
-                    None,
-                ),
-                "image",
-            ),
+            (request(encoded(), no_text), NotFound, "outpost_entry"),
+            (request(no_image, None), InvalidArgument, "image"),
         ] {
             let status = client.model_infer(request).await.unwrap_err();
-            assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+            assert_eq!(status.code(), code, "{status}");
             assert!(status.message().contains(words), "{words}: {status}");
         }
     });

@@ -80,10 +80,12 @@ pub enum FallbackCause {
     Unavailable,
     /// The peer has too much to do.
     Overloaded,
-    /// The peer refused the request.
+    /// The peer refused the request: it does not serve the network, or not to this caller.
     Rejected,
     /// The peer's answer makes no sense.
     BadReply,
+    /// The peer cannot use the image as it was sent.
+    Unusable,
     /// The image cannot be sent: it is larger than a message may be.
     Unsendable,
     /// As much was sent already as may be.
@@ -95,7 +97,8 @@ pub enum FallbackCause {
 }
 
 impl FallbackCause {
-    /// Whether a peer that gave no answer for this cause may give one to the same request later.
+    /// Whether a peer that gave no answer for this cause may give one to the same request later: the image is not known to be
+    /// at fault.
     pub const fn may_pass(self) -> bool {
         match self {
             Self::CircuitOpen
@@ -105,10 +108,11 @@ impl FallbackCause {
             | Self::ConnectionLost
             | Self::Unavailable
             | Self::Overloaded
-            | Self::Budget => true,
-            Self::NoCloud
             | Self::Rejected
             | Self::BadReply
+            | Self::Budget => true,
+            Self::NoCloud
+            | Self::Unusable
             | Self::Unsendable
             | Self::Private
             | Self::NetworkFailed => false,
@@ -128,6 +132,7 @@ impl FallbackCause {
             Self::Overloaded => "overloaded",
             Self::Rejected => "rejected",
             Self::BadReply => "bad-reply",
+            Self::Unusable => "unusable",
             Self::Unsendable => "unsendable",
             Self::Budget => "budget",
             Self::Private => "private",

@@ -31,7 +31,7 @@ impl Failure {
     pub fn of_call(cause: FallbackCause, status: Status) -> Self {
         Self {
             pause: pause_of(&status),
-            is_of_the_endpoint: is_of_the_endpoint(cause, &status),
+            is_of_the_endpoint: is_of_the_endpoint(cause),
             ..Self::new(cause, status)
         }
     }
@@ -76,11 +76,15 @@ impl Failure {
     /// Whether a server that took the place of another may be behind it, so that what the other told is to be asked again.
     pub fn may_be_of_a_change(&self) -> bool {
         let is_absent = self.tells_of_absence() && self.cause != FallbackCause::Deadline;
-        is_absent
-            || matches!(
-                self.cause,
-                FallbackCause::Rejected | FallbackCause::BadReply
-            )
+        is_absent || self.is_refusal() || self.cause == FallbackCause::BadReply
+    }
+
+    /// Whether the peer is there and refused the request.
+    fn is_refusal(&self) -> bool {
+        matches!(
+            self.cause,
+            FallbackCause::Rejected | FallbackCause::Unusable
+        )
     }
 
     /// Whether the peer is not there, or cannot serve.
@@ -127,7 +131,7 @@ pub fn tell_circuit<T>(
     match outcome {
         Ok(_) => circuit.succeeded(permit),
         // A peer that refuses a request, or wants a pause, is there.
-        Err(failure) if failure.cause == FallbackCause::Rejected || failure.pause.is_some() => {
+        Err(failure) if failure.is_refusal() || failure.pause.is_some() => {
             circuit.succeeded(permit);
         }
         Err(failure) if !failure.is_of_the_peer() => circuit.abandoned(permit, now),
@@ -149,20 +153,9 @@ fn pause_of(status: &Status) -> Option<Duration> {
 }
 
 /// Whether what went wrong is this endpoint's: another may be there, have less to do, serve the network or know the caller.
-/// Not so where the time is over, or the request is at fault.
-fn is_of_the_endpoint(cause: FallbackCause, status: &Status) -> bool {
-    match cause {
-        FallbackCause::Deadline => false,
-        FallbackCause::Rejected => matches!(
-            status.code(),
-            Code::NotFound
-                | Code::PermissionDenied
-                | Code::Unauthenticated
-                | Code::FailedPrecondition
-                | Code::Unimplemented
-        ),
-        _ => true,
-    }
+/// Not so where the time is over, or the image is at fault.
+fn is_of_the_endpoint(cause: FallbackCause) -> bool {
+    !matches!(cause, FallbackCause::Deadline | FallbackCause::Unusable)
 }
 
 /// Why the device answers, by what a service reports.
@@ -171,14 +164,12 @@ fn cause_of(status: &Status) -> FallbackCause {
         Code::DeadlineExceeded | Code::Cancelled => FallbackCause::Deadline,
         Code::Unavailable => FallbackCause::Unavailable,
         Code::ResourceExhausted => FallbackCause::Overloaded,
-        Code::InvalidArgument
-        | Code::NotFound
-        | Code::AlreadyExists
+        Code::NotFound
         | Code::PermissionDenied
         | Code::Unauthenticated
         | Code::FailedPrecondition
-        | Code::OutOfRange
         | Code::Unimplemented => FallbackCause::Rejected,
+        Code::InvalidArgument | Code::AlreadyExists | Code::OutOfRange => FallbackCause::Unusable,
         Code::Ok | Code::Unknown | Code::Internal | Code::Aborted | Code::DataLoss => {
             FallbackCause::BadReply
         }
@@ -209,7 +200,7 @@ mod tests {
             (Code::DeadlineExceeded, FallbackCause::Deadline),
             (Code::Unavailable, FallbackCause::Unavailable),
             (Code::ResourceExhausted, FallbackCause::Overloaded),
-            (Code::InvalidArgument, FallbackCause::Rejected),
+            (Code::InvalidArgument, FallbackCause::Unusable),
             (Code::NotFound, FallbackCause::Rejected),
             (Code::Unauthenticated, FallbackCause::Rejected),
             (Code::Internal, FallbackCause::BadReply),
@@ -220,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn another_endpoint_is_asked_unless_the_request_or_the_time_is_at_fault() {
+    fn another_endpoint_is_asked_unless_the_image_or_the_time_is_at_fault() {
         for (code, elsewhere) in [
             (Code::Unavailable, true),
             (Code::ResourceExhausted, true),
@@ -232,6 +223,9 @@ mod tests {
         ] {
             let failure = Failure::of_status(Status::new(code, ""));
             assert_eq!(failure.is_of_the_endpoint, elsewhere, "{code:?}");
+            // What is mended at an endpoint, or has time, is waited for.
+            let is_waited_for = elsewhere || code == Code::DeadlineExceeded;
+            assert_eq!(failure.cause.may_pass(), is_waited_for, "{code:?}");
         }
         assert!(Failure::bad_reply("nonsense").is_of_the_endpoint);
         assert!(!Failure::unsendable("too large").is_of_the_endpoint);

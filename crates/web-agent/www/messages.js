@@ -51,6 +51,7 @@ const CAUSES = {
   overloaded: "It has too much to do",
   rejected: "It refused the request",
   "bad-reply": "What it said makes no sense",
+  unusable: "It cannot use the picture",
   unsendable: "The picture is larger than a message may be",
   budget: "As much was sent already as may be",
   private: "What the picture shows is not to leave the device",

@@ -446,11 +446,9 @@ impl Upstream {
                 | FallbackCause::Certificate
                 | FallbackCause::ConnectionLost
                 | FallbackCause::Unavailable
+                | FallbackCause::Rejected
                 | FallbackCause::BadReply => endpoints.failed(endpoint, now),
-                FallbackCause::Rejected if offload.is_of_the_endpoint => {
-                    endpoints.failed(endpoint, now)
-                }
-                FallbackCause::Rejected => endpoints.heard(endpoint, None, now),
+                FallbackCause::Unusable => endpoints.heard(endpoint, None, now),
                 FallbackCause::Overloaded if offload.bytes_sent > 0 => {
                     endpoints.heard(endpoint, None, now)
                 }
