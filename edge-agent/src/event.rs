@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use outpost_offload::Kind;
@@ -33,9 +36,16 @@ pub struct Event {
     /// What came of it.
     #[serde(flatten)]
     pub record: Record,
-    /// Tells who waits for it that no output has the event any more.
     #[serde(skip)]
-    _receipt: Option<Arc<DropGuard>>,
+    receipt: Option<Arc<Receipt>>,
+}
+
+/// Tells who waits for it that no output has an event any more, and whether all have delivered it.
+#[derive(Debug)]
+struct Receipt {
+    /// Outputs that have not.
+    missing: Arc<AtomicUsize>,
+    _done: DropGuard,
 }
 
 impl Event {
@@ -62,7 +72,15 @@ impl Event {
             kind,
             is_final: true,
             record,
-            _receipt: None,
+            receipt: None,
+        }
+    }
+
+    /// Says, once an output, that there is nothing more to do for the event there: it was delivered, or is not to be. Without
+    /// that it is not delivered.
+    pub(crate) fn delivered(&self) {
+        if let Some(receipt) = &self.receipt {
+            receipt.missing.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -116,17 +134,22 @@ impl Announcer {
         event
     }
 
-    /// Brings an event to all; returns once every output has done with it.
-    pub(crate) async fn announce_surely(&self, event: Event) {
+    /// Brings an event to all; returns once every output has done with it, and whether all have delivered it.
+    pub(crate) async fn announce_surely(&self, event: Event) -> bool {
         let done = CancellationToken::new();
-        let _receipt = Some(Arc::new(done.clone().drop_guard()));
+        let missing = Arc::new(AtomicUsize::new(self.outputs.len()));
+        let receipt = Receipt {
+            missing: missing.clone(),
+            _done: done.clone().drop_guard(),
+        };
         let guarded = Event {
-            _receipt,
+            receipt: Some(Arc::new(receipt)),
             ..event.clone()
         };
         self.bring(&Arc::new(guarded)).await;
         self.tell(Arc::new(event));
         done.cancelled().await;
+        missing.load(Ordering::Relaxed) == 0
     }
 
     async fn bring(&self, event: &Arc<Event>) {
@@ -229,8 +252,29 @@ mod tests {
         assert!(announced.as_mut().now_or_never().is_none());
         let event = taken.recv().await.unwrap();
         assert!(announced.as_mut().now_or_never().is_none());
+        event.delivered();
+        assert!(announced.as_mut().now_or_never().is_none());
         drop(event);
-        announced.await;
+        assert!(announced.await);
+    }
+
+    #[tokio::test]
+    async fn what_one_output_drops_is_not_delivered() {
+        let (output, mut taken) = mpsc::channel(1);
+        let (other, mut taken_by_other) = mpsc::channel(1);
+        let announcer = Announcer::new([output, other]);
+        let outputs = async {
+            taken.recv().await.unwrap().delivered();
+            drop(taken_by_other.recv().await);
+        };
+        let (is_delivered, ()) = tokio::join!(announcer.announce_surely(event()), outputs);
+        assert!(!is_delivered);
+        // Nor what an output that has ended cannot take.
+        drop(taken_by_other);
+        let output = async { taken.recv().await.unwrap().delivered() };
+        let (is_delivered, ()) = tokio::join!(announcer.announce_surely(event()), output);
+        assert!(!is_delivered);
+        assert!(Announcer::new([]).announce_surely(event()).await);
     }
 
     #[tokio::test]

@@ -5,10 +5,16 @@ mod mqtt;
 mod patience;
 mod webhook;
 
+use outpost_offload::Kind;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::OutputsConfig, event::WayIn, metrics::Metrics, web::WebError};
+use crate::{
+    config::OutputsConfig,
+    event::{Event, WayIn},
+    metrics::Metrics,
+    web::WebError,
+};
 
 pub use file::FileError;
 use file::RotatingFile;
@@ -97,4 +103,13 @@ impl Outputs {
             }
         }
     }
+}
+
+/// Whether an output takes an event, by the kinds that it takes; with one that it does not it has done.
+fn is_for(kinds: &[Kind], event: &Event) -> bool {
+    let is_taken = kinds.contains(&event.kind);
+    if !is_taken {
+        event.delivered();
+    }
+    is_taken
 }

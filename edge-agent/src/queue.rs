@@ -117,13 +117,13 @@ impl Queue {
             "images that found no cloud wait here"
         );
         keeper.begin(&entries, finals);
-        // What is announced is delivered in order, and then forgotten.
+        // What is announced is delivered in order, and then forgotten. What an output gives up stays for the next start.
         let delivered = commands.downgrade();
         tokio::spawn(async move {
             while let Some(event) = announced.recv().await {
                 let id = event.id;
-                announcer.announce_surely(event).await;
-                if let Some(commands) = delivered.upgrade() {
+                let is_delivered = announcer.announce_surely(event).await;
+                if is_delivered && let Some(commands) = delivered.upgrade() {
                     let _ = commands.send(Command::Delivered(id)).await;
                 }
             }

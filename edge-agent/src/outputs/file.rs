@@ -179,12 +179,16 @@ pub(super) fn write_all(
     let mut given_up = false;
     while let Some(event) = events.blocking_recv() {
         if file.done.images.contains(&event.id) {
+            event.delivered();
             continue;
         }
         let mut line = serde_json::to_vec(&*event).expect("an event has no keys but strings");
         line.push(b'\n');
         let mut attempt = 0;
-        while let Err(error) = file.add(&line) {
+        let is_written = loop {
+            let Err(error) = file.add(&line) else {
+                break true;
+            };
             metrics.output_failed("file");
             if attempt == 0 {
                 tracing::error!(file = %file.path.display(), %error, "an answer waits to be written");
@@ -197,10 +201,14 @@ pub(super) fn write_all(
                     line = line.trim_end(),
                     "could not be written before the end"
                 );
-                break;
+                break false;
             }
             thread::sleep(PAUSES[attempt.min(PAUSES.len()) - 1]);
+        };
+        if !is_written {
+            continue;
         }
+        event.delivered();
         if event.is_final {
             file.done.note(event.id);
         }
@@ -210,6 +218,7 @@ pub(super) fn write_all(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Announcer;
 
     fn open(folder: &Path, max_bytes: u64, keep: usize) -> RotatingFile {
         RotatingFile::open(&FileOutput {
@@ -342,6 +351,26 @@ mod tests {
         ends.cancel();
         drop(sender);
         writer.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_given_up_is_not_delivered() {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, is_written) in [("/dev/full", false), ("/dev/null", true)] {
+            let mut file = open(folder.path(), 1000, 1);
+            file.file = File::options().append(true).open(path).unwrap();
+            let (sender, events) = mpsc::channel(8);
+            let ending = CancellationToken::new();
+            ending.cancel();
+            let writer = tokio::task::spawn_blocking(move || {
+                write_all(file, events, &Metrics::default(), &ending);
+            });
+            let announcer = Announcer::new([sender]);
+            let event = Event::clone(&event(Uuid::now_v7(), true));
+            assert_eq!(announcer.announce_surely(event).await, is_written);
+            drop(announcer);
+            writer.await.unwrap();
+        }
     }
 
     #[test]

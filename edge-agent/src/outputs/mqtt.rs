@@ -25,7 +25,10 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
-use super::patience::{Patience, body};
+use super::{
+    is_for,
+    patience::{Patience, body},
+};
 use crate::{
     config::MqttOutput,
     event::Event,
@@ -159,7 +162,7 @@ impl Mqtt {
         let (client, connection) = builder.capacity(capacity).build();
         let deliveries = async {
             ReceiverStream::new(events)
-                .filter(|event| ready(self.kinds.contains(&event.kind)))
+                .filter(|event| ready(is_for(&self.kinds, event)))
                 .map(|event| {
                     let message = Bytes::from(body(&event));
                     let options = PublishOptions::at_least_once();

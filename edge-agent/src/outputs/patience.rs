@@ -36,7 +36,7 @@ impl Patience {
         };
         tokio::select! {
             biased;
-            () = delivery => return,
+            () = delivery => return event.delivered(),
             () = self.given_up.cancelled() => {}
             () = out_of_time => self.given_up.cancel(),
         }
@@ -54,18 +54,23 @@ pub(super) fn body(event: &Event) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::pending;
+    use std::future::{pending, ready};
+
+    use tokio::sync::mpsc;
 
     use super::*;
-    use crate::record::{FailureCause, Record};
+    use crate::{
+        event::Announcer,
+        record::{FailureCause, Record},
+    };
 
-    fn event() -> Arc<Event> {
+    fn event() -> Event {
         let record = Record::Failed {
             image: "x".to_owned(),
             cause: FailureCause::NotAnImage,
             error: "y".to_owned(),
         };
-        Arc::new(Event::first(uuid::Uuid::nil(), "api", record, true))
+        Event::first(uuid::Uuid::nil(), "api", record, true)
     }
 
     #[tokio::test(start_paused = true)]
@@ -73,15 +78,37 @@ mod tests {
         let ending = CancellationToken::new();
         let patience = Patience::new(ending.clone());
         let day = Duration::from_secs(24 * 3600);
-        let waiting = patience.deliver(event(), sleep(day));
+        let waiting = patience.deliver(Arc::new(event()), sleep(day));
         tokio::time::timeout(2 * day, waiting).await.unwrap();
         let begun = tokio::time::Instant::now();
         ending.cancel();
-        patience.deliver(event(), sleep(BEYOND_THE_END / 2)).await;
+        patience
+            .deliver(Arc::new(event()), sleep(BEYOND_THE_END / 2))
+            .await;
         assert_eq!(begun.elapsed(), BEYOND_THE_END / 2);
-        patience.deliver(event(), pending()).await;
+        patience.deliver(Arc::new(event()), pending()).await;
         assert_eq!(begun.elapsed(), BEYOND_THE_END * 3 / 2);
-        patience.deliver(event(), pending()).await;
+        patience.deliver(Arc::new(event()), pending()).await;
         assert_eq!(begun.elapsed(), BEYOND_THE_END * 3 / 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_that_is_given_up_is_not_delivered() {
+        let (output, mut taken) = mpsc::channel(1);
+        let announcer = Announcer::new([output]);
+        let ending = CancellationToken::new();
+        let patience = Patience::new(ending.clone());
+        ending.cancel();
+        for is_taken in [true, false] {
+            let output = async {
+                let event = taken.recv().await.unwrap();
+                match is_taken {
+                    true => patience.deliver(event, ready(())).await,
+                    false => patience.deliver(event, pending()).await,
+                }
+            };
+            let (is_delivered, ()) = tokio::join!(announcer.announce_surely(event()), output);
+            assert_eq!(is_delivered, is_taken);
+        }
     }
 }

@@ -25,7 +25,10 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::patience::{Patience, body};
+use super::{
+    is_for,
+    patience::{Patience, body},
+};
 use crate::{
     config::WebhookOutput,
     event::Event,
@@ -97,7 +100,7 @@ impl Webhook {
     pub(super) async fn deliver_all(self, events: mpsc::Receiver<Arc<Event>>, patience: Patience) {
         let webhook = &self;
         ReceiverStream::new(events)
-            .filter(|event| ready(webhook.kinds.contains(&event.kind)))
+            .filter(|event| ready(is_for(&webhook.kinds, event)))
             .map(|event| {
                 let delivery = webhook.deliver(event.clone());
                 patience.deliver(event, delivery)
