@@ -1,9 +1,9 @@
 //! Images that found no cloud: kept on disk until it is back, in `edge-agent run` with `delivery = "eventually"`.
 //!
 //! A thread has the file ([`store`]) and the account of what is in it ([`order`]). It makes changes in batches, each of
-//! which is on disk before anybody is told. The [`courier`] sends what is worth the most; what came of it, or that it
-//! was given up, is the image's last event. That one is on disk, too, until every output has delivered it, so that the
-//! end of the program at any moment loses none.
+//! which is on disk before anybody is told. The [`courier`] sends what is worth the most of what was attempted the least;
+//! what came of it, or that it was given up, is the image's last event. That one is on disk, too, until every output has
+//! delivered it, so that the end of the program at any moment loses none.
 
 mod clock;
 mod courier;
@@ -72,6 +72,7 @@ enum Command {
         kept: oneshot::Sender<Result<(), NotKept>>,
     },
     Release(Uuid),
+    Attempted(Uuid),
     Next(oneshot::Sender<Option<(Entry, Bytes)>>),
     Finish {
         entry: Box<Entry>,
@@ -163,7 +164,12 @@ impl Queue {
         self.news.notify_one();
     }
 
-    /// The image that is worth the most, where one waits.
+    /// An attempt at an image failed, maybe by its doing: others go first.
+    async fn attempted(&self, id: Uuid) {
+        let _ = self.commands.send(Command::Attempted(id)).await;
+    }
+
+    /// The image that is sent next, where one waits.
     async fn next(&self) -> Option<(Entry, Bytes)> {
         let (next, answer) = oneshot::channel();
         let _ = self.commands.send(Command::Next(next)).await;
@@ -244,6 +250,7 @@ impl Keeper {
                         }
                     }
                     Command::Release(id) => self.order.hold(id, false),
+                    Command::Attempted(id) => self.order.attempted(id),
                     Command::Finish { entry, record } => {
                         if self.order.remove(entry.id) {
                             let outcome = match record {

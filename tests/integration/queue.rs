@@ -7,12 +7,20 @@ use outpost_tests::{
 };
 use serde_json::Value;
 
-use crate::run::{Device, json, lines, until};
+use crate::{
+    run::{Device, json, lines, until},
+    security::issue,
+};
 
 fn cloud(address: SocketAddr, certificates: &CertificateFolder) -> CloudService {
+    cloud_with(address, certificates, "")
+}
+
+/// A cloud with `more` in its configuration.
+fn cloud_with(address: SocketAddr, certificates: &CertificateFolder, more: &str) -> CloudService {
     let models = repository().join("models");
     let config = format!(
-        "address = \"{address}\"\nmodels = {models:?}\nnetworks = [\"cifar10-resnet\"]\n[tls]\ncertificate = \"server.pem\"\nkey = \"server.key\"\n"
+        "address = \"{address}\"\nmodels = {models:?}\nnetworks = [\"cifar10-resnet\"]\n[tls]\ncertificate = \"server.pem\"\nkey = \"server.key\"\n{more}"
     );
     CloudService::start_from(certificates, &config, |_| {})
 }
@@ -153,6 +161,43 @@ fn images_that_wait_too_long_or_find_no_room_keep_the_devices_answer() {
     }
     let too_old = "outpost_edge_queue_left_total{outcome=\"TooOld\"}";
     assert!(device.metric(too_old).unwrap() > 0.0);
+    device.end();
+}
+
+#[test]
+fn images_wait_until_the_cloud_that_refused_the_device_knows_it() {
+    let certificates = CertificateFolder::valid();
+    let identity = issue(&certificates, "good.token");
+    fs::write(certificates.file("identities.toml"), identity).unwrap();
+    let address = free_address();
+    let access = "[access]\nidentities = \"identities.toml\"\n";
+    let _cloud = cloud_with(address, &certificates, access);
+    let token = certificates.file("token");
+    fs::write(&token, "not-the-right-one").unwrap();
+    let with_token = format!("[cloud]\ntoken = {token:?}\n");
+    let config = config(address, &certificates, "").replace("[cloud]\n", &with_token);
+    let device = Device::start_in(folder(), &format!("reload_seconds = 1\n{config}"));
+    let mut refused = 0;
+    for image in some_cifar(20) {
+        let encoded = fs::read(image).unwrap();
+        let answer = json(device.post("/v1/classify", "image/jpeg", &encoded));
+        assert_eq!(answer["site"], "device", "{answer}");
+        let is_refused = text(&answer, "reason") == "fallback:rejected";
+        assert_eq!(answer["final"], !is_refused, "{answer}");
+        refused += usize::from(is_refused);
+    }
+    assert!(refused > 2, "{refused}");
+    fs::copy(certificates.file("good.token"), &token).unwrap();
+    let answers = device.folder.path().join("answers.jsonl");
+    let corrections = until("the cloud's answers", || {
+        let mut events = lines(&answers);
+        events.retain(|event| event["kind"] == "correction");
+        (events.len() == refused).then_some(events)
+    });
+    for event in corrections {
+        assert_eq!(text(&event, "site"), "cloud");
+    }
+    assert_one_final(&lines(&answers));
     device.end();
 }
 

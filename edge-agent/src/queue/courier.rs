@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use outpost_cascade::Mode;
-use tokio::time::timeout;
+use outpost_cascade::{FallbackCause, Mode};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Entry, Queue};
 use crate::{in_charge::InCharge, metrics::Metrics};
 
-/// Pauses after an attempt in vain: the first, and the longest. An image that the cloud answers meanwhile ends a pause.
+/// Pauses after an attempt in vain: the first, and the longest. Where nobody was there, an image that the cloud answers
+/// meanwhile ends a pause.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 /// Sends images until `ending`. What is under way then stays for the next start.
@@ -46,29 +47,94 @@ impl Courier {
                 let _ = timeout(longest, self.queue.news.notified()).await;
                 continue;
             };
-            if self.send(entry, image).await {
-                pause = first;
-                continue;
+            match self.send(entry, image).await {
+                Sent::Over => {
+                    pause = first;
+                    continue;
+                }
+                Sent::ToNobody => {
+                    let _ = timeout(pause, self.queue.news.notified()).await;
+                }
+                // That the cloud answers others is no reason to send this one again.
+                Sent::InVain => sleep(pause).await,
             }
-            let _ = timeout(pause, self.queue.news.notified()).await;
             pause = (2 * pause).min(longest);
         }
     }
 
-    /// Asks about one image; gives whether the next may be asked about at once.
-    async fn send(&self, entry: Entry, image: Bytes) -> bool {
+    /// Asks about one image.
+    async fn send(&self, entry: Entry, image: Bytes) -> Sent {
         let asked = self.agent.get().ask(&entry, image).await;
-        match asked {
+        let cause = match asked {
             Ok(record) => {
                 self.metrics.corrected(&entry.record, &record);
                 self.queue.finish(entry, Some(record)).await;
-                true
+                return Sent::Over;
             }
-            Err(cause) if cause.may_pass() => false,
-            Err(cause) => {
+            Err(cause) => cause,
+        };
+        let sent = Sent::that_failed(cause);
+        match sent {
+            Sent::Over => {
                 tracing::warn!(id = %entry.id, %cause, "the cloud does not take an image that waited: what the device said holds");
                 self.queue.finish(entry, None).await;
-                true
+            }
+            Sent::ToNobody => {}
+            Sent::InVain => self.queue.attempted(entry.id).await,
+        }
+        sent
+    }
+}
+
+/// What an attempt means for its image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    /// It waits no longer.
+    Over,
+    /// It waits: nobody was there, which says nothing about it.
+    ToNobody,
+    /// It waits, behind others: it may be what failed, by its size or by what it does to the cloud, or its node may be.
+    InVain,
+}
+
+impl Sent {
+    fn that_failed(cause: FallbackCause) -> Self {
+        match cause {
+            FallbackCause::CircuitOpen
+            | FallbackCause::Unreachable
+            | FallbackCause::Certificate => Self::ToNobody,
+            // Nobody takes images for its node, until the configuration is changed back.
+            FallbackCause::NoCloud => Self::InVain,
+            cause if cause.may_pass() => Self::InVain,
+            _ => Self::Over,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_the_images_own_fault_ends_it_and_what_may_be_lets_others_go_first() {
+        use FallbackCause as C;
+        for (causes, sent) in [
+            (&[C::Unusable, C::Unsendable, C::Private][..], Sent::Over),
+            (
+                &[C::Unreachable, C::CircuitOpen, C::Certificate],
+                Sent::ToNobody,
+            ),
+            (
+                &[C::Rejected, C::BadReply, C::NoCloud, C::Unavailable],
+                Sent::InVain,
+            ),
+            (
+                &[C::Deadline, C::ConnectionLost, C::Overloaded, C::Budget],
+                Sent::InVain,
+            ),
+        ] {
+            for &cause in causes {
+                assert_eq!(Sent::that_failed(cause), sent, "{cause}");
             }
         }
     }

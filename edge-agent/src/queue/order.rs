@@ -1,6 +1,7 @@
 //! Which image is sent next, and which makes way.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeSet, HashMap},
     time::Duration,
 };
@@ -13,10 +14,14 @@ use uuid::Uuid;
 #[derive(Debug)]
 pub(super) struct Order {
     by_value: BTreeSet<(u32, Uuid)>,
+    by_turn: BTreeSet<Turn>,
     waiting: HashMap<Uuid, Waiting>,
     bytes: u64,
     bounds: Bounds,
 }
+
+/// When an image is sent, the greatest first: by the fewest attempts in vain, then by value.
+type Turn = (Reverse<u32>, u32, Uuid);
 
 /// How much may wait, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -29,16 +34,25 @@ pub(super) struct Bounds {
 struct Waiting {
     value: u32,
     bytes: u64,
+    /// Attempts that failed, maybe by its doing. A start of the program forgets them.
+    attempts: u32,
     /// When it is too old, on the clock of the caller.
     until: Duration,
     /// Whether it waits for a call that is under way.
     is_held: bool,
 }
 
+impl Waiting {
+    fn turn(&self, id: Uuid) -> Turn {
+        (Reverse(self.attempts), self.value, id)
+    }
+}
+
 impl Order {
     pub(super) fn new(bounds: Bounds) -> Self {
         Self {
             by_value: BTreeSet::new(),
+            by_turn: BTreeSet::new(),
             waiting: HashMap::new(),
             bytes: 0,
             bounds,
@@ -63,9 +77,11 @@ impl Order {
         let waiting = Waiting {
             value,
             bytes,
+            attempts: 0,
             until: now + left,
             is_held: false,
         };
+        self.by_turn.insert(waiting.turn(id));
         self.waiting.insert(id, waiting);
         self.bytes += bytes;
         let mut making_way = Vec::new();
@@ -84,6 +100,7 @@ impl Order {
             return false;
         };
         self.by_value.remove(&(waiting.value, id));
+        self.by_turn.remove(&waiting.turn(id));
         self.bytes -= waiting.bytes;
         true
     }
@@ -95,10 +112,19 @@ impl Order {
         }
     }
 
-    /// The image that is worth the most and may be sent.
+    /// An attempt at an image failed, maybe by its doing: those with fewer such attempts go before it.
+    pub(super) fn attempted(&mut self, id: Uuid) {
+        if let Some(waiting) = self.waiting.get_mut(&id) {
+            self.by_turn.remove(&waiting.turn(id));
+            waiting.attempts += 1;
+            self.by_turn.insert(waiting.turn(id));
+        }
+    }
+
+    /// Of the images that may be sent and were attempted the least, the one that is worth the most.
     pub(super) fn next(&self) -> Option<Uuid> {
         let is_free = |id: &Uuid| !self.waiting[id].is_held;
-        self.by_value.iter().rev().map(|&(_, id)| id).find(is_free)
+        self.by_turn.iter().rev().map(|&(.., id)| id).find(is_free)
     }
 
     /// Takes out those that are too old at `now`.
@@ -156,6 +182,30 @@ mod tests {
         }
         assert_eq!(sent, [3, 1, 2, 4]);
         assert_eq!((order.images(), order.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn one_that_was_attempted_lets_others_go_first_and_keeps_its_room() {
+        let mut order = order(3);
+        for (number, value) in [(1, 0.9), (2, 0.5), (3, 0.1)] {
+            insert(&mut order, number, value, 1);
+        }
+        let mut attempted = Vec::new();
+        for _ in 0..5 {
+            let next = order.next().unwrap();
+            attempted.push(next.as_u128());
+            order.attempted(next);
+        }
+        assert_eq!(attempted, [1, 2, 3, 1, 2]);
+        // One that has left meanwhile.
+        order.attempted(id(7));
+        assert_eq!(insert(&mut order, 4, 0.2, 1), [3]);
+        assert_eq!(order.next(), Some(id(4)));
+        for number in [4, 1, 2] {
+            assert_eq!(order.next(), Some(id(number)));
+            assert!(order.remove(id(number)));
+        }
+        assert_eq!(order.next(), None);
     }
 
     #[test]
