@@ -10,7 +10,13 @@ mod courier;
 mod order;
 mod store;
 
-use std::{io, mem, path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{
+    io, mem,
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use outpost_offload::Kind;
@@ -29,10 +35,12 @@ use clock::QueueClock;
 pub(crate) use courier::carry;
 use order::{Bounds, Order};
 pub(crate) use store::Entry;
-use store::{Store, Write};
+use store::{Left, Store, Write};
 
 /// Commands that may wait for the thread; whoever has another waits with it.
 const COMMANDS: usize = 64;
+/// Pause between attempts to open the file. The courier asks as often.
+const OPEN_EVERY: Duration = Duration::from_secs(30);
 
 /// The queue cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +57,9 @@ pub(crate) enum NotKept {
     /// Those that wait are worth more, and there is no room beside them.
     #[error("there is no room beside images that are worth more")]
     NoRoom,
+    /// The file could not be opened yet.
+    #[error("the queue could not be opened yet")]
+    NotOpen,
     /// The file cannot be written.
     #[error(transparent)]
     Store(Arc<redb::Error>),
@@ -82,42 +93,41 @@ enum Command {
 }
 
 impl Queue {
-    /// Opens the queue and announces what may not have been delivered when the program last ended. Gives the thread, which
-    /// ends once all ways to the queue are gone.
+    /// Opens the queue and announces what may not have been delivered when the program last ended; where the disk has no room
+    /// or fails, that comes later. Gives the thread, which ends once all ways to the queue are gone.
     ///
     /// # Errors
-    /// [`QueueError`], which names the file.
+    /// [`QueueError`], which names the file, where the configuration, or who else uses the file, is at fault.
     pub(crate) fn open(
         config: &QueueConfig,
         announcer: Announcer,
         metrics: Metrics,
     ) -> Result<(Self, thread::JoinHandle<()>), QueueError> {
-        let failed = |source: redb::Error| QueueError {
-            path: config.path.clone(),
-            advice: advice(&source),
-            source: Box::new(source),
-        };
-        let mut store = Store::open(&config.path).map_err(failed)?;
-        let (entries, finals) = store.load().map_err(failed)?;
-        let mark = store.mark().map_err(failed)?;
         let (commands, received) = mpsc::channel(COMMANDS);
         let (announce, mut announced) = mpsc::unbounded_channel::<Event>();
         let mut keeper = Keeper {
-            store,
+            store: Store::new(&config.path),
+            opens_at: None,
             order: Order::new(Bounds {
                 bytes: config.max_bytes,
                 age: Duration::from_secs_f64(config.max_age_hours * 3600.0),
             }),
-            clock: QueueClock::after(mark.as_ref()),
+            clock: QueueClock::after(None),
             unwritten: Vec::new(),
             announce,
             metrics,
         };
-        tracing::info!(
-            queue = %config.path.display(), images = entries.len(),
-            "images that found no cloud wait here"
-        );
-        keeper.begin(&entries, finals);
+        match keeper.open() {
+            Ok(()) => {}
+            Err(error) if may_pass(&error) => keeper.do_without(&error),
+            Err(source) => {
+                return Err(QueueError {
+                    path: config.path.clone(),
+                    advice: advice(&source),
+                    source: Box::new(source),
+                });
+            }
+        }
         // What is announced is delivered in order, and then forgotten. What an output gives up stays for the next start.
         let delivered = commands.downgrade();
         tokio::spawn(async move {
@@ -187,6 +197,8 @@ impl Queue {
 /// The thread that has the file.
 struct Keeper {
     store: Store,
+    /// When it is tried next to open the file; none once it was opened.
+    opens_at: Option<Instant>,
     order: Order,
     /// By which images grow old.
     clock: QueueClock,
@@ -203,10 +215,21 @@ enum Waiter {
 }
 
 impl Keeper {
-    /// Takes up what an earlier run of the program left.
-    fn begin(&mut self, entries: &[Entry], finals: Vec<Event>) {
+    /// Opens the file and takes up what an earlier run of the program left.
+    fn open(&mut self) -> Result<(), redb::Error> {
+        let Left {
+            entries,
+            finals,
+            mark,
+        } = self.store.load()?;
+        tracing::info!(
+            queue = %self.store.path().display(), images = entries.len(),
+            "images that found no cloud wait here"
+        );
+        self.opens_at = None;
+        self.clock = QueueClock::after(mark.as_ref());
         let mut given_up = Vec::new();
-        for entry in entries {
+        for entry in &entries {
             let making_way = self.insert(entry, entry.age(self.clock.now()));
             given_up.extend(making_way);
         }
@@ -215,10 +238,32 @@ impl Keeper {
         }
         self.give_up(&given_up, QueueOutcome::NoRoom);
         self.settle(Vec::new(), Vec::new());
+        Ok(())
+    }
+
+    /// Keeps no images until the file can be opened.
+    fn do_without(&mut self, error: &redb::Error) {
+        self.opens_at = Some(Instant::now() + OPEN_EVERY);
+        self.metrics.queue_failed();
+        tracing::error!(
+            queue = %self.store.path().display(), %error,
+            "images that find no cloud are not kept until the queue can be opened: {}", advice(error)
+        );
+    }
+
+    /// Opens the file where it is not open and it is time to try again.
+    fn open_late(&mut self) {
+        if self.opens_at.is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        if let Err(error) = self.open() {
+            self.do_without(&error);
+        }
     }
 
     fn keep(mut self, mut commands: mpsc::Receiver<Command>) {
         while let Some(first) = commands.blocking_recv() {
+            self.open_late();
             let mut changes = Vec::new();
             let mut waiters = Vec::new();
             let mut next = None;
@@ -226,6 +271,9 @@ impl Keeper {
             // What has come meanwhile goes to the disk in one go.
             while let Some(one) = command {
                 match one {
+                    Command::Keep { kept, .. } if self.opens_at.is_some() => {
+                        let _ = kept.send(Err(NotKept::NotOpen));
+                    }
                     Command::Keep {
                         mut entry,
                         image,
@@ -370,6 +418,26 @@ fn last(entry: Entry, record: Option<Record>) -> Event {
     }
 }
 
+/// Whether the file may be opened later: the disk is at fault, and not what the configuration says.
+fn may_pass(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::Io(error) => !is_of_the_path(error.kind()),
+        redb::Error::PreviousIo => true,
+        _ => false,
+    }
+}
+
+/// Whether a path is wrong, or its folder.
+fn is_of_the_path(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::NotFound
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+    )
+}
+
 /// What to do about an error.
 fn advice(error: &redb::Error) -> &'static str {
     let kind = match error {
@@ -381,10 +449,141 @@ fn advice(error: &redb::Error) -> &'static str {
         _ => io::ErrorKind::InvalidData,
     };
     match kind {
-        io::ErrorKind::StorageFull => "the disk is full: make room, or lower `queue.max_bytes`",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "the disk is full: make room, or lower `queue.max_bytes`"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "the disk is read-only: mount it for writing, or name another place as `queue.path`"
+        }
         io::ErrorKind::InvalidData => {
             "it is no queue of this version: move it away, and a new one is begun"
         }
-        _ => "make its folder, and give this program the right to write there",
+        kind if is_of_the_path(kind) => {
+            "make its folder, and give this program the right to write there"
+        }
+        _ => "the disk fails: see the system's log",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink, path::Path};
+
+    use super::*;
+    use crate::{agent::Unsent, record::FailureCause};
+
+    fn keeper(path: &Path) -> (Keeper, mpsc::UnboundedReceiver<Event>) {
+        let (announce, announced) = mpsc::unbounded_channel();
+        let keeper = Keeper {
+            store: Store::new(path),
+            opens_at: None,
+            order: Order::new(Bounds {
+                bytes: 1000,
+                age: Duration::from_secs(3600),
+            }),
+            clock: QueueClock::after(None),
+            unwritten: Vec::new(),
+            announce,
+            metrics: Metrics::default(),
+        };
+        (keeper, announced)
+    }
+
+    fn entry(id: u128) -> (Entry, Bytes) {
+        let record = Record::Failed {
+            image: "x".to_owned(),
+            cause: FailureCause::NotAnImage,
+            error: "y".to_owned(),
+        };
+        let unsent = Unsent {
+            encoded: Bytes::from_static(b"an image"),
+            node: "large".to_owned(),
+            value: 0.5,
+        };
+        let entry = Entry::new(Uuid::from_u128(id), "api", &record, &unsent);
+        (entry, unsent.encoded)
+    }
+
+    /// What a keeper says to an image, the last thing that it does.
+    fn keep(keeper: Keeper) -> Result<(), NotKept> {
+        let (entry, image) = entry(1);
+        let (commands, received) = mpsc::channel(1);
+        let (kept, answer) = oneshot::channel();
+        let command = Command::Keep {
+            entry: Box::new(entry),
+            image,
+            kept,
+        };
+        assert!(commands.blocking_send(command).is_ok());
+        drop(commands);
+        keeper.keep(received);
+        answer.blocking_recv().unwrap()
+    }
+
+    #[tokio::test]
+    async fn last_events_that_an_output_gives_up_are_said_again_at_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = QueueConfig {
+            path: folder.path().join("queue.redb"),
+            ..QueueConfig::default()
+        };
+        for start in 0..2 {
+            let (output, mut taken) = mpsc::channel(1);
+            let announcer = Announcer::new([output]);
+            let (queue, thread) = Queue::open(&config, announcer, Metrics::default()).unwrap();
+            if start == 0 {
+                for id in [1, 2] {
+                    let (entry, image) = entry(id);
+                    queue.keep(entry.clone(), image).await.unwrap();
+                    queue.finish(entry, None).await;
+                }
+            }
+            // The second comes once the first is over.
+            for id in [1, 2] {
+                let event = taken.recv().await.unwrap();
+                assert_eq!(event.id.as_u128(), id);
+            }
+            drop(queue);
+            let ended = tokio::task::spawn_blocking(|| thread.join());
+            ended.await.unwrap().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_disk_that_fails_at_the_start_is_tried_again_and_until_then_nothing_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("disk");
+        let path = disk.join("queue.redb");
+        // One on which nothing can be done: it leads to itself.
+        symlink(&disk, &disk).unwrap();
+        let without = || {
+            let (mut keeper, announced) = keeper(&path);
+            let error = keeper.open().unwrap_err();
+            assert!(may_pass(&error), "{error}");
+            keeper.do_without(&error);
+            (keeper, announced)
+        };
+        assert!(matches!(keep(without().0), Err(NotKept::NotOpen)));
+        let (mut keeper, _announced) = without();
+        fs::remove_file(&disk).unwrap();
+        fs::create_dir(&disk).unwrap();
+        keeper.open_late();
+        assert!(keeper.opens_at.is_some(), "too soon");
+        keeper.opens_at = Some(Instant::now());
+        keeper.open_late();
+        assert!(keeper.opens_at.is_none());
+        keep(keeper).unwrap();
+    }
+
+    #[test]
+    fn what_the_configuration_says_wrong_does_not_pass() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut of_no_folder, _announced) = keeper(&folder.path().join("no/such/queue"));
+        assert!(!may_pass(&of_no_folder.open().unwrap_err()));
+        let path = folder.path().join("queue.redb");
+        let (mut first, _announced) = keeper(&path);
+        first.open().unwrap();
+        let (mut second, _announced) = keeper(&path);
+        assert!(!may_pass(&second.open().unwrap_err()));
     }
 }

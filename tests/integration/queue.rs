@@ -201,10 +201,8 @@ fn images_wait_until_the_cloud_that_refused_the_device_knows_it() {
     device.end();
 }
 
-/// Runs a device in a file system of 2 MB, which only root may make.
-#[test]
-fn a_full_disk_costs_no_image_its_answer() {
-    let certificates = CertificateFolder::valid();
+/// A folder for a file system of 2 MB, which only root may make; none for others.
+fn small_disk() -> Option<tempfile::TempDir> {
     let disk = tempfile::tempdir().unwrap();
     let may_mount = Command::new("unshare")
         .args(["--mount", "mount", "-t", "tmpfs", "none"])
@@ -213,22 +211,31 @@ fn a_full_disk_costs_no_image_its_answer() {
         .is_ok_and(|status| status.success());
     if !may_mount {
         eprintln!("SKIPPED: only root can mount a small file system");
-        return;
+        return None;
     }
-    let queue = format!("path = {:?}", disk.path().join("queue.redb"));
-    let config = config(free_address(), &certificates, &queue);
+    Some(disk)
+}
+
+/// Runs a device whose queue is on such a disk, which has only as much room as the command `first` leaves.
+fn device_on(disk: &Path, first: &str, certificates: &CertificateFolder) -> Device {
+    let queue = format!("path = {:?}", disk.join("queue.redb"));
+    let config = config(free_address(), certificates, &queue);
     let script = format!(
-        "mount -t tmpfs -o size=2m none {0} && exec \"$@\"",
-        disk.path().display()
+        "mount -t tmpfs -o size=2m none {} && {{ {first}; exec \"$@\"; }}",
+        disk.display()
     );
-    let wrapped = |program: &Path| {
-        let mut command = Command::new("unshare");
-        command
-            .args(["--mount", "sh", "-c", &script, "sh"])
-            .arg(program);
-        command
-    };
-    let device = Device::start_as(folder(), &config, wrapped(&program("edge-agent")));
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", &script, "sh"])
+        .arg(program("edge-agent"));
+    Device::start_as(folder(), &config, command)
+}
+
+#[test]
+fn a_full_disk_costs_no_image_its_answer() {
+    let Some(disk) = small_disk() else { return };
+    let certificates = CertificateFolder::valid();
+    let device = device_on(disk.path(), "true", &certificates);
     // Noise after the image's end takes room, and is as good as any metadata.
     let image = fs::read(&some_cifar(1)[0]).unwrap();
     let padded = [image, vec![7; 300_000]].concat();
@@ -247,6 +254,50 @@ fn a_full_disk_costs_no_image_its_answer() {
 }
 
 #[test]
+fn a_disk_that_is_full_at_the_start_costs_no_image_its_answer() {
+    let Some(disk) = small_disk() else { return };
+    let certificates = CertificateFolder::valid();
+    let fill = format!("cat /dev/zero > {}/full", disk.path().display());
+    let device = device_on(disk.path(), &fill, &certificates);
+    let mut not_kept = 0.0;
+    for image in some_cifar(20) {
+        let encoded = fs::read(image).unwrap();
+        let answer = json(device.post("/v1/classify", "image/jpeg", &encoded));
+        assert_eq!(
+            (text(&answer, "site"), &answer["final"]),
+            ("device", &true.into())
+        );
+        not_kept += f64::from(u8::from(text(&answer, "reason") != "confident"));
+    }
+    assert!(not_kept > 2.0, "{not_kept}");
+    let left = "outpost_edge_queue_left_total{outcome=\"NotKept\"}";
+    assert_eq!(device.metric(left), Some(not_kept));
+    assert!(device.metric("outpost_edge_queue_failures_total ").unwrap() > 0.0);
+    let (log, _) = device.end();
+    assert!(log.contains("the disk is full: make room"), "{log}");
+}
+
+#[test]
+fn a_damaged_queue_is_set_aside_and_a_new_one_begun() {
+    let certificates = CertificateFolder::valid();
+    let folder = folder();
+    fs::write(folder.path().join("queue.redb"), "a text").unwrap();
+    let device = Device::start_in(folder, &config(free_address(), &certificates, ""));
+    let mut kept = 0.0;
+    for image in some_cifar(20) {
+        let encoded = fs::read(image).unwrap();
+        let answer = json(device.post("/v1/classify", "image/jpeg", &encoded));
+        kept += f64::from(u8::from(answer["final"] == false));
+    }
+    assert!(kept > 2.0, "{kept}");
+    assert_eq!(device.metric("outpost_edge_queue_images "), Some(kept));
+    let (log, folder) = device.end();
+    let aside = folder.path().join("queue.redb.damaged");
+    assert!(log.contains(aside.to_str().unwrap()), "{log}");
+    assert_eq!(fs::read(aside).unwrap(), b"a text");
+}
+
+#[test]
 fn a_queue_that_cannot_be_used_is_refused_at_the_start() {
     let certificates = CertificateFolder::valid();
     let refused = |folder: &tempfile::TempDir, queue: &str, says: &str| {
@@ -258,9 +309,6 @@ fn a_queue_that_cannot_be_used_is_refused_at_the_start() {
     refused(&folder(), "path = \"no/such/queue\"", "make its folder");
     refused(&folder(), "max_bytes = 0", "queue.max_bytes");
     refused(&folder(), "max_age_hours = -1.0", "queue.max_age_hours");
-    let no_queue = folder();
-    fs::write(no_queue.path().join("queue.redb"), "a text").unwrap();
-    refused(&no_queue, "", "it is no queue of this version");
     // Of another device that runs.
     let device = Device::start_in(folder(), &config(free_address(), &certificates, ""));
     let taken = format!("path = {:?}", device.folder.path().join("queue.redb"));

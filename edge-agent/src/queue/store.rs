@@ -1,7 +1,10 @@
 //! The images that wait, on disk: every change is there whole or not at all, whatever ends the program.
+//!
+//! A new file gets its name once it is whole; one that is damaged is set aside, and a new one begun.
 
 use std::{
-    fs::File,
+    fs::{self, File},
+    io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -24,6 +27,12 @@ const FINALS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("finals");
 /// The queue's time as it was last written, a [`Mark`] as JSON under [`THE_MARK`].
 const CLOCK: TableDefinition<'_, u8, &[u8]> = TableDefinition::new("clock");
 const THE_MARK: u8 = 0;
+/// Tables of the file.
+const TABLES: usize = 4;
+/// What the name of a file ends with that is not whole yet.
+const NEW: &str = ".new";
+/// What the name of a damaged file ends with, once it is set aside. The newest is kept.
+const DAMAGED: &str = ".damaged";
 /// Memory for pages of the file; it is hardly read.
 const CACHE_BYTES: usize = 1 << 20;
 
@@ -87,41 +96,42 @@ pub(super) enum Write {
 #[derive(Debug)]
 pub(super) struct Store {
     path: PathBuf,
-    /// None after an error, until it is opened again.
+    /// None at first, and after an error, until it is opened.
     database: Option<Database>,
 }
 
+/// What an earlier run of the program left.
+pub(super) struct Left {
+    /// The images that wait.
+    pub(super) entries: Vec<Entry>,
+    /// The last events that may not have been delivered.
+    pub(super) finals: Vec<Event>,
+    /// The queue's time as it was last written.
+    pub(super) mark: Option<Mark>,
+}
+
 impl Store {
-    pub(super) fn open(path: &Path) -> Result<Self, redb::Error> {
-        let mut store = Self {
+    /// The file at `path`, which is opened once something is done with it.
+    pub(super) fn new(path: &Path) -> Self {
+        Self {
             path: path.to_owned(),
             database: None,
-        };
-        store.attempt(|_| Ok(()))?;
-        Ok(store)
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The images that wait, and the last events that may not have been delivered.
-    pub(super) fn load(&mut self) -> Result<(Vec<Entry>, Vec<Event>), redb::Error> {
-        self.attempt(|database| {
-            let reading = database.begin_read()?;
-            Ok((
-                all(&reading.open_table(ENTRIES)?)?,
-                all(&reading.open_table(FINALS)?)?,
-            ))
-        })
-    }
-
-    /// The queue's time as it was last written.
-    pub(super) fn mark(&mut self) -> Result<Option<Mark>, redb::Error> {
-        self.attempt(|database| {
-            let mark = database.begin_read()?.open_table(CLOCK)?.get(THE_MARK)?;
-            Ok(mark.and_then(|mark| read(mark.value())))
-        })
+    /// What an earlier run of the program left.
+    pub(super) fn load(&mut self) -> Result<Left, redb::Error> {
+        match self.attempt(left) {
+            Err(error) if is_damage(&error) => {
+                set_aside(&self.path, &error)?;
+                self.attempt(left)
+            }
+            loaded => loaded,
+        }
     }
 
     /// What is known about an image that waits.
@@ -199,22 +209,116 @@ impl Store {
     }
 }
 
+fn left(database: &Database) -> Result<Left, redb::Error> {
+    let reading = database.begin_read()?;
+    let mark = reading.open_table(CLOCK)?.get(THE_MARK)?;
+    Ok(Left {
+        entries: all(&reading.open_table(ENTRIES)?)?,
+        finals: all(&reading.open_table(FINALS)?)?,
+        mark: mark.and_then(|mark| read(mark.value())),
+    })
+}
+
+/// Opens the file, or begins one where there is none that is whole.
 fn open(path: &Path) -> Result<Database, redb::Error> {
+    match open_present(path) {
+        Err(redb::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => begin(path),
+        Err(error) if is_damage(&error) => {
+            set_aside(path, &error)?;
+            begin(path)
+        }
+        opened => opened,
+    }
+}
+
+/// Opens a file that is there. Writes nothing where that is not needed: the disk may be full.
+fn open_present(path: &Path) -> Result<Database, redb::Error> {
+    let database = Database::builder().set_cache_size(CACHE_BYTES).open(path)?;
+    let tables = database.begin_read()?.list_tables()?.count();
+    if tables < TABLES {
+        // Of an earlier version of the program.
+        add_tables(&database)?;
+    }
+    Ok(database)
+}
+
+/// Begins a file beside the path, and gives it its name once it is whole: a full disk, or the end of the program, leaves
+/// nothing that a later start could take for the queue.
+fn begin(path: &Path) -> Result<Database, redb::Error> {
+    let new = beside(path, NEW);
+    let named = create(&new).and_then(|database| {
+        fs::rename(&new, path)?;
+        let folder = path.parent().filter(|folder| *folder != Path::new(""));
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+        Ok(database)
+    });
+    if named.is_err() {
+        // Its room is others'.
+        let _ = fs::remove_file(&new);
+    }
+    named
+}
+
+/// Makes an empty queue, in place of what an earlier attempt left.
+fn create(path: &Path) -> Result<Database, redb::Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
     // Images are for nobody else to read.
     let mut options = File::options();
-    options.read(true).write(true).create(true).mode(0o600);
-    options.open(path).map_err(redb::Error::Io)?;
+    options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
     let database = Database::builder()
         .set_cache_size(CACHE_BYTES)
         .create(path)?;
-    // So that reading finds them.
+    add_tables(&database)?;
+    Ok(database)
+}
+
+/// Adds the tables, so that reading finds them.
+fn add_tables(database: &Database) -> Result<(), redb::Error> {
     let writing = database.begin_write()?;
     for table in [IMAGES, ENTRIES, FINALS] {
         writing.open_table(table)?;
     }
     writing.open_table(CLOCK)?;
     writing.commit()?;
-    Ok(database)
+    Ok(())
+}
+
+/// Whether a file is no queue, or not a whole one.
+fn is_damage(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::Corrupted(_) => true,
+        redb::Error::Io(error) => matches!(
+            error.kind(),
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+        ),
+        _ => false,
+    }
+}
+
+/// Moves a damaged file out of the way.
+fn set_aside(path: &Path, error: &redb::Error) -> Result<(), redb::Error> {
+    let aside = beside(path, DAMAGED);
+    fs::rename(path, &aside)?;
+    tracing::error!(
+        queue = %path.display(), aside = %aside.display(), %error,
+        "the queue is damaged and was set aside: a new one is begun without the images in it; look after the disk, and remove what \
+         was set aside"
+    );
+    Ok(())
+}
+
+/// The path of a file with a longer name.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {
@@ -236,4 +340,103 @@ fn all<T: for<'de> Deserialize<'de>>(
         rows.extend(read(row?.1.value()));
     }
     Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::record::{FailureCause, Record};
+
+    fn keep(store: &mut Store) -> Result<(), redb::Error> {
+        let record = Record::Failed {
+            image: "x".to_owned(),
+            cause: FailureCause::NotAnImage,
+            error: "y".to_owned(),
+        };
+        let unsent = Unsent {
+            encoded: Bytes::from_static(b"an image"),
+            node: "large".to_owned(),
+            value: 0.5,
+        };
+        let entry = Entry::new(Uuid::now_v7(), "api", &record, &unsent);
+        store.write(&[Write::Keep(Box::new(entry), unsent.encoded)])
+    }
+
+    /// A path in a new folder, and a queue there with one image.
+    fn kept() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queue.redb");
+        keep(&mut Store::new(&path)).unwrap();
+        (folder, path)
+    }
+
+    fn images(path: &Path) -> usize {
+        Store::new(path).load().unwrap().entries.len()
+    }
+
+    #[test]
+    fn what_was_kept_is_there_at_the_next_start_and_nothing_beside_it() {
+        let (folder, path) = kept();
+        assert_eq!(images(&path), 1);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{mode:o}");
+    }
+
+    #[test]
+    fn a_file_that_was_not_finished_is_begun_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queue.redb");
+        fs::write(beside(&path, NEW), [0; 4096]).unwrap();
+        assert_eq!(images(&path), 0);
+        assert!(path.exists() && !beside(&path, NEW).exists());
+    }
+
+    #[test]
+    fn what_cannot_be_made_whole_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queue.redb");
+        // In its place there is what no file can replace.
+        fs::create_dir(&path).unwrap();
+        assert!(begin(&path).is_err());
+        assert!(!beside(&path, NEW).exists());
+    }
+
+    #[test]
+    fn a_damaged_file_is_set_aside_and_a_new_one_begun() {
+        let (_folder, path) = kept();
+        let whole = fs::read(&path).unwrap();
+        for damaged in [
+            whole[..whole.len() / 2].to_vec(),
+            whole[..20].to_vec(),
+            vec![0; whole.len()],
+            b"a text".to_vec(),
+            Vec::new(),
+        ] {
+            fs::write(&path, &damaged).unwrap();
+            let mut store = Store::new(&path);
+            assert!(store.load().unwrap().entries.is_empty());
+            // The newest is kept.
+            assert_eq!(fs::read(beside(&path, DAMAGED)).unwrap(), damaged);
+            keep(&mut store).unwrap();
+            drop(store);
+            assert_eq!(images(&path), 1);
+        }
+    }
+
+    #[test]
+    fn a_file_of_other_tables_is_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queue.redb");
+        let other = Database::create(&path).unwrap();
+        let writing = other.begin_write().unwrap();
+        let table: TableDefinition<'_, u8, u8> = TableDefinition::new("images");
+        writing.open_table(table).unwrap();
+        writing.commit().unwrap();
+        drop(other);
+        assert!(Store::new(&path).load().is_err());
+        assert!(path.exists() && !beside(&path, DAMAGED).exists());
+    }
 }
