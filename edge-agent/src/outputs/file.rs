@@ -3,7 +3,9 @@
 use std::{
     collections::{HashSet, VecDeque},
     fs::{self, File},
-    io::{self, Write},
+    io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
+    ops::Range,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -38,6 +40,10 @@ pub struct FileError {
 
 /// Images whose last events are remembered: far more than an end of the program can leave half done.
 const REMEMBERED: usize = 4096;
+/// Bytes that are looked at at a time for the last lines of a file.
+const BLOCK: usize = 64 << 10;
+/// Far more than an event has; a longer line, which is none of ours, is read in pieces of so many.
+const MOST_LINE_BYTES: u64 = 64 << 10;
 
 /// A file of lines that is never torn: a line is in it whole, or not at all.
 #[derive(Debug)]
@@ -70,22 +76,32 @@ impl Done {
         }
     }
 
-    /// Notes what a file says.
-    fn note_all(&mut self, lines: &[u8]) {
+    /// Notes what the last lines of a file say; gives where its whole lines end.
+    fn note_last(&mut self, mut file: &File) -> io::Result<u64> {
         #[derive(Deserialize)]
         struct Line {
             id: Uuid,
             #[serde(rename = "final")]
             is_final: bool,
         }
-        let lines = lines.rsplit(|&byte| byte == b'\n').take(2 * REMEMBERED);
-        let mut said: Vec<Uuid> = lines
-            .filter_map(|line| serde_json::from_slice::<Line>(line).ok())
-            .filter_map(|line| line.is_final.then_some(line.id))
-            .collect();
-        while let Some(id) = said.pop() {
-            self.note(id);
+        let lines = last_lines(file, 2 * REMEMBERED)?;
+        file.seek(SeekFrom::Start(lines.start))?;
+        let mut rest = BufReader::new(file).take(lines.end - lines.start);
+        let mut line = Vec::new();
+        while rest
+            .by_ref()
+            .take(MOST_LINE_BYTES)
+            .read_until(b'\n', &mut line)?
+            > 0
+        {
+            if let Ok(line) = serde_json::from_slice::<Line>(&line)
+                && line.is_final
+            {
+                self.note(line.id);
+            }
+            line.clear();
         }
+        Ok(lines.end)
     }
 }
 
@@ -97,7 +113,10 @@ impl RotatingFile {
         };
         let file = append_to(&config.path).map_err(failed)?;
         let mut done = Done::default();
-        done.note_all(&fs::read(older(&config.path, 1)).unwrap_or_default());
+        // One that is not there, or cannot be read, says nothing.
+        if let Ok(older) = File::open(older(&config.path, 1)) {
+            let _ = done.note_last(&older);
+        }
         Ok(Self {
             bytes: whole_lines(&config.path, &file, &mut done).map_err(failed)?,
             path: config.path.clone(),
@@ -156,15 +175,36 @@ fn append_to(path: &Path) -> io::Result<File> {
 
 /// Bytes of a file's whole lines, and of what images they are the end; what a crash left of one more line is cut off.
 fn whole_lines(path: &Path, file: &File, done: &mut Done) -> io::Result<u64> {
-    let bytes = fs::read(path)?;
-    let whole = bytes.iter().rposition(|&byte| byte == b'\n');
-    let whole = whole.map_or(0, |last| last as u64 + 1);
-    if whole < bytes.len() as u64 {
+    let written = File::open(path)?;
+    let whole = done.note_last(&written)?;
+    if whole < written.metadata()?.len() {
         tracing::warn!(file = %path.display(), "cut off half a line that a crash left");
         file.set_len(whole)?;
     }
-    done.note_all(&bytes[..whole as usize]);
     Ok(whole)
+}
+
+/// Where the last whole lines of a file are, so many at the most; it is read from its end, a block at a time.
+fn last_lines(file: &File, most: usize) -> io::Result<Range<u64>> {
+    let mut block = vec![0; BLOCK];
+    let mut ends = 0;
+    let mut last = None;
+    let mut unread = file.metadata()?.len();
+    while unread > 0 {
+        let block = &mut block[..unread.min(BLOCK as u64) as usize];
+        unread -= block.len() as u64;
+        file.read_exact_at(block, unread)?;
+        let newlines = block.iter().enumerate().rev();
+        for (at, _) in newlines.filter(|(_, byte)| **byte == b'\n') {
+            let end = unread + at as u64 + 1;
+            let last = *last.get_or_insert(end);
+            if ends == most {
+                return Ok(end..last);
+            }
+            ends += 1;
+        }
+    }
+    Ok(0..last.unwrap_or(0))
 }
 
 /// Writes events until there are no more; blocks. A line that cannot be written is tried again until it can, and holds
@@ -302,6 +342,34 @@ mod tests {
         file.add(b"next\n").unwrap();
         assert_eq!(read(folder.path(), "answers.jsonl"), "next\n");
         assert_eq!(read(folder.path(), "answers.jsonl.1"), "whole\n");
+    }
+
+    #[test]
+    fn of_a_large_file_the_last_lines_are_read_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("answers.jsonl");
+        let line = |id: u128| format!("{{\"id\":\"{}\",\"final\":true}}\n", Uuid::from_u128(id));
+        // A line that is none of ours, longer than several blocks, and one more line than is looked at.
+        let count = 2 * REMEMBERED as u128 + 1;
+        let foreign = "x".repeat(3 * BLOCK) + "\n";
+        let lines: Vec<String> = (0..count).map(line).collect();
+        let whole = foreign + &lines.concat();
+        fs::write(&path, whole.clone() + "{\"half").unwrap();
+        let first = whole.len() - lines[1..].concat().len();
+        let found = last_lines(&File::open(&path).unwrap(), 2 * REMEMBERED).unwrap();
+        assert_eq!(found, first as u64..whole.len() as u64);
+        let all = last_lines(&File::open(&path).unwrap(), usize::MAX).unwrap();
+        assert_eq!(all, 0..whole.len() as u64);
+
+        let file = open(folder.path(), 1 << 30, 1);
+        assert_eq!(file.bytes, whole.len() as u64);
+        assert_eq!(fs::metadata(&path).unwrap().len(), whole.len() as u64);
+        assert_eq!(file.done.in_order.len(), REMEMBERED);
+        assert_eq!(
+            file.done.in_order[0],
+            Uuid::from_u128(count - REMEMBERED as u128)
+        );
+        assert_eq!(file.done.in_order.back(), Some(&Uuid::from_u128(count - 1)));
     }
 
     #[test]
