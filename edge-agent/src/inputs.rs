@@ -45,7 +45,7 @@ pub(crate) fn watch(
     tasks: &TaskTracker,
 ) -> Result<(), InputError> {
     for folder in &config.folders {
-        let folder = folder::Folder::open(folder, intake.clone())?;
+        let folder = folder::Folder::open(folder, intake.clone(), metrics)?;
         tasks.spawn(folder.watch(ending.clone()));
     }
     for url in &config.urls {

@@ -18,7 +18,7 @@ use crate::{
     in_charge::InCharge,
     metrics::{Metrics, QueueOutcome},
     queue::{Entry, Queue},
-    record::Record,
+    record::{FailureCause, Record},
 };
 
 /// Takes up images and announces what came of them. Clones share it.
@@ -121,10 +121,18 @@ impl Intake {
     }
 
     /// Answers an image and announces the answer, or that there is none; where that is not final, what is follows later.
+    /// Of a file that cannot be opened for now nothing is announced: who has it brings it again.
     pub(crate) async fn take(&self, place: Place, input: Arc<str>, image: Image) -> Arc<Event> {
         let id = image.id.unwrap_or_else(Uuid::now_v7);
         let in_flight = self.metrics.taken(&input);
         let said = self.agent.get().answer(image).await;
+        if let Record::Failed {
+            cause: FailureCause::TooManyFiles,
+            ..
+        } = said.record
+        {
+            return Arc::new(Event::first(id, &input, said.record, false));
+        }
         self.metrics.said(&input, &said.record);
         drop(in_flight);
         if let (Some(queue), Record::Answered(answered)) = (&self.queue, &said.record)

@@ -1,5 +1,7 @@
 //! What is printed about an image: one JSON object a line.
 
+use std::io;
+
 use outpost_cascade::NoAnswer;
 use outpost_engine::{ImageError, PictureError};
 use outpost_offload::{Answered, error_chain};
@@ -30,6 +32,8 @@ pub enum Record {
 pub enum FailureCause {
     /// The file cannot be read.
     Unreadable,
+    /// The file cannot be opened for now: this program, or the system, has as many open as it may.
+    TooManyFiles,
     /// It has more bytes or pixels than the limits allow.
     TooLarge,
     /// It is empty, corrupt, or of a format that is not known.
@@ -45,6 +49,7 @@ impl FailureCause {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unreadable => "unreadable",
+            Self::TooManyFiles => "too-many-files",
             Self::TooLarge => "too-large",
             Self::NotAnImage => "not-an-image",
             Self::NetworkFailed => "network-failed",
@@ -54,6 +59,9 @@ impl FailureCause {
 
     fn of(error: &ImageError) -> Self {
         match error {
+            ImageError::Picture(PictureError::Read(error)) if is_too_many_files(error) => {
+                Self::TooManyFiles
+            }
             ImageError::Picture(PictureError::Read(_)) => Self::Unreadable,
             ImageError::Picture(PictureError::Decode(error)) => match error {
                 DecodeError::TooManyBytes { .. } | DecodeError::TooManyPixels { .. } => {
@@ -75,5 +83,25 @@ impl Record {
             cause: FailureCause::of(error),
             error: error_chain(error),
         }
+    }
+}
+
+fn is_too_many_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_opened_for_now_is_told_from_one_that_cannot_be_read() {
+        let cause = |error: i32| {
+            let error = io::Error::from_raw_os_error(error);
+            FailureCause::of(&ImageError::Picture(PictureError::Read(error)))
+        };
+        assert_eq!(cause(libc::EMFILE), FailureCause::TooManyFiles);
+        assert_eq!(cause(libc::ENFILE), FailureCause::TooManyFiles);
+        assert_eq!(cause(libc::EACCES), FailureCause::Unreadable);
     }
 }

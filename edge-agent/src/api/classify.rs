@@ -139,7 +139,7 @@ const fn status(cause: FailureCause) -> StatusCode {
         FailureCause::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         FailureCause::NotAnImage | FailureCause::Unreadable => StatusCode::UNPROCESSABLE_ENTITY,
         FailureCause::NetworkFailed => StatusCode::INTERNAL_SERVER_ERROR,
-        FailureCause::NoAnswer => StatusCode::SERVICE_UNAVAILABLE,
+        FailureCause::NoAnswer | FailureCause::TooManyFiles => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

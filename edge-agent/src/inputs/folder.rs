@@ -1,36 +1,39 @@
 //! A folder whose images are answered as they come.
 //!
 //! The system tells which files were closed or moved there; these are whole. Every now and then all of the folder is
-//! looked at, for what was not told: there a file is believed to be whole once it has not changed for a while.
+//! looked at, for what was not told: there a file is believed to be whole once it has not changed for a while. Then, and
+//! once the system tells that the folder has gone, it is seen whether another has taken its place.
 
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
     os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use notify::{
     EventKind, RecommendedWatcher, RecursiveMode, Watcher,
-    event::{AccessKind, AccessMode, ModifyKind, RenameMode},
+    event::{AccessKind, AccessMode, ModifyKind, RemoveKind, RenameMode},
 };
 use sha2::{Digest, Sha256};
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     task::{JoinSet, spawn_blocking},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::outage::Outage;
 use crate::{
     agent::Image,
     config::{FolderConfig, Then},
     intake::Intake,
+    metrics::Metrics,
     paths::has_image_extension,
-    record::Record,
+    record::{FailureCause, Record},
 };
 
 /// Subfolders for images that were answered, and for those without an answer.
@@ -38,6 +41,9 @@ const ANSWERED: &str = "answered";
 const FAILED: &str = "failed";
 /// Files told of that may wait to be heard.
 const TOLD: usize = 1024;
+/// Why images wait though they are there.
+const TOO_MANY_FILES: &str =
+    "this program has as many files open as it may: raise the limit (`LimitNOFILE` of systemd)";
 /// Further than a server's clock is ahead of this machine's.
 const FAR_AHEAD: Duration = Duration::from_secs(3600);
 
@@ -58,9 +64,16 @@ pub(super) struct Folder {
     settle: Duration,
     look: Duration,
     intake: Intake,
-    /// Ends the watching with the folder.
-    _watcher: RecommendedWatcher,
+    /// Which folder is watched; none once it has gone.
+    watched: Option<FolderId>,
+    /// Ends the watching when it is dropped; none where the system does not tell of the folder.
+    watcher: Option<RecommendedWatcher>,
+    teller: Teller,
     told: mpsc::Receiver<PathBuf>,
+    /// Whether the folder can be read.
+    reading: Outage,
+    /// Whether its images can be opened.
+    opening: Outage,
     /// Images that are being answered.
     taken: HashSet<PathBuf>,
     /// Images that stay though they were answered, and as what.
@@ -69,8 +82,13 @@ pub(super) struct Folder {
 
 impl Folder {
     /// Begins to hear what changes in the folder.
-    pub(super) fn open(config: &FolderConfig, intake: Intake) -> Result<Self, FolderError> {
-        let path = config.path.clone();
+    pub(super) fn open(
+        config: &FolderConfig,
+        intake: Intake,
+        metrics: &Metrics,
+    ) -> Result<Self, FolderError> {
+        // Absolute, as the system tells them: a file has one name, however it is found.
+        let path = path::absolute(&config.path).unwrap_or_else(|_| config.path.clone());
         let failed = |advice, source| FolderError {
             path: path.clone(),
             advice,
@@ -101,24 +119,28 @@ impl Folder {
             }
         }
         let (tell, told) = mpsc::channel(TOLD);
-        let mut watcher = notify::recommended_watcher(move |event| {
-            for path in whole(event) {
-                // What is not heard is seen at the next look at all of the folder.
-                let _ = tell.try_send(path);
-            }
-        })
-        .map_err(|error| failed("the system does not tell of changes", error.into()))?;
-        watcher
-            .watch(&path, RecursiveMode::NonRecursive)
+        let teller = Teller {
+            tell,
+            gone: Arc::default(),
+        };
+        // Where another takes its place meanwhile, that one is found at the first look.
+        let watched = FolderId::of(&path).ok();
+        let watcher = teller
+            .watch(&path)
             .map_err(|error| failed("the system does not tell of its changes", error.into()))?;
+        let outage = || Outage::new(&config.name, path.display().to_string(), metrics.clone());
         Ok(Self {
             name: config.name.as_str().into(),
             then: config.then,
             settle: Duration::from_millis(config.settle_ms),
             look: Duration::from_secs(config.look_seconds),
+            reading: outage(),
+            opening: outage(),
             path,
             intake,
-            _watcher: watcher,
+            watched,
+            watcher: Some(watcher),
+            teller,
             told,
             taken: HashSet::new(),
             done,
@@ -134,10 +156,14 @@ impl Folder {
                 biased;
                 () = ending.cancelled() => break,
                 Some(answered) = answering.join_next() => {
-                    if self.answered(answered) {
-                        // Another is in its place, of which nobody tells again.
-                        next_look = next_look.min(Instant::now() + self.settle);
+                    if let Some(wait) = self.answered(answered) {
+                        next_look = next_look.min(Instant::now() + wait);
                     }
+                    continue;
+                }
+                () = self.teller.gone.notified() => {
+                    self.watched = None;
+                    next_look = Instant::now();
                     continue;
                 }
                 Some(told) = self.told.recv() => vec![told],
@@ -171,15 +197,24 @@ impl Folder {
                         ..Image::file(path.clone())
                     };
                     let event = intake.take(place, name, image).await;
-                    let is_answered = matches!(event.record, Record::Answered(_));
-                    let from = path.clone();
-                    let left = spawn_blocking(move || {
-                        put_away(from, version, then, is_answered, event.id)
-                    });
+                    let left = match event.record {
+                        Record::Failed {
+                            cause: FailureCause::TooManyFiles,
+                            ..
+                        } => Left::Unopened,
+                        _ => {
+                            let is_answered = matches!(event.record, Record::Answered(_));
+                            let from = path.clone();
+                            let left = spawn_blocking(move || {
+                                put_away(from, version, then, is_answered, event.id)
+                            });
+                            left.await.unwrap_or(Left::Same)
+                        }
+                    };
                     Answered {
                         path,
                         version,
-                        left: left.await.unwrap_or(Left::Same),
+                        left,
                     }
                 });
             }
@@ -189,53 +224,65 @@ impl Folder {
         }
     }
 
-    /// Notes what became of an image; gives whether another has taken its place.
-    fn answered(&mut self, answered: Result<Answered, tokio::task::JoinError>) -> bool {
-        match answered {
-            Ok(Answered {
-                path,
-                version,
-                left,
-            }) => {
-                self.taken.remove(&path);
-                if left == Left::Same {
-                    self.done.insert(path, version);
-                }
-                left == Left::Another
-            }
+    /// Notes what became of an image; gives when to look at the folder again, where one is there of which nobody tells.
+    fn answered(&mut self, answered: Result<Answered, tokio::task::JoinError>) -> Option<Duration> {
+        let Answered {
+            path,
+            version,
+            left,
+        } = match answered {
+            Ok(answered) => answered,
             Err(error) => {
                 tracing::error!(%error, "the task of an image ended before its time");
-                false
+                return None;
             }
+        };
+        self.taken.remove(&path);
+        if left == Left::Unopened {
+            return Some(self.opening.failed(TOO_MANY_FILES));
         }
+        self.opening.came();
+        if left == Left::Same {
+            self.done.insert(path, version);
+        }
+        (left == Left::Another).then_some(self.settle)
     }
 
     /// All images that are whole, in order of name, and how long to wait for the next look.
     async fn all(&mut self) -> (Vec<PathBuf>, Duration) {
         let (path, settle) = (self.path.clone(), self.settle);
-        let looked = spawn_blocking(move || {
-            let (mut whole, mut young) = (Vec::new(), Vec::new());
-            for entry in fs::read_dir(&path)? {
-                let Some((path, version)) = image(entry?.path()) else {
-                    continue;
-                };
-                match is_settled(version.modified, settle) {
-                    true => whole.push(path),
-                    false => young.push(path),
-                }
-            }
-            whole.sort();
-            io::Result::Ok((whole, young))
-        })
-        .await;
-        let (whole, young) = match looked {
+        let (watched, teller) = (self.watched, self.teller.clone());
+        let looked = spawn_blocking(move || look(&path, settle, watched, &teller)).await;
+        let Look {
+            whole,
+            young,
+            renewed,
+        } = match looked {
             Ok(Ok(looked)) => looked,
             Ok(Err(error)) => {
-                tracing::warn!(folder = %self.path.display(), %error, "the folder cannot be read");
-                return (Vec::new(), self.look);
+                self.watched = None;
+                let pause = self.reading.failed(&error.to_string());
+                return (Vec::new(), pause.min(self.look));
             }
             Err(_) => return (Vec::new(), self.look),
         };
+        self.reading.came();
+        match renewed {
+            None => {}
+            Some((folder, Ok(watcher))) => {
+                self.watched = Some(folder);
+                self.watcher = Some(watcher);
+            }
+            // Told once, and tried again at every look.
+            Some((_, Err(error))) => {
+                if self.watcher.take().is_some() {
+                    tracing::warn!(
+                        folder = %self.path.display(), %error,
+                        "the system does not tell of its changes: it is looked at every `look_seconds`"
+                    );
+                }
+            }
+        }
         // What is gone need not be remembered.
         let here: HashSet<&PathBuf> = whole.iter().chain(&young).collect();
         self.done.retain(|path, _| here.contains(path));
@@ -245,6 +292,88 @@ impl Folder {
         };
         (whole, wait)
     }
+}
+
+/// Tells a folder from another at the same path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FolderId {
+    device: u64,
+    inode: u64,
+}
+
+impl FolderId {
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        Ok(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
+    }
+}
+
+/// Tells which files are whole, and that the folder has gone.
+#[derive(Debug, Clone)]
+struct Teller {
+    tell: mpsc::Sender<PathBuf>,
+    gone: Arc<Notify>,
+}
+
+impl Teller {
+    /// Begins to tell of the folder that is at an absolute path now, until the watcher is dropped.
+    fn watch(&self, path: &Path) -> notify::Result<RecommendedWatcher> {
+        let (teller, folder) = (self.clone(), path.to_owned());
+        let mut watcher = notify::recommended_watcher(move |event| {
+            let Some(event) = heard(event) else { return };
+            if has_gone(&event, &folder) {
+                // Another that has its number already is another nonetheless.
+                teller.gone.notify_one();
+            }
+            for path in whole(event) {
+                // What is not heard is seen at the next look at all of the folder.
+                let _ = teller.tell.try_send(path);
+            }
+        })?;
+        watcher.watch(path, RecursiveMode::NonRecursive)?;
+        Ok(watcher)
+    }
+}
+
+/// What a look at all of a folder finds.
+struct Look {
+    /// Images that are whole, in order of name.
+    whole: Vec<PathBuf>,
+    /// Those that may not be.
+    young: Vec<PathBuf>,
+    /// Where it is another folder than the one that is watched: which, and what watches it from now on.
+    renewed: Option<(FolderId, notify::Result<RecommendedWatcher>)>,
+}
+
+/// Looks at all of a folder; blocks.
+fn look(
+    path: &Path,
+    settle: Duration,
+    watched: Option<FolderId>,
+    teller: &Teller,
+) -> io::Result<Look> {
+    let folder = FolderId::of(path)?;
+    // Before its images are listed: of those that come after that the system tells.
+    let renewed = (watched != Some(folder)).then(|| (folder, teller.watch(path)));
+    let (mut whole, mut young) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir(path)? {
+        let Some((path, version)) = image(entry?.path()) else {
+            continue;
+        };
+        match is_settled(version.modified, settle) {
+            true => whole.push(path),
+            false => young.push(path),
+        }
+    }
+    whole.sort();
+    Ok(Look {
+        whole,
+        young,
+        renewed,
+    })
 }
 
 /// A file as it was at some time: another has another.
@@ -272,7 +401,7 @@ impl Version {
     }
 }
 
-/// An image that was answered.
+/// An image that was answered, or could not be opened.
 struct Answered {
     path: PathBuf,
     version: Version,
@@ -285,6 +414,8 @@ enum Left {
     Nothing,
     Same,
     Another,
+    /// Itself, without an answer: it is tried again.
+    Unopened,
 }
 
 /// Whether a file has not changed for a while; one from far in the future, of a clock that was set back, has not.
@@ -295,18 +426,29 @@ fn is_settled(modified: SystemTime, settle: Duration) -> bool {
     }
 }
 
+/// What the system tells.
+fn heard(event: notify::Result<notify::Event>) -> Option<notify::Event> {
+    event
+        .inspect_err(|error| tracing::debug!(%error, "the system does not tell of all changes"))
+        .ok()
+}
+
+/// Whether the folder was removed, or moved elsewhere, by what the system tells.
+fn has_gone(event: &notify::Event, folder: &Path) -> bool {
+    let is_end = matches!(
+        event.kind,
+        EventKind::Remove(RemoveKind::Folder)
+            | EventKind::Modify(ModifyKind::Name(RenameMode::From))
+    );
+    is_end && event.paths.iter().any(|path| path == folder)
+}
+
 /// The files that are whole, by what the system tells.
-fn whole(event: notify::Result<notify::Event>) -> Vec<PathBuf> {
-    match event {
-        Ok(event) => match event.kind {
-            EventKind::Access(AccessKind::Close(AccessMode::Write))
-            | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => event.paths,
-            _ => Vec::new(),
-        },
-        Err(error) => {
-            tracing::debug!(%error, "the system does not tell of all changes");
-            Vec::new()
-        }
+fn whole(event: notify::Event) -> Vec<PathBuf> {
+    match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+        | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => event.paths,
+        _ => Vec::new(),
     }
 }
 
@@ -434,6 +576,41 @@ mod tests {
             put_away(path, version, Then::Move, true, Uuid::nil()),
             Left::Nothing
         );
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_was_removed_and_made_again_is_watched_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("incoming");
+        let settle = Duration::from_secs(3600);
+        let (tell, mut told) = mpsc::channel(TOLD);
+        let teller = Teller {
+            tell,
+            gone: Arc::default(),
+        };
+        let look = |watched| look(&folder, settle, watched, &teller);
+        assert!(look(None).is_err());
+        let mut watcher = None;
+        for name in ["a.jpg", "b.jpg"] {
+            fs::create_dir(&folder).unwrap();
+            let (id, renewed) = look(None).unwrap().renewed.unwrap();
+            // The one before ends.
+            watcher.replace(renewed.unwrap());
+            assert!(look(Some(id)).unwrap().renewed.is_none());
+            let (path, _) = put(&folder, name, "pixels");
+            assert_eq!(told.recv().await, Some(path.clone()));
+            assert_eq!(look(Some(id)).unwrap().young, [path]);
+            fs::remove_dir_all(&folder).unwrap();
+            teller.gone.notified().await;
+        }
+        // Also one that was moved elsewhere, with another in its place.
+        fs::create_dir(&folder).unwrap();
+        let (id, renewed) = look(None).unwrap().renewed.unwrap();
+        watcher.replace(renewed.unwrap());
+        fs::rename(&folder, parent.path().join("elsewhere")).unwrap();
+        teller.gone.notified().await;
+        fs::create_dir(&folder).unwrap();
+        assert!(look(Some(id)).unwrap().renewed.is_some());
     }
 
     #[test]
