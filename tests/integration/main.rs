@@ -4,6 +4,7 @@
 mod arm;
 mod audits;
 mod browsers;
+mod callers;
 mod cameras;
 mod cloud;
 mod clouds;
@@ -12,6 +13,7 @@ mod early_data;
 mod encoding;
 mod experiment;
 mod fleet;
+mod folders;
 mod input;
 mod learned;
 mod link;

@@ -1,0 +1,189 @@
+//! Callers of the device's API that stall, go away, come back, or listen too slowly.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{BufRead, BufReader, Lines, Read, Write},
+    net::TcpStream,
+    thread,
+};
+
+use outpost_tests::{CertificateFolder, CloudService, repository, some_cifar};
+use serde_json::Value;
+use ureq::BodyReader;
+
+use super::run::{Device, PATIENCE, json, until};
+
+const API: &str = "deadline_ms = 20000\n[api]\naddress = \"127.0.0.1:0\"\n";
+
+/// Sends the head of a call, and what is given of its body.
+fn send(device: &Device, head: &str, body: &[u8]) -> TcpStream {
+    let address = device.url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = format!("{head}\r\nHost: {address}\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body).unwrap();
+    stream
+}
+
+/// The head of a call with an image of so many bytes.
+fn head(name: &str, bytes: usize) -> String {
+    format!(
+        "POST /v1/classify?name={name} HTTP/1.1\r\nContent-Type: image/jpeg\r\nContent-Length: {bytes}"
+    )
+}
+
+/// What comes from `/v1/answers`.
+struct Events<R>(Lines<BufReader<R>>);
+
+/// An event as a listener has it.
+struct Heard {
+    name: String,
+    place: String,
+    data: Value,
+}
+
+impl<R: Read> Events<R> {
+    fn next(&mut self) -> Heard {
+        let mut fields: HashMap<String, String> = HashMap::new();
+        loop {
+            let line = self.0.next().unwrap().unwrap();
+            match line.split_once(':') {
+                Some((field, value)) => {
+                    fields.insert(field.to_owned(), value.trim().to_owned());
+                }
+                None if fields.contains_key("data") => break,
+                None => {}
+            }
+        }
+        Heard {
+            name: fields["event"].clone(),
+            place: fields.remove("id").unwrap_or_default(),
+            data: serde_json::from_str(&fields["data"]).unwrap(),
+        }
+    }
+}
+
+/// Listens from now on, or from after the event `last` on.
+fn listen(device: &Device, last: Option<&str>) -> Events<BodyReader<'static>> {
+    let mut request = ureq::get(format!("{}/v1/answers", device.url));
+    if let Some(last) = last {
+        request = request.header("Last-Event-ID", last);
+    }
+    let body = request.call().unwrap().into_body();
+    Events(BufReader::new(body.into_reader()).lines())
+}
+
+#[test]
+fn a_caller_whose_image_does_not_come_holds_one_place_until_it_goes() {
+    let device =
+        Device::start("max_in_flight = 1\n[api]\naddress = \"127.0.0.1:0\"\nmax_waiting = 0\n");
+    let image = fs::read(&some_cifar(1)[0]).unwrap();
+    let status = || {
+        let answer = device.post("/v1/classify", "image/jpeg", &image);
+        answer.status().as_u16()
+    };
+    let half = &image[..image.len() / 2];
+    let stalled = send(&device, &head("half", image.len()), half);
+    until("another to be told to come back", || {
+        (status() == 503).then_some(())
+    });
+    drop(stalled);
+    until("the place", || (status() == 200).then_some(()));
+    device.end();
+}
+
+#[test]
+fn an_image_whose_caller_goes_away_is_answered_once_nonetheless() {
+    let certificates = CertificateFolder::valid();
+    let models = repository().join("models");
+    // The cloud waits for a second image, in vain: long enough to go away meanwhile.
+    let cloud = CloudService::start_with(
+        &certificates,
+        &format!(
+            "models = {models:?}\nnetworks = [\"cifar10-resnet\"]\n[batching]\nmax_batch = 2\nmax_delay_ms = 2000\n"
+        ),
+    );
+    let device = Device::start(&format!(
+        "mode = \"cloud-only\"\n{API}[cloud]\nurl = {:?}\ncertificate_authority = {:?}\n",
+        cloud.url(),
+        certificates.authority(),
+    ));
+    let mut events = listen(&device, None);
+    let image = fs::read(&some_cifar(1)[0]).unwrap();
+    let caller = send(&device, &head("left", image.len()), &image);
+    until("the image", || {
+        (device.metric("outpost_edge_in_flight_images") == Some(1.0)).then_some(())
+    });
+    drop(caller);
+    let heard = events.next();
+    assert_eq!(
+        (heard.name.as_str(), &heard.data["image"]),
+        ("answer", &"left".into())
+    );
+    assert_eq!(heard.data["site"], "cloud");
+    // Nothing else is said about it.
+    device.post("/v1/classify?name=next", "image/jpeg", b"none");
+    assert_eq!(events.next().data["image"], "next");
+    device.end();
+}
+
+#[test]
+fn a_listener_that_comes_back_gets_what_it_missed() {
+    let device = Device::start(API);
+    let image = fs::read(&some_cifar(1)[0]).unwrap();
+    let classify = || json(device.post("/v1/classify", "image/jpeg", &image));
+    let mut events = listen(&device, None);
+    let first = classify();
+    let heard = events.next();
+    assert_eq!(heard.data, first);
+    drop(events);
+    let missed = [classify(), classify()];
+    let mut events = listen(&device, Some(&heard.place));
+    let last = classify();
+    for said in [&missed[0], &missed[1], &last] {
+        assert_eq!(&events.next().data, said);
+    }
+    // One who heard another run of the program gets all that there is.
+    let mut events = listen(&device, Some("another.7"));
+    for said in [&first, &missed[0], &missed[1], &last] {
+        assert_eq!(&events.next().data, said);
+    }
+    device.end();
+}
+
+#[test]
+fn a_listener_that_is_too_slow_is_told_how_many_it_missed() {
+    const CALLERS: u64 = 4;
+    const CALLS: u64 = 1000;
+    let device = Device::start(API);
+    // A call of HTTP/1.0: the lines of its answer are those of the events.
+    let stream = send(&device, "GET /v1/answers HTTP/1.0", b"");
+    let mut events = Events(BufReader::new(stream).lines());
+    let status = events.0.next().unwrap().unwrap();
+    assert!(status.contains(" 200 "), "{status}");
+    // The longest name, six times as long in JSON: far more is said than a connection holds for one who does not read.
+    let path = format!("/v1/classify?name={}", "%01".repeat(255));
+    thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                for _ in 0..CALLS {
+                    let problem = json(device.post(&path, "image/jpeg", b"none"));
+                    assert_eq!(problem["status"], 422);
+                }
+            });
+        }
+    });
+    let (mut heard, mut missed) = (0, 0);
+    while heard + missed < CALLERS * CALLS {
+        let event = events.next();
+        match event.name.as_str() {
+            "missed" => missed += event.data.as_u64().unwrap(),
+            _ => heard += 1,
+        }
+    }
+    assert_eq!(heard + missed, CALLERS * CALLS);
+    assert!(missed > 0 && heard > 256, "{heard} {missed}");
+    device.end();
+}

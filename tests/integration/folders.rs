@@ -1,0 +1,132 @@
+//! `[[folders]]`: a folder that goes and comes back, and images that cannot be opened for a while.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use outpost_tests::{program, some_cifar};
+use serde_json::Value;
+
+use super::run::{Device, lines, until};
+
+const FAILURES: &str = "outpost_edge_input_failures_total{input=\"folder\"}";
+
+/// A device that hears of images in `incoming`, and does not look there by itself again for a long time.
+fn start() -> Device {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("incoming")).unwrap();
+    Device::start_in(
+        folder,
+        "deadline_ms = 20000\n[api]\naddress = \"127.0.0.1:0\"\n[[folders]]\npath = \"incoming\"\nsettle_ms = 10\nlook_seconds = 600\n[outputs.file]\npath = \"answers.jsonl\"\n",
+    )
+}
+
+fn incoming(device: &Device) -> PathBuf {
+    device.folder.path().join("incoming")
+}
+
+/// Moves an image there, and waits until it is answered and put away.
+fn answered(device: &Device, image: &Path) {
+    put(device, image);
+    let away = incoming(device)
+        .join("answered")
+        .join(image.file_name().unwrap());
+    until("an answer", || away.is_file().then_some(()));
+}
+
+fn put(device: &Device, image: &Path) {
+    let aside = device.folder.path().join("aside.part");
+    fs::copy(image, &aside).unwrap();
+    fs::rename(aside, incoming(device).join(image.file_name().unwrap())).unwrap();
+}
+
+#[test]
+fn a_folder_that_is_removed_and_made_again_is_watched_as_before() {
+    let device = start();
+    let images = some_cifar(4);
+    answered(&device, &images[0]);
+    assert_eq!(device.metric(FAILURES), None);
+    fs::remove_dir_all(incoming(&device)).unwrap();
+    until("a failure", || device.metric(FAILURES));
+    fs::create_dir(incoming(&device)).unwrap();
+    for image in &images[1..] {
+        answered(&device, image);
+    }
+    assert_eq!(lines(&device.folder.path().join("answers.jsonl")).len(), 4);
+    let (log, _) = device.end();
+    assert_eq!(log.matches("no images come").count(), 1, "{log}");
+    assert_eq!(log.matches("images come again").count(), 1, "{log}");
+}
+
+#[test]
+fn a_file_has_one_name_however_it_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("incoming")).unwrap();
+    // By a configuration whose folder is relative.
+    let mut command = Command::new("sh");
+    command
+        .args([
+            "-c",
+            "cd \"$1\" && exec \"$0\" run --config edge-agent.toml",
+        ])
+        .arg(program("edge-agent"))
+        .arg(folder.path());
+    let device = Device::start_as(
+        folder,
+        "deadline_ms = 20000\n[api]\naddress = \"127.0.0.1:0\"\n[[folders]]\npath = \"incoming\"\nthen = \"keep\"\nsettle_ms = 10\nlook_seconds = 1\n[outputs.file]\npath = \"answers.jsonl\"\n",
+        command,
+    );
+    let answers = device.folder.path().join("answers.jsonl");
+    let images = some_cifar(2);
+    put(&device, &images[0]);
+    until("an answer", || (lines(&answers).len() == 1).then_some(()));
+    // Nobody tells of a link: a look finds it, and the first again.
+    let aside = device.folder.path().join("aside.part");
+    fs::copy(&images[1], &aside).unwrap();
+    let name = images[1].file_name().unwrap();
+    fs::hard_link(aside, incoming(&device).join(name)).unwrap();
+    until("the other", || {
+        let said = lines(&answers);
+        let is_found = |line: &Value| Path::new(line["image"].as_str().unwrap()).ends_with(name);
+        said.iter().any(is_found).then_some(())
+    });
+    let (_, folder) = device.end();
+    let said = lines(&folder.path().join("answers.jsonl"));
+    assert_eq!(said.len(), 2, "{said:#?}");
+    for line in said {
+        assert!(Path::new(line["image"].as_str().unwrap()).is_absolute());
+    }
+}
+
+/// Sets how many files a device may have open.
+fn limit_files(device: &Device, most: usize) {
+    let limited = Command::new("prlimit")
+        .args(["--pid", &device.process.id().to_string()])
+        .arg(format!("--nofile={most}:"))
+        .status();
+    assert!(limited.unwrap().success());
+}
+
+#[test]
+fn an_image_that_cannot_be_opened_for_now_waits_and_is_answered_once() {
+    let device = start();
+    let images = some_cifar(2);
+    answered(&device, &images[0]);
+    // Its connection stays: no other can be made meanwhile.
+    assert_eq!(device.metric(FAILURES), None);
+    limit_files(&device, 1);
+    put(&device, &images[1]);
+    until("a failure", || device.metric(FAILURES));
+    limit_files(&device, 1024);
+    let answers = device.folder.path().join("answers.jsonl");
+    until("an answer", || (lines(&answers).len() == 2).then_some(()));
+    let failed = fs::read_dir(incoming(&device).join("failed")).unwrap();
+    assert_eq!(failed.count(), 0);
+    let (log, folder) = device.end();
+    let said = lines(&folder.path().join("answers.jsonl"));
+    assert_eq!(said.len(), 2, "{said:#?}");
+    assert_eq!(said[1]["kind"], "answer");
+    assert!(log.contains("as many files open as it may"), "{log}");
+}
