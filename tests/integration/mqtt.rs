@@ -1,4 +1,5 @@
-//! `[outputs.mqtt]`: every event comes to a real broker, Mosquitto, also to one that is restarted.
+//! `[outputs.mqtt]`: every event comes to a real broker, Mosquitto, also to one that is restarted; what is no broker holds up
+//! nobody.
 //!
 //! Where `mosquitto`, `mosquitto_passwd` or `mosquitto_sub` is not installed the tests say that they are skipped; where
 //! `OUTPOST_REQUIRE_MQTT` is set, they fail.
@@ -6,7 +7,7 @@
 use std::{
     env, fs,
     io::{BufRead, BufReader, Write},
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -335,5 +336,49 @@ fn a_wrong_password_and_a_wrong_certificate_are_told_with_what_to_do() {
             !log.contains("passw0rd") && !log.contains(PASSWORD),
             "{log}"
         );
+    }
+}
+
+/// Where somebody listens who is no broker: takes connections, and says `says` or nothing at all.
+fn no_broker(says: Option<&'static str>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let mut silent = Vec::new();
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            match says {
+                Some(says) => {
+                    let _ = stream.write_all(says.as_bytes());
+                }
+                None => silent.push(stream),
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn who_is_no_broker_holds_up_neither_the_start_nor_answers() {
+    let http = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+    for (says, plain) in [(None, true), (Some(http), true), (Some(http), false)] {
+        let mut device = Device::start(&format!(
+            "deadline_ms = 20000\n[api]\naddress = \"127.0.0.1:0\"\n[outputs.mqtt]\nhost = \"127.0.0.1\"\nport = {}\nplain = {plain}\ntopic = \"site/camera-7\"\n",
+            no_broker(says).port(),
+        ));
+        let image = fs::read(&some_cifar(1)[0]).unwrap();
+        let status = |device: &Device| {
+            let answer = device.post("/v1/classify", "image/jpeg", &image);
+            answer.status()
+        };
+        assert_eq!(status(&device), 200);
+        until("a failure", || {
+            device.metric("outpost_edge_output_failures_total{output=\"mqtt\"}")
+        });
+        assert_eq!(status(&device), 200);
+        // Its events would be tried for some time yet.
+        device.process.kill();
+        let (_, log) = device.process.wait();
+        assert!(log.contains("events wait for the MQTT broker"), "{log}");
+        assert!(log.contains("whether it speaks TLS") || !plain, "{log}");
     }
 }

@@ -443,6 +443,57 @@ fn images_in_a_folder_are_answered_once_and_put_away() {
     device.end();
 }
 
+/// Runs a device whose answers go to a file system of 64 kB, which only root may make.
+#[test]
+fn a_full_disk_holds_up_the_file_of_answers_and_costs_no_line() {
+    let disk = tempfile::tempdir().unwrap();
+    let mount = format!(
+        "mount -t tmpfs -o size=64k none {} && exec \"$@\"",
+        disk.path().display()
+    );
+    let in_mount = |program: &Path| {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", &mount, "sh"])
+            .arg(program);
+        command
+    };
+    let tried = in_mount(Path::new("true")).status();
+    if !tried.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: only root can mount a small file system");
+        return;
+    }
+    let config = format!(
+        "deadline_ms = 20000\n[api]\naddress = \"127.0.0.1:0\"\n[outputs.file]\npath = {:?}\n",
+        disk.path().join("answers.jsonl")
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let device = Device::start_as(folder, &config, in_mount(&program("edge-agent")));
+    // As the device sees it.
+    let root = PathBuf::from(format!("/proc/{}/root", device.process.id()));
+    let disk = root.join(disk.path().strip_prefix("/").unwrap());
+    let image = fs::read(&some_cifar(1)[0]).unwrap();
+    let classify = || json(device.post("/v1/classify", "image/jpeg", &image));
+    let mut said = vec![classify()];
+    let answers = disk.join("answers.jsonl");
+    until("an answer", || (lines(&answers).len() == 1).then_some(()));
+    let filler = disk.join("filler");
+    assert!(fs::write(&filler, vec![0; 1 << 20]).is_err());
+    // More than is left of the file's page, and fewer than may wait.
+    said.extend((0..40).map(|_| classify()));
+    until("a failure", || {
+        device.metric("outpost_edge_output_failures_total{output=\"file\"}")
+    });
+    fs::remove_file(filler).unwrap();
+    until("all answers", || {
+        let text = fs::read_to_string(&answers).unwrap();
+        (text.lines().count() == said.len() && text.ends_with('\n')).then_some(())
+    });
+    assert_eq!(lines(&answers), said);
+    let (log, _) = device.end();
+    assert!(log.contains("an answer waits to be written"), "{log}");
+}
+
 #[test]
 fn more_callers_than_may_wait_are_told_to_come_back_and_the_others_answered() {
     let device =

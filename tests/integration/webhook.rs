@@ -2,7 +2,9 @@
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     fs,
+    future::pending,
     sync::{Arc, Mutex},
     thread,
     time::Duration,
@@ -10,11 +12,13 @@ use std::{
 
 use axum::{
     Router,
-    body::Bytes,
+    body::{Body, Bytes},
     extract::State,
     http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
     routing::post,
 };
+use futures::stream;
 use outpost_tests::{CertificateFolder, WebServer, edge_config, free_address, program, some_cifar};
 use serde_json::Value;
 
@@ -207,6 +211,60 @@ fn an_event_that_is_refused_is_dropped_and_counted_and_the_others_go_on() {
     let (log, _) = device.end();
     assert_eq!(log.matches("422 Unprocessable Entity").count(), 1, "{log}");
     assert!(log.contains("change `outputs.webhook.url`"), "{log}");
+}
+
+/// A body without an end.
+fn endless(status: StatusCode) -> Response {
+    let piece = || Ok::<_, Infallible>(Bytes::from_static(&[b' '; 1024]));
+    (status, Body::from_stream(stream::repeat_with(piece))).into_response()
+}
+
+#[test]
+fn a_server_that_does_not_answer_or_never_ends_its_answer_holds_up_no_image() {
+    let keys: Arc<Mutex<Vec<String>>> = Arc::default();
+    let take = async |State(keys): State<Arc<Mutex<Vec<String>>>>, headers: HeaderMap| {
+        let key = headers["idempotency-key"].to_str().unwrap().to_owned();
+        let calls = {
+            let mut keys = keys.lock().unwrap();
+            keys.push(key);
+            keys.len()
+        };
+        match calls {
+            1 => pending().await,
+            2 => endless(StatusCode::SERVICE_UNAVAILABLE),
+            // The status is what counts.
+            3 => endless(StatusCode::OK),
+            _ => StatusCode::NO_CONTENT.into_response(),
+        }
+    };
+    let router = Router::new().route("/events", post(take));
+    let server = WebServer::start(router.with_state(keys.clone()));
+    let device = Device::start(&format!(
+        "deadline_ms = 20000\n[api]\naddress = \"127.0.0.1:0\"\n[outputs.webhook]\nurl = \"http://{}/events\"\ntimeout_ms = 500\n",
+        server.address(),
+    ));
+    let image = fs::read(&some_cifar(1)[0]).unwrap();
+    let mut expected: Vec<String> = Vec::new();
+    for _ in 0..3 {
+        let event = json(device.post("/v1/classify", "image/jpeg", &image));
+        expected.push(format!("\"{}.answer\"", event["id"].as_str().unwrap()));
+    }
+    // The first is called with twice more.
+    expected.splice(0..0, [expected[0].clone(), expected[0].clone()]);
+    until("all events", || {
+        (keys.lock().unwrap().len() >= expected.len()).then_some(())
+    });
+    assert_eq!(
+        device.metric("outpost_edge_output_failures_total{output=\"webhook\"}"),
+        Some(2.0)
+    );
+    let (log, _) = device.end();
+    assert_eq!(*keys.lock().unwrap(), expected);
+    assert!(
+        log.contains("did not answer in time (`timeout_ms`)"),
+        "{log}"
+    );
+    assert!(log.contains("events are taken again"), "{log}");
 }
 
 #[test]
