@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -12,6 +13,8 @@ use outpost_tests::{
 use outpost_transport::development_certificates::Validity;
 use serde_json::Value;
 use time::{Duration, OffsetDateTime};
+
+use super::security::issue;
 
 /// Examines a configuration; gives the exit code and the findings.
 fn examine(folder: &Path, config: &str) -> (i32, Vec<Value>) {
@@ -294,4 +297,47 @@ fn without_a_service_or_a_configuration_it_says_so() {
             .1
             .contains("nonsense")
     );
+}
+
+#[test]
+fn a_token_that_the_service_does_not_know_and_an_address_that_is_taken_are_told() {
+    let certificates = CertificateFolder::valid();
+    let identities = issue(&certificates, "known.token");
+    fs::write(certificates.file("identities.toml"), identities).unwrap();
+    let models = repository().join("models");
+    let text = format!(
+        "address = \"127.0.0.1:0\"\nmodels = {models:?}\nnetworks = [\"cifar10-resnet\"]\n[access]\nidentities = \"identities.toml\"\n[tls]\ncertificate = \"server.pem\"\nkey = \"server.key\"\n"
+    );
+    let cloud = CloudService::start_from(&certificates, &text, |_| {});
+    fs::write(certificates.file("unknown.token"), "0123456789abcdef\n").unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let examined = |token: &str| {
+        let token = certificates.file(token);
+        let cloud = cloud_of(&cloud.url(), &certificates);
+        let api = format!("[api]\naddress = \"{address}\"\n");
+        examine(
+            folder.path(),
+            &format!("{}{cloud}token = {token:?}\n{api}", learned()),
+        )
+    };
+    let (code, findings) = examined("unknown.token");
+    assert_eq!(code, 1);
+    // It is reached all the same.
+    assert_eq!(about(&findings, "cloud", "reached over HTTP/2").0, "good");
+    for subject in ["access", "model cifar10-resnet"] {
+        let (verdict, found) = about(&findings, "cloud", subject);
+        assert_eq!(verdict, "failed", "{found}");
+        assert!(found.contains("Unauthenticated"), "{found}");
+    }
+    // It may be this device that listens there.
+    let (verdict, found) = about(&findings, "place", &format!("address {address}"));
+    assert_eq!(verdict, "warning", "{found}");
+    assert!(found.contains("somebody listens there"), "{found}");
+
+    let (_, findings) = examined("known.token");
+    let (verdict, found) = about(&findings, "cloud", "access");
+    assert_eq!(verdict, "good", "{found}");
+    assert!(found.contains("with these credentials"), "{found}");
 }

@@ -172,6 +172,32 @@ fn a_configuration_takes_effect_while_images_are_answered_and_a_broken_one_chang
 }
 
 #[test]
+fn each_line_of_the_log_is_json_where_that_is_asked_for() {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "exec \"$0\" \"$@\" --log-format json"])
+        .arg(program("edge-agent"));
+    let config = |first: &str| format!("{first}\nreload_seconds = 3600\n{API}");
+    let device = Device::start_as(tempfile::tempdir().unwrap(), &config(""), command);
+    reconfigure(&device, &config("deadline_ms = 900\nmax_in_flight = 2"));
+    until("a reload", || {
+        (state(&device)["reload"]["result"] == "applied").then_some(())
+    });
+    reconfigure(&device, "nonsense = 1");
+    refused(&device);
+    let (log, _) = device.end();
+    let mut levels: Vec<String> = Vec::new();
+    for line in log.lines() {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
+        assert!(line["message"].is_string(), "{line}");
+        levels.push(line["level"].as_str().unwrap().to_owned());
+    }
+    for level in ["INFO", "WARN"] {
+        assert!(levels.iter().any(|found| found == level), "{log}");
+    }
+}
+
+#[test]
 fn what_a_person_chose_holds_until_the_configuration_says_otherwise() {
     let config =
         |first: &str| format!("{first}\nreload_seconds = 3600\nfollow_link = false\n{API}");

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fs,
     sync::{Arc, Mutex},
 };
 
@@ -13,9 +14,25 @@ use opentelemetry_proto::tonic::{
     common::v1::any_value::Value,
     trace::v1::Span,
 };
-use outpost_tests::{CertificateFolder, CloudService, EdgeAgent, some_photos};
+use outpost_tests::{
+    CertificateFolder, CloudService, EdgeAgent, repository, some_cifar, some_photos,
+};
+use tokio::{net::TcpListener, runtime::Runtime};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
+
+use super::run::{Device, json};
+
+/// The spans of an image that the cloud answered, each with those that it is in.
+const OF_AN_IMAGE: [&str; 7] = [
+    "edge-agent:image > cascade",
+    "edge-agent:image > edge-agent:cascade > edge-agent:offload > cloud-service:infer > batch",
+    "edge-agent:image > edge-agent:cascade > edge-agent:offload > cloud-service:infer > decode",
+    "edge-agent:image > edge-agent:cascade > edge-agent:offload > infer",
+    "edge-agent:image > edge-agent:cascade > network",
+    "edge-agent:image > edge-agent:cascade > offload",
+    "image",
+];
 
 /// Spans as they came, each with its program.
 #[derive(Clone, Default)]
@@ -48,18 +65,48 @@ impl TraceService for Collector {
     }
 }
 
+impl Collector {
+    /// Starts one; gives its endpoint, too.
+    fn start(runtime: &Runtime) -> (Self, String) {
+        let collector = Self::default();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let server = tonic::transport::Server::builder()
+            .add_service(TraceServiceServer::new(collector.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        runtime.spawn(server);
+        (collector, endpoint)
+    }
+
+    /// The spans that came, each with those that it is in, in order.
+    fn paths(&self) -> Vec<String> {
+        let spans = self.0.lock().unwrap();
+        let by_id: HashMap<_, _> = spans
+            .iter()
+            .map(|(program, span)| (&span.span_id, (program.as_str(), span)))
+            .collect();
+        let path = |span: &Span| {
+            let mut path = vec![span.name.clone()];
+            let mut at = span;
+            while let Some((program, parent)) = by_id.get(&at.parent_span_id) {
+                assert_eq!(parent.trace_id, span.trace_id);
+                path.push(format!("{program}:{}", parent.name));
+                at = parent;
+            }
+            assert!(at.parent_span_id.is_empty(), "{path:?} has no beginning");
+            path.reverse();
+            path.join(" > ")
+        };
+        let mut paths: Vec<String> = spans.iter().map(|(_, span)| path(span)).collect();
+        paths.sort();
+        paths
+    }
+}
+
 #[test]
 fn a_trace_joins_device_and_service_over_both_transports() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let collector = Collector::default();
-    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"));
-    let listener = listener.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let server = tonic::transport::Server::builder()
-        .add_service(TraceServiceServer::new(collector.clone()))
-        .serve_with_incoming(TcpListenerStream::new(listener));
-    runtime.spawn(server);
-
+    let runtime = Runtime::new().unwrap();
+    let (collector, endpoint) = Collector::start(&runtime);
     let certificates = CertificateFolder::valid();
     let traces = format!("[traces]\nendpoint = \"{endpoint}\"");
     let address = "127.0.0.1:0".parse().unwrap();
@@ -77,41 +124,34 @@ fn a_trace_joins_device_and_service_over_both_transports() {
     cloud.terminate();
     let (ended_well, said) = cloud.wait();
     assert!(ended_well, "{said}");
+    assert_eq!(
+        collector.paths(),
+        OF_AN_IMAGE.map(|path| [path; 2]).concat()
+    );
+}
 
-    let spans = collector.0.lock().unwrap();
-    let by_id: HashMap<_, _> = spans
-        .iter()
-        .map(|(program, span)| (&span.span_id, (program.as_str(), span)))
-        .collect();
-    let path = |span: &Span| {
-        let mut path = vec![span.name.clone()];
-        let mut at = span;
-        while let Some((program, parent)) = by_id.get(&at.parent_span_id) {
-            assert_eq!(parent.trace_id, span.trace_id);
-            path.push(format!("{program}:{}", parent.name));
-            at = parent;
-        }
-        assert!(at.parent_span_id.is_empty(), "{path:?} has no beginning");
-        path.reverse();
-        path.join(" > ")
-    };
-    let mut paths: Vec<String> = spans.iter().map(|(_, span)| path(span)).collect();
-    paths.sort();
-    let device = "edge-agent:image > edge-agent:cascade > edge-agent:offload";
-    let mut expected: Vec<String> = [
-        "edge-agent:image > cascade".to_owned(),
-        "edge-agent:image > edge-agent:cascade > network".to_owned(),
-        "edge-agent:image > edge-agent:cascade > offload".to_owned(),
-        format!("{device} > cloud-service:infer > batch"),
-        format!("{device} > cloud-service:infer > decode"),
-        format!("{device} > infer"),
-        "image".to_owned(),
-    ]
-    .into_iter()
-    .flat_map(|path| [path.clone(), path])
-    .collect();
-    expected.sort();
-    assert_eq!(paths, expected);
+#[test]
+fn a_device_that_is_left_running_traces_its_images() {
+    let runtime = Runtime::new().unwrap();
+    let (collector, endpoint) = Collector::start(&runtime);
+    let certificates = CertificateFolder::valid();
+    let models = repository().join("models");
+    let traces = format!("[traces]\nendpoint = \"{endpoint}\"\n");
+    let networks = format!("models = {models:?}\nnetworks = [\"cifar10-resnet\"]\n{traces}");
+    let cloud = CloudService::start_with(&certificates, &networks);
+    let device = Device::start(&format!(
+        "mode = \"cloud-only\"\ndeadline_ms = 20000\n{traces}[cloud]\nurl = {:?}\ncertificate_authority = {:?}\n[api]\naddress = \"127.0.0.1:0\"\n",
+        cloud.url(),
+        certificates.authority(),
+    ));
+    let image = fs::read(&some_cifar(1)[0]).unwrap();
+    let answer = json(device.post("/v1/classify", "image/jpeg", &image));
+    assert_eq!(answer["site"], "cloud", "{answer}");
+    device.end();
+    cloud.terminate();
+    let (ended_well, said) = cloud.wait();
+    assert!(ended_well, "{said}");
+    assert_eq!(collector.paths(), OF_AN_IMAGE);
 }
 
 #[test]
