@@ -365,6 +365,13 @@ fn a_server_certificate_that_ends_costs_the_clouds_answers_until_there_is_a_new_
         OffsetDateTime::now_utc() >= ends || first == "offloaded",
         "{first}"
     );
+    let until_metric = format!(
+        "outpost_edge_certificate_valid_until_timestamp_seconds{{site=\"cloud\",endpoint=\"https://{address}\"}}"
+    );
+    assert_eq!(
+        device.metric(&until_metric),
+        Some(ends.unix_timestamp() as f64)
+    );
     while OffsetDateTime::now_utc() <= ends + time::Duration::SECOND {
         thread::sleep(Duration::from_millis(200));
     }

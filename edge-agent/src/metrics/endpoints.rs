@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::UNIX_EPOCH,
 };
 
 use outpost_cascade::{Presence, Site};
@@ -58,6 +59,7 @@ pub(super) struct EndpointMetrics {
     wire: Family<OfWire, Counter>,
     handshakes: Family<OfHandshakes, Counter>,
     early_data: Family<OfOffloads, Counter>,
+    certificate_until: Family<OfEndpoint, Gauge>,
     /// Counts as they were last read: those of an engine that took the place of another begin at zero.
     offloads_read: Arc<Mutex<HashMap<OfOffloads, u64>>>,
     failovers_read: Arc<Mutex<HashMap<OfPeer, u64>>>,
@@ -111,6 +113,11 @@ impl EndpointMetrics {
             "Of these, handshakes before which something was sent, by site, URL and whether the endpoint took it",
             metrics.early_data.clone(),
         );
+        registry.register(
+            "certificate_valid_until_timestamp_seconds",
+            "Until when the certificate is valid that an endpoint showed last, seconds since 1970, by site and URL",
+            metrics.certificate_until.clone(),
+        );
         metrics
     }
 
@@ -119,12 +126,14 @@ impl EndpointMetrics {
         // Those that are configured no more have no state.
         self.up.clear();
         self.in_use.clear();
+        self.certificate_until.clear();
         for (site, upstream) in peers {
             let endpoints = upstream.endpoints();
             let site = site.to_string();
             for status in &endpoints {
                 self.take_wire(&site, status);
                 self.take_handshakes(&site, status);
+                self.take_certificate(&site, status);
             }
             if endpoints.len() < 2 {
                 continue;
@@ -174,6 +183,20 @@ impl EndpointMetrics {
                 };
                 advance(&self.wire, &self.wire_read, of_wire, bytes);
             }
+        }
+    }
+
+    /// How long its certificate holds.
+    fn take_certificate(&self, site: &str, status: &EndpointStatus) {
+        let until = status.certificate_until;
+        let since_1970 = until.and_then(|until| until.duration_since(UNIX_EPOCH).ok());
+        if let Some(since_1970) = since_1970 {
+            let of_endpoint = OfEndpoint {
+                site: site.to_owned(),
+                endpoint: status.url.clone(),
+            };
+            let gauge = self.certificate_until.get_or_create(&of_endpoint);
+            gauge.set(since_1970.as_secs() as i64);
         }
     }
 

@@ -275,7 +275,7 @@ fn advice(error: &ConnectionError) -> &'static str {
             "give a `client_id` that it takes"
         }
         ConnectionError::Tls(_) => {
-            "give the authority of its certificate as `certificate_authority`, and as `host` a name in the certificate"
+            "see that it speaks TLS there, give the authority of its certificate as `certificate_authority`, and as `host` a name in the certificate"
         }
         _ => "see that it runs there, and whether it speaks TLS",
     }

@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures::{
@@ -98,6 +98,8 @@ pub struct EndpointStatus {
     pub wire_h3: WireBytes,
     /// Its connections over HTTP/3.
     pub handshakes: Handshakes,
+    /// Until when the certificate is valid that it showed last, believed or not; none where none was shown.
+    pub certificate_until: Option<SystemTime>,
 }
 
 /// A call at an endpoint, until nobody waits for it.
@@ -269,6 +271,10 @@ impl Upstream {
             wire_h2: peer.wire.bytes(Protocol::H2),
             wire_h3: peer.wire.bytes(Protocol::H3),
             handshakes: peer.wire.handshakes(),
+            certificate_until: peer
+                .channel()
+                .server_certificate()
+                .map(|certificate| certificate.valid_until),
         };
         self.peers.iter().enumerate().map(status).collect()
     }
