@@ -123,17 +123,14 @@ fn the_devices_page_answers_pictures_and_the_camera_and_moves_the_operating_poin
     );
     let url = format!("https://{}", device.address());
     let screenshots = Browser::screenshots();
-    // Packages are looked for beside the script.
-    let script = fs::read(repository().join("tests/page/device.mjs")).unwrap();
-    let beside = browser.packages.join("device.mjs");
-    fs::write(&beside, script).unwrap();
     let ran = Command::new("node")
-        .arg(beside)
+        .arg(repository().join("tests/page/device.mjs"))
         .args([&url, &token])
         .arg(repository().join("models/samples/cifar10/test-airplane-0059.jpg"))
         .arg(&screenshots)
         .arg(&config)
-        .env("CHROMIUM", &browser.chromium)
+        .env("OUTPOST_PLAYWRIGHT", &browser.packages)
+        .env("OUTPOST_CHROMIUM", &browser.chromium)
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&ran.stderr);
