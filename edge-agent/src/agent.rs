@@ -335,7 +335,17 @@ impl Agent {
         let node = self.engine.cascade().find(&entry.node);
         let node = node.ok_or(FallbackCause::NoCloud)?;
         let name = match &entry.record {
-            Record::Answered(answered) => &answered.image,
+            Record::Answered(answered) => {
+                let said = answered.top5.iter();
+                // Of a class that was not private when it was answered.
+                if self
+                    .engine
+                    .keeps(said.map(|one| (one.class_id, one.confidence)))
+                {
+                    return Err(FallbackCause::Private);
+                }
+                &answered.image
+            }
             Record::Failed { image, .. } => image,
         };
         self.ask_node(node, image, name.clone(), entry.waited).await

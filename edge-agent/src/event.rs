@@ -76,6 +76,11 @@ impl Event {
         }
     }
 
+    /// Whether somebody forgets it once it is delivered.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.receipt.is_some()
+    }
+
     /// Says, once an output, that there is nothing more to do for the event there: it was delivered, or is not to be. Without
     /// that it is not delivered.
     pub(crate) fn delivered(&self) {

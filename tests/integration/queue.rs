@@ -8,6 +8,7 @@ use outpost_tests::{
 use serde_json::Value;
 
 use crate::{
+    operations::{reconfigure, state},
     run::{Device, json, lines, until},
     security::issue,
 };
@@ -162,6 +163,57 @@ fn images_that_wait_too_long_or_find_no_room_keep_the_devices_answer() {
     let too_old = "outpost_edge_queue_left_total{outcome=\"TooOld\"}";
     assert!(device.metric(too_old).unwrap() > 0.0);
     device.end();
+}
+
+#[test]
+fn an_image_that_waits_stays_here_once_its_class_must_not_leave() {
+    let certificates = CertificateFolder::valid();
+    let address = free_address();
+    let config = config(address, &certificates, "");
+    let device = Device::start_in(folder(), &config);
+    // Of images of two classes that wait, those of one may not leave any more.
+    let mut images = some_cifar(200).into_iter();
+    let mut waits = || {
+        until("an image that waits", || {
+            let encoded = fs::read(images.next().unwrap()).unwrap();
+            let answer = json(device.post("/v1/classify", "image/jpeg", &encoded));
+            (answer["final"] == false).then(|| text(&answer, "label").to_owned())
+        })
+    };
+    let private = waits();
+    while waits() == private {}
+    reconfigure(
+        &device,
+        &format!("{config}[privacy]\nnever_offload = [{private:?}]\nat_least = 0.3\n"),
+    );
+    until("a reload", || {
+        (state(&device)["reload"]["result"] == "applied").then_some(())
+    });
+    let _cloud = cloud(address, &certificates);
+    until("the end of all", || {
+        (device.metric("outpost_edge_queue_images ") == Some(0.0)).then_some(())
+    });
+    let (_, folder) = device.end();
+    let events = lines(&folder.path().join("answers.jsonl"));
+    let said = by_image(&events);
+    assert_one_final(&events);
+    let mut kinds = HashMap::new();
+    for said in said.values().filter(|said| said[0]["final"] == false) {
+        let is_private =
+            said[0]["label"] == *private && said[0]["confidence"].as_f64().unwrap() >= 0.3;
+        kinds
+            .entry(is_private)
+            .or_insert_with(Vec::new)
+            .push(text(said[1], "kind"));
+    }
+    assert!(
+        kinds[&true].iter().all(|kind| *kind == "confirmation"),
+        "{kinds:?}"
+    );
+    assert!(
+        kinds[&false].iter().any(|kind| *kind == "correction"),
+        "{kinds:?}"
+    );
 }
 
 #[test]

@@ -14,7 +14,8 @@ use outpost_cascade::{
 use outpost_exit_policy::{Bundle, Evidence, Goal};
 use outpost_offload::{DecidedBy, RemoteModel};
 use outpost_runtime::{
-    Features, Labels, LocalNetworks, Manifest, ModelFolder, Place, Probabilities, Progress, Runtime,
+    ClassId, Features, Labels, LocalNetworks, Manifest, ModelFolder, Place, Probabilities,
+    Progress, Runtime,
 };
 use outpost_supervision::{Piece, Underway};
 use tokio::{
@@ -439,6 +440,13 @@ impl Engine {
         let keeps = |private: &PrivateClasses| said.values().any(|said| private.keep(said));
         let private = self.private.as_ref();
         private.is_some_and(|private| said.is_empty() || keeps(private))
+    }
+
+    /// Whether an image stays here by what was said about it before, classes and their probabilities: what must not leave
+    /// may have been changed since.
+    pub fn keeps(&self, said: impl IntoIterator<Item = (ClassId, f32)>) -> bool {
+        let private = self.private.as_ref();
+        private.is_some_and(|private| private.keep_for(said))
     }
 
     /// Takes one image through the cascade.

@@ -248,7 +248,17 @@ pub(super) fn write_all(
         if !is_written {
             continue;
         }
-        event.delivered();
+        // Who waits for it forgets it then: it must be on the disk, not with the system alone.
+        match event.is_awaited().then(|| file.file.sync_data()) {
+            Some(Err(error)) => {
+                metrics.output_failed("file");
+                tracing::error!(
+                    file = %file.path.display(), %error,
+                    "an answer may not be on the disk: it is said again at the next start"
+                );
+            }
+            Some(Ok(())) | None => event.delivered(),
+        }
         if event.is_final {
             file.done.note(event.id);
         }
