@@ -128,6 +128,7 @@ impl CascadeModel {
             privacy: &Privacy::default(),
             turns: batching.instances,
             peers,
+            connects: true,
         })?;
         let (entry, classes) = whole(&engine)?;
         let of_model = metrics.of_model(&name);

@@ -90,9 +90,11 @@ impl Audit {
     /// # Errors
     /// Why there is no answer.
     pub(crate) async fn ask(self, image: String) -> Result<Record, FallbackCause> {
-        self.agent
-            .ask_node(self.node, self.encoded, image, Duration::ZERO)
-            .await
+        let picture = self.agent.decode(self.encoded).await?;
+        let asked = self
+            .agent
+            .ask_node(self.node, picture, image, Duration::ZERO);
+        asked.await
     }
 }
 
@@ -199,6 +201,9 @@ impl Agent {
             turns: config.device_threads,
             privacy: &config.privacy,
             peers,
+            // What a person chose may hold on: then nobody is connected to before that is known.
+            connects: before
+                .is_none_or(|before| before.engine.deciding().mode() != Mode::DeviceOnly),
         })?;
         let here = engine.runtime();
         tracing::info!(
@@ -306,24 +311,27 @@ impl Agent {
         })
     }
 
-    /// Asks a node elsewhere about an image that has waited for so long.
+    /// Asks a node elsewhere about an image that was answered before, and has waited for so long.
     async fn ask_node(
         &self,
         node: NodeId,
-        encoded: Bytes,
+        picture: Picture,
         image: String,
         waited: Duration,
     ) -> Result<Record, FallbackCause> {
-        let limits = self.limits;
-        let picture = blocking(move || Picture::decode(encoded, &limits)).await;
-        let Ok(Ok(picture)) = picture else {
-            // The limits were changed since.
-            return Err(FallbackCause::Unsendable);
-        };
         let patience = self.deadline + self.late;
         let mut outcome = self.engine.ask(node, picture, patience).await?;
         outcome.total += waited;
         Ok(self.said(image, Ok(outcome)))
+    }
+
+    /// Decodes an image that was answered before.
+    async fn decode(&self, encoded: Bytes) -> Result<Picture, FallbackCause> {
+        let limits = self.limits;
+        let picture = blocking(move || Picture::decode(encoded, &limits)).await;
+        // The limits were changed since.
+        let picture = picture.ok().and_then(Result::ok);
+        picture.ok_or(FallbackCause::Unsendable)
     }
 
     /// Asks the cloud about an image that waited for it.
@@ -334,21 +342,19 @@ impl Agent {
         // Of another cascade, where it was changed since.
         let node = self.engine.cascade().find(&entry.node);
         let node = node.ok_or(FallbackCause::NoCloud)?;
+        let mut picture = self.decode(image).await?;
+        // What must not leave may have been changed, too.
+        match self.engine.keeps(&mut picture).await {
+            Ok(false) => {}
+            Ok(true) => return Err(FallbackCause::Private),
+            Err(_) => return Err(FallbackCause::NetworkFailed),
+        }
         let name = match &entry.record {
-            Record::Answered(answered) => {
-                let said = answered.top5.iter();
-                // Of a class that was not private when it was answered.
-                if self
-                    .engine
-                    .keeps(said.map(|one| (one.class_id, one.confidence)))
-                {
-                    return Err(FallbackCause::Private);
-                }
-                &answered.image
-            }
+            Record::Answered(answered) => &answered.image,
             Record::Failed { image, .. } => image,
         };
-        self.ask_node(node, image, name.clone(), entry.waited).await
+        let asked = self.ask_node(node, picture, name.clone(), entry.waited);
+        asked.await
     }
 
     /// What came of an image, and its file where it could be decoded and may be wanted.

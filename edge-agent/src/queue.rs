@@ -391,6 +391,7 @@ impl Keeper {
             match self.store.image(id) {
                 Ok(Some((mut entry, image))) => {
                     entry.waited = entry.age(self.clock.now());
+                    entry.attempts = self.order.attempts(id);
                     return Some((entry, image));
                 }
                 // Of another version of the program.

@@ -102,7 +102,7 @@ fn an_image_whose_caller_goes_away_is_answered_once_nonetheless() {
     let cloud = CloudService::start_with(
         &certificates,
         &format!(
-            "models = {models:?}\nnetworks = [\"cifar10-resnet\"]\n[batching]\nmax_batch = 2\nmax_delay_ms = 2000\n"
+            "models = {models:?}\nnetworks = [\"cifar10-resnet\"]\n[batching]\nmax_batch = 2\nmax_delay_ms = 8000\n"
         ),
     );
     let device = Device::start(&format!(

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fs, net::SocketAddr, path::Path, process::Command};
 
 use outpost_tests::{
-    CertificateFolder, CloudService, free_address, program, repository, some_cifar,
+    CertificateFolder, CloudService, free_address, program, repository, some_cifar, some_photos,
 };
 use serde_json::Value;
 
@@ -181,10 +181,13 @@ fn an_image_that_waits_stays_here_once_its_class_must_not_leave() {
         })
     };
     let private = waits();
-    while waits() == private {}
+    let mut others = 0;
+    while others < 5 {
+        others += usize::from(waits() != private);
+    }
     reconfigure(
         &device,
-        &format!("{config}[privacy]\nnever_offload = [{private:?}]\nat_least = 0.3\n"),
+        &format!("{config}[privacy]\nnever_offload = [{private:?}]\n"),
     );
     until("a reload", || {
         (state(&device)["reload"]["result"] == "applied").then_some(())
@@ -199,10 +202,8 @@ fn an_image_that_waits_stays_here_once_its_class_must_not_leave() {
     assert_one_final(&events);
     let mut kinds = HashMap::new();
     for said in said.values().filter(|said| said[0]["final"] == false) {
-        let is_private =
-            said[0]["label"] == *private && said[0]["confidence"].as_f64().unwrap() >= 0.3;
         kinds
-            .entry(is_private)
+            .entry(said[0]["label"] == *private)
             .or_insert_with(Vec::new)
             .push(text(said[1], "kind"));
     }
@@ -210,10 +211,42 @@ fn an_image_that_waits_stays_here_once_its_class_must_not_leave() {
         kinds[&true].iter().all(|kind| *kind == "confirmation"),
         "{kinds:?}"
     );
+    // To some of them the class is improbable.
     assert!(
         kinds[&false].iter().any(|kind| *kind == "correction"),
         "{kinds:?}"
     );
+}
+
+#[test]
+fn an_image_whose_time_was_over_before_it_could_be_sent_waits_too() {
+    let certificates = CertificateFolder::valid();
+    let address = free_address();
+    let _cloud = cloud(address, &certificates);
+    let config = config(address, &certificates, "").replace("= 10000", "= 1");
+    let device = Device::start_in(folder(), &config);
+    // To decode a photo alone takes longer.
+    let mut photos = some_photos(20).into_iter();
+    let id = until("an image that waits", || {
+        let photo = fs::read(photos.next().unwrap()).unwrap();
+        let answer = json(device.post("/v1/classify", "image/jpeg", &photo));
+        assert_eq!(answer["bytes_sent"], 0, "{answer}");
+        (answer["reason"] == "fallback:deadline").then(|| {
+            assert_eq!(answer["final"], false, "{answer}");
+            answer["id"].clone()
+        })
+    });
+    until("its end", || {
+        let events = lines(&device.folder.path().join("answers.jsonl"));
+        let mut of_it = events.iter().filter(|event| event["id"] == id);
+        let last = of_it.find(|event| event["final"] == true)?;
+        assert_eq!(
+            (&last["kind"], &last["site"]),
+            (&"correction".into(), &"cloud".into())
+        );
+        Some(())
+    });
+    device.end();
 }
 
 #[test]
@@ -333,7 +366,9 @@ fn a_disk_that_is_full_at_the_start_costs_no_image_its_answer() {
 fn a_damaged_queue_is_set_aside_and_a_new_one_begun() {
     let certificates = CertificateFolder::valid();
     let folder = folder();
-    fs::write(folder.path().join("queue.redb"), "a text").unwrap();
+    // As a disk leaves it that lost its pages.
+    let damaged = vec![0; 1 << 16];
+    fs::write(folder.path().join("queue.redb"), &damaged).unwrap();
     let device = Device::start_in(folder, &config(free_address(), &certificates, ""));
     let mut kept = 0.0;
     for image in some_cifar(20) {
@@ -346,7 +381,7 @@ fn a_damaged_queue_is_set_aside_and_a_new_one_begun() {
     let (log, folder) = device.end();
     let aside = folder.path().join("queue.redb.damaged");
     assert!(log.contains(aside.to_str().unwrap()), "{log}");
-    assert_eq!(fs::read(aside).unwrap(), b"a text");
+    assert_eq!(fs::read(aside).unwrap(), damaged);
 }
 
 #[test]
@@ -359,6 +394,9 @@ fn a_queue_that_cannot_be_used_is_refused_at_the_start() {
         assert!(log.contains(says), "{says}: {log}");
     };
     refused(&folder(), "path = \"no/such/queue\"", "make its folder");
+    let other = folder();
+    fs::write(other.path().join("queue.redb"), "a text").unwrap();
+    refused(&other, "", "no queue of this version");
     refused(&folder(), "max_bytes = 0", "queue.max_bytes");
     refused(&folder(), "max_age_hours = -1.0", "queue.max_age_hours");
     // Of another device that runs.

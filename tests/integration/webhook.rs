@@ -240,7 +240,7 @@ fn a_server_that_does_not_answer_or_never_ends_its_answer_holds_up_no_image() {
     let router = Router::new().route("/events", post(take));
     let server = WebServer::start(router.with_state(keys.clone()));
     let device = Device::start(&format!(
-        "deadline_ms = 20000\n[api]\naddress = \"127.0.0.1:0\"\n[outputs.webhook]\nurl = \"http://{}/events\"\ntimeout_ms = 500\n",
+        "deadline_ms = 20000\n[api]\naddress = \"127.0.0.1:0\"\n[outputs.webhook]\nurl = \"http://{}/events\"\ntimeout_ms = 3000\n",
         server.address(),
     ));
     let image = fs::read(&some_cifar(1)[0]).unwrap();

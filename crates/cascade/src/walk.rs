@@ -37,6 +37,8 @@ pub struct Answer {
     pub node: NodeId,
     /// Why it is this one.
     pub reason: Reason,
+    /// The node elsewhere that was to be asked, where the time was over before that.
+    pub unasked: Option<NodeId>,
 }
 
 /// Why a node's word is the answer.
@@ -196,7 +198,11 @@ impl<'c> Walk<'c> {
         self.spoken = Some(node);
         match self.cascade.decide(node, evidence) {
             None => answer(node, Reason::Confident),
-            Some(_) if now >= self.deadline => self.offload_failed(FallbackCause::Deadline),
+            Some(next) if now >= self.deadline => Action::Answer(Answer {
+                node,
+                reason: Reason::Fallback(FallbackCause::Deadline),
+                unasked: (self.cascade.node(next).site() != self.here).then_some(next),
+            }),
             Some(next) => self.go_to(next),
         }
     }
@@ -235,7 +241,11 @@ impl<'c> Walk<'c> {
 }
 
 fn answer(node: NodeId, reason: Reason) -> Action {
-    Action::Answer(Answer { node, reason })
+    Action::Answer(Answer {
+        node,
+        reason,
+        unasked: None,
+    })
 }
 
 #[cfg(test)]

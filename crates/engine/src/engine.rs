@@ -14,7 +14,7 @@ use outpost_cascade::{
 use outpost_exit_policy::{Bundle, Evidence, Goal};
 use outpost_offload::{DecidedBy, RemoteModel};
 use outpost_runtime::{
-    ClassId, Features, Labels, LocalNetworks, Manifest, ModelFolder, Place, Probabilities,
+    ClassifyError, Features, Labels, LocalNetworks, Manifest, ModelFolder, Place, Probabilities,
     Progress, Runtime,
 };
 use outpost_supervision::{Piece, Underway};
@@ -59,6 +59,8 @@ pub struct Plan<'a> {
     /// Who is asked for what is elsewhere. Where a site has nobody, the nearest site before it that has
     /// somebody passes images on.
     pub peers: BTreeMap<Site, Arc<Upstream>>,
+    /// Whether they are connected to at once, where the mode asks them, or only once this engine takes over.
+    pub connects: bool,
 }
 
 /// What runs the networks that are here.
@@ -149,7 +151,7 @@ pub struct Outcome {
     pub local: Duration,
     /// The offload, where there was one.
     pub offload: Option<Offload>,
-    /// The node that the offload was for.
+    /// The node that the offload was for, or was to be for where the time was over before.
     pub asked: Option<NodeId>,
     /// From taking up the image to the answer.
     pub total: Duration,
@@ -252,7 +254,7 @@ impl Engine {
             .collect::<Result<_, StartError>>()?;
         // Connecting takes as long as loading; they go side by side.
         for peer in plan.peers.values() {
-            peer.set_asked(plan.mode != Mode::DeviceOnly);
+            peer.set_asked(plan.connects && plan.mode != Mode::DeviceOnly);
         }
         let here = || cascade.nodes().filter(|(_, node)| node.site() == plan.here);
         let places: Vec<Place<'_>> = here()
@@ -430,8 +432,10 @@ impl Engine {
 
     /// Takes the place of an engine whose peers the own ones came after: see [`Peer::after`].
     pub fn take_over(&self) {
+        let is_asked = self.deciding().mode() != Mode::DeviceOnly;
         for peer in self.peers.values() {
             peer.take_over();
+            peer.set_asked(is_asked);
         }
     }
 
@@ -442,11 +446,32 @@ impl Engine {
         private.is_some_and(|private| said.is_empty() || keeps(private))
     }
 
-    /// Whether an image stays here by what was said about it before, classes and their probabilities: what must not leave
-    /// may have been changed since.
-    pub fn keeps(&self, said: impl IntoIterator<Item = (ClassId, f32)>) -> bool {
-        let private = self.private.as_ref();
-        private.is_some_and(|private| private.keep_for(said))
+    /// Whether an image stays here by what the networks here say, which are all asked where anything must not leave.
+    ///
+    /// # Errors
+    /// [`ImageError`] where one of them failed.
+    pub async fn keeps(&self, picture: &mut Picture) -> Result<bool, ImageError> {
+        if self.private.is_none() {
+            return Ok(false);
+        }
+        let turn = self.turn().await;
+        let pixels = picture.lend(Then::Keep).map_err(PictureError::from)?;
+        let here = self.cascade.nodes().map(|(id, _)| id);
+        let places: Vec<(NodeId, usize)> = here
+            .filter_map(|id| Some((id, *self.places.get(&id)?)))
+            .collect();
+        let networks = self.local.clone();
+        let said = blocking(move || {
+            let mut progress = Progress::default();
+            let said = places.into_iter().map(|(node, place)| {
+                let output = networks.run(place, pixels.clone(), &mut progress)?;
+                Ok((node, output.probabilities))
+            });
+            let said = said.collect::<Result<HashMap<_, _>, ClassifyError>>();
+            drop(turn);
+            said
+        });
+        Ok(self.is_private(&said.await??))
     }
 
     /// Takes one image through the cascade.
@@ -591,7 +616,7 @@ impl Engine {
             waited,
             local,
             offload,
-            asked,
+            asked: asked.or(answer.unasked),
             total,
             late,
             is_private,

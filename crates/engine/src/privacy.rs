@@ -71,10 +71,4 @@ impl PrivateClasses {
             .iter()
             .any(|class| probability(class).is_some_and(|&p| p >= self.at_least))
     }
-
-    /// The same, of some classes and their probabilities.
-    pub(crate) fn keep_for(&self, said: impl IntoIterator<Item = (ClassId, f32)>) -> bool {
-        let mut said = said.into_iter();
-        said.any(|(class, p)| p >= self.at_least && self.classes.contains(&class))
-    }
 }

@@ -74,6 +74,8 @@ pub(super) struct Folder {
     reading: Outage,
     /// Whether its images can be opened.
     opening: Outage,
+    /// Whether one could not since the last look.
+    waits_for_files: bool,
     /// Images that are being answered.
     taken: HashSet<PathBuf>,
     /// Images that stay though they were answered, and as what.
@@ -136,6 +138,7 @@ impl Folder {
             look: Duration::from_secs(config.look_seconds),
             reading: outage(),
             opening: outage(),
+            waits_for_files: false,
             path,
             intake,
             watched,
@@ -239,9 +242,13 @@ impl Folder {
         };
         self.taken.remove(&path);
         if left == Left::Unopened {
-            return Some(self.opening.failed(TOO_MANY_FILES));
+            // All that were taken up at that time are one failure.
+            let is_first = !std::mem::replace(&mut self.waits_for_files, true);
+            return is_first.then(|| self.opening.failed(TOO_MANY_FILES));
         }
-        self.opening.came();
+        if !self.waits_for_files {
+            self.opening.came();
+        }
         if left == Left::Same {
             self.done.insert(path, version);
         }
@@ -250,10 +257,12 @@ impl Folder {
 
     /// All images that are whole, in order of name, and how long to wait for the next look.
     async fn all(&mut self) -> (Vec<PathBuf>, Duration) {
+        self.waits_for_files = false;
         let (path, settle) = (self.path.clone(), self.settle);
         let (watched, teller) = (self.watched, self.teller.clone());
         let looked = spawn_blocking(move || look(&path, settle, watched, &teller)).await;
         let Look {
+            folder,
             whole,
             young,
             renewed,
@@ -268,13 +277,18 @@ impl Folder {
         };
         self.reading.came();
         match renewed {
-            None => {}
-            Some((folder, Ok(watcher))) => {
+            // A disk that was away for a moment is the same, and nobody told that it was: this costs nothing otherwise.
+            None => {
+                if let Some(watcher) = &mut self.watcher {
+                    let _ = watcher.watch(&self.path, RecursiveMode::NonRecursive);
+                }
+            }
+            Some(Ok(watcher)) => {
                 self.watched = Some(folder);
                 self.watcher = Some(watcher);
             }
             // Told once, and tried again at every look.
-            Some((_, Err(error))) => {
+            Some(Err(error)) => {
                 if self.watcher.take().is_some() {
                     tracing::warn!(
                         folder = %self.path.display(), %error,
@@ -283,9 +297,10 @@ impl Folder {
                 }
             }
         }
-        // What is gone need not be remembered.
+        // What is gone need not be remembered, except where its disk is gone and may come back.
         let here: HashSet<&PathBuf> = whole.iter().chain(&young).collect();
-        self.done.retain(|path, _| here.contains(path));
+        self.done
+            .retain(|path, version| version.device != folder.device || here.contains(path));
         let wait = match young.is_empty() {
             true => self.look,
             false => self.settle.min(self.look),
@@ -344,8 +359,10 @@ struct Look {
     whole: Vec<PathBuf>,
     /// Those that may not be.
     young: Vec<PathBuf>,
-    /// Where it is another folder than the one that is watched: which, and what watches it from now on.
-    renewed: Option<(FolderId, notify::Result<RecommendedWatcher>)>,
+    /// Which folder it is.
+    folder: FolderId,
+    /// Where that is another than the one that is watched: what watches it from now on.
+    renewed: Option<notify::Result<RecommendedWatcher>>,
 }
 
 /// Looks at all of a folder; blocks.
@@ -357,7 +374,7 @@ fn look(
 ) -> io::Result<Look> {
     let folder = FolderId::of(path)?;
     // Before its images are listed: of those that come after that the system tells.
-    let renewed = (watched != Some(folder)).then(|| (folder, teller.watch(path)));
+    let renewed = (watched != Some(folder)).then(|| teller.watch(path));
     let (mut whole, mut young) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(path)? {
         let Some((path, version)) = image(entry?.path()) else {
@@ -372,6 +389,7 @@ fn look(
     Ok(Look {
         whole,
         young,
+        folder,
         renewed,
     })
 }
@@ -381,6 +399,7 @@ fn look(
 struct Version {
     modified: SystemTime,
     bytes: u64,
+    device: u64,
     inode: u64,
 }
 
@@ -461,6 +480,7 @@ fn image(path: PathBuf) -> Option<(PathBuf, Version)> {
     let version = Version {
         modified: metadata.modified().ok()?,
         bytes: metadata.len(),
+        device: metadata.dev(),
         inode: metadata.ino(),
     };
     Some((path, version))
@@ -593,9 +613,10 @@ mod tests {
         let mut watcher = None;
         for name in ["a.jpg", "b.jpg"] {
             fs::create_dir(&folder).unwrap();
-            let (id, renewed) = look(None).unwrap().renewed.unwrap();
+            let seen = look(None).unwrap();
+            let id = seen.folder;
             // The one before ends.
-            watcher.replace(renewed.unwrap());
+            watcher.replace(seen.renewed.unwrap().unwrap());
             assert!(look(Some(id)).unwrap().renewed.is_none());
             let (path, _) = put(&folder, name, "pixels");
             assert_eq!(told.recv().await, Some(path.clone()));
@@ -605,8 +626,9 @@ mod tests {
         }
         // Also one that was moved elsewhere, with another in its place.
         fs::create_dir(&folder).unwrap();
-        let (id, renewed) = look(None).unwrap().renewed.unwrap();
-        watcher.replace(renewed.unwrap());
+        let seen = look(None).unwrap();
+        let id = seen.folder;
+        watcher.replace(seen.renewed.unwrap().unwrap());
         fs::rename(&folder, parent.path().join("elsewhere")).unwrap();
         teller.gone.notified().await;
         fs::create_dir(&folder).unwrap();

@@ -117,6 +117,8 @@ impl RotatingFile {
         if let Ok(older) = File::open(older(&config.path, 1)) {
             let _ = done.note_last(&older);
         }
+        // What is there already is taken for delivered; not every file can be told.
+        let _ = file.sync_data();
         Ok(Self {
             bytes: whole_lines(&config.path, &file, &mut done).map_err(failed)?,
             path: config.path.clone(),

@@ -73,16 +73,29 @@ impl Courier {
             }
             Err(cause) => cause,
         };
-        let sent = Sent::that_failed(cause);
+        let sent = match cause {
+            // Then there is nothing for any of them.
+            FallbackCause::Budget if self.is_used_up() => Sent::ToNobody,
+            cause => Sent::that_failed(cause, entry.attempts),
+        };
         match sent {
             Sent::Over => {
-                tracing::warn!(id = %entry.id, %cause, "the cloud does not take an image that waited: what the device said holds");
+                tracing::warn!(id = %entry.id, %cause, "an image that waited is not answered by the cloud: what the device said holds");
                 self.queue.finish(entry, None).await;
             }
             Sent::ToNobody => {}
             Sent::InVain => self.queue.attempted(entry.id).await,
         }
         sent
+    }
+}
+
+impl Courier {
+    /// Whether nothing at all is left of a budget.
+    fn is_used_up(&self) -> bool {
+        let agent = self.agent.get();
+        let mut budgets = agent.engine().peers().flat_map(|(_, peer)| peer.budgets());
+        budgets.any(|budget| budget.left < 1.0)
     }
 }
 
@@ -98,8 +111,11 @@ enum Sent {
 }
 
 impl Sent {
-    fn that_failed(cause: FallbackCause) -> Self {
+    /// After so many attempts in vain before.
+    fn that_failed(cause: FallbackCause, attempts: u32) -> Self {
         match cause {
+            // What the cloud takes may have changed since it said so: it is asked at the next attempt.
+            FallbackCause::Unusable if attempts == 0 => Self::InVain,
             FallbackCause::CircuitOpen
             | FallbackCause::Unreachable
             | FallbackCause::Certificate => Self::ToNobody,
@@ -119,7 +135,10 @@ mod tests {
     fn only_what_is_the_images_own_fault_ends_it_and_what_may_be_lets_others_go_first() {
         use FallbackCause as C;
         for (causes, sent) in [
-            (&[C::Unusable, C::Unsendable, C::Private][..], Sent::Over),
+            (
+                &[C::Unsendable, C::Private, C::NetworkFailed][..],
+                Sent::Over,
+            ),
             (
                 &[C::Unreachable, C::CircuitOpen, C::Certificate],
                 Sent::ToNobody,
@@ -134,8 +153,10 @@ mod tests {
             ),
         ] {
             for &cause in causes {
-                assert_eq!(Sent::that_failed(cause), sent, "{cause}");
+                assert_eq!(Sent::that_failed(cause, 0), sent, "{cause}");
             }
         }
+        assert_eq!(Sent::that_failed(C::Unusable, 0), Sent::InVain);
+        assert_eq!(Sent::that_failed(C::Unusable, 1), Sent::Over);
     }
 }

@@ -121,6 +121,11 @@ impl Order {
         }
     }
 
+    /// Such attempts at an image.
+    pub(super) fn attempts(&self, id: Uuid) -> u32 {
+        self.waiting.get(&id).map_or(0, |waiting| waiting.attempts)
+    }
+
     /// Of the images that may be sent and were attempted the least, the one that is worth the most.
     pub(super) fn next(&self) -> Option<Uuid> {
         let is_free = |id: &Uuid| !self.waiting[id].is_held;

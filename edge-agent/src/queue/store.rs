@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Read},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -33,6 +33,8 @@ const TABLES: usize = 4;
 const NEW: &str = ".new";
 /// What the name of a damaged file ends with, once it is set aside. The newest is kept.
 const DAMAGED: &str = ".damaged";
+/// What a file of redb begins with.
+const MAGIC: &[u8] = b"redb\x1a\n";
 /// Memory for pages of the file; it is hardly read.
 const CACHE_BYTES: usize = 1 << 20;
 
@@ -56,6 +58,9 @@ pub(crate) struct Entry {
     /// How long it has waited, as of when the queue gave it.
     #[serde(skip)]
     pub(crate) waited: Duration,
+    /// Attempts in vain before, as of then.
+    #[serde(skip)]
+    pub(crate) attempts: u32,
 }
 
 impl Entry {
@@ -71,6 +76,7 @@ impl Entry {
             // The queue says when, once it has it.
             taken_ms: 0,
             waited: Duration::ZERO,
+            attempts: 0,
         }
     }
 
@@ -223,7 +229,7 @@ fn left(database: &Database) -> Result<Left, redb::Error> {
 fn open(path: &Path) -> Result<Database, redb::Error> {
     match open_present(path) {
         Err(redb::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => begin(path),
-        Err(error) if is_damage(&error) => {
+        Err(error) if is_damage(&error) && is_ours(path)? => {
             set_aside(path, &error)?;
             begin(path)
         }
@@ -300,6 +306,16 @@ fn is_damage(error: &redb::Error) -> bool {
         ),
         _ => false,
     }
+}
+
+/// Whether a file may be a queue that was damaged: it begins as one, or has nothing at its beginning. Others' files are not
+/// moved away, where a path is mistaken.
+fn is_ours(path: &Path) -> io::Result<bool> {
+    let mut first = Vec::new();
+    File::open(path)?
+        .take(MAGIC.len() as u64)
+        .read_to_end(&mut first)?;
+    Ok(MAGIC.starts_with(&first) || first.iter().all(|&byte| byte == 0))
 }
 
 /// Moves a damaged file out of the way.
@@ -412,7 +428,6 @@ mod tests {
             whole[..whole.len() / 2].to_vec(),
             whole[..20].to_vec(),
             vec![0; whole.len()],
-            b"a text".to_vec(),
             Vec::new(),
         ] {
             fs::write(&path, &damaged).unwrap();
@@ -424,6 +439,16 @@ mod tests {
             drop(store);
             assert_eq!(images(&path), 1);
         }
+    }
+
+    #[test]
+    fn a_file_that_is_none_of_ours_is_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("answers.jsonl");
+        fs::write(&path, "a text").unwrap();
+        assert!(Store::new(&path).load().is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"a text");
+        assert!(!beside(&path, DAMAGED).exists());
     }
 
     #[test]

@@ -98,6 +98,15 @@ fn nothing_new_is_started_after_the_deadline() {
         walk.said(small, &evidence(&UNSURE), DEADLINE),
         answer(small, Reason::Fallback(FallbackCause::Deadline))
     );
+    // Who was to be asked elsewhere is told.
+    let (middle, large) = (node(&cascade, "middle"), node(&cascade, "large"));
+    let (mut walk, _) = Walk::start(&cascade, cascade.entry(), Site::Device, DEADLINE);
+    walk.said(small, &evidence(&UNSURE), SOON);
+    let Action::Answer(late) = walk.said(middle, &evidence(&UNSURE), DEADLINE) else {
+        panic!("something new was started");
+    };
+    assert_eq!((late.node, late.unasked), (middle, Some(large)));
+    assert_eq!(late.reason, Reason::Fallback(FallbackCause::Deadline));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc, Mutex, MutexGuard, Weak,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -51,8 +51,8 @@ pub struct Upstream {
     slowdown: AtomicU32,
     /// How the budgets and the circuits are bounded.
     settings: (BudgetConfig, CircuitConfig),
-    /// Whether anybody is to ask them.
-    is_asked: AtomicBool,
+    /// How often it was changed whether they are asked: an odd number while they are.
+    changes: AtomicU64,
     /// What asks for signs of life; ends with the endpoints.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -169,7 +169,7 @@ impl Upstream {
             health_every: choosing.health_every,
             slowdown: AtomicU32::new(1),
             settings: (config.budget, circuit),
-            is_asked: AtomicBool::new(false),
+            changes: AtomicU64::new(0),
             tasks: Mutex::new(JoinSet::new()),
             peers,
         })
@@ -285,37 +285,36 @@ impl Upstream {
     }
 
     /// From now on images may be sent to them, or none is: then they are not asked for signs of life either, and no
-    /// connection is kept.
+    /// connection is kept once calls under way are over.
     pub(crate) fn set_asked(self: &Arc<Self>, is_asked: bool) {
-        if self.is_asked.swap(is_asked, Ordering::Relaxed) == is_asked {
+        let change = |changes: u64| (is_changed_to(changes + 1, is_asked)).then_some(changes + 1);
+        let (read, write) = (Ordering::Relaxed, Ordering::Relaxed);
+        let Ok(before) = self.changes.fetch_update(write, read, change) else {
             return;
-        }
-        if is_asked {
-            return self.start();
-        }
-        lock(&self.tasks).abort_all();
-        self.state().watched.clear();
-        for peer in &self.peers {
-            peer.channel().close();
+        };
+        match is_asked {
+            true => self.start(before + 1),
+            false => self.close(),
         }
     }
 
     /// Connects while networks still load, and begins to ask who is there; a failure shows at the first offload.
-    fn start(self: &Arc<Self>) {
-        if let [only] = &self.peers[..] {
-            let channel = only.channel();
-            self.spawn(async move {
-                let _ = channel.connect().await;
-            });
-            return;
-        }
+    fn start(self: &Arc<Self>, change: u64) {
         for peer in &self.peers {
             let channel = peer.channel();
             self.spawn(async move {
                 let _ = channel.connect().await;
             });
         }
-        self.spawn(look(Arc::downgrade(self)));
+        if self.peers.len() > 1 {
+            self.spawn(look(Arc::downgrade(self), change));
+        }
+    }
+
+    fn close(&self) {
+        for peer in &self.peers {
+            peer.channel().close();
+        }
     }
 
     /// Asks about an image, until the deadline at the latest; gives the call, too, where it goes on after that.
@@ -325,14 +324,20 @@ impl Upstream {
         picture: Arc<Picture>,
         patience: Patience,
     ) -> (Offload, Option<LateCall>) {
-        if let [only] = &self.peers[..] {
+        let asked = if let [only] = &self.peers[..] {
             let sent = Sent::nothing_of(&picture);
             let (offload, late) = only.classify(network, picture, patience, &sent).await;
             self.count_call(0, &offload);
             self.ask_where_refused(0, &offload);
-            return (offload, late.map(|late| LateCall(vec![late])));
+            (offload, late.map(|late| LateCall(vec![late])))
+        } else {
+            self.ask_in_order(network, &picture, patience).boxed().await
+        };
+        if !is_changed_to(self.changes.load(Ordering::Relaxed), true) {
+            // An image that was taken up before.
+            self.close();
         }
-        self.ask_in_order(network, &picture, patience).boxed().await
+        asked
     }
 
     /// Asks one endpoint after the other, the next one as soon as those before have failed or fallen silent.
@@ -567,12 +572,20 @@ impl Upstream {
     }
 }
 
-/// Asks those who are not in use whether they are there, while there is an upstream.
-async fn look(upstream: Weak<Upstream>) {
+/// Whether so many changes come to that.
+const fn is_changed_to(changes: u64, is_asked: bool) -> bool {
+    (changes % 2 == 1) == is_asked
+}
+
+/// Asks those who are not in use whether they are there, while there is an upstream and it is asked, since that change.
+async fn look(upstream: Weak<Upstream>, change: u64) {
     loop {
         let Some(upstream) = upstream.upgrade() else {
             return;
         };
+        if upstream.changes.load(Ordering::Relaxed) != change {
+            return;
+        }
         let due = upstream.state().endpoints.due(upstream.origin.elapsed());
         join_all(due.into_iter().map(|one| upstream.ask(one, HEALTH_WITHIN))).await;
         let slowdown = upstream.slowdown.load(Ordering::Relaxed);
