@@ -35,7 +35,7 @@ use clock::QueueClock;
 pub(crate) use courier::carry;
 use order::{Bounds, Order};
 pub(crate) use store::Entry;
-use store::{Left, Store, Write};
+use store::{Left, Store, Write, is_damage};
 
 /// Commands that may wait for the thread; whoever has another waits with it.
 const COMMANDS: usize = 64;
@@ -422,7 +422,7 @@ fn last(entry: Entry, record: Option<Record>) -> Event {
 /// Whether the file may be opened later: the disk is at fault, and not what the configuration says.
 fn may_pass(error: &redb::Error) -> bool {
     match error {
-        redb::Error::Io(error) => !is_of_the_path(error.kind()),
+        redb::Error::Io(failure) => !is_of_the_path(failure.kind()) && !is_damage(error),
         redb::Error::PreviousIo => true,
         _ => false,
     }
@@ -456,7 +456,7 @@ fn advice(error: &redb::Error) -> &'static str {
         io::ErrorKind::ReadOnlyFilesystem => {
             "the disk is read-only: mount it for writing, or name another place as `queue.path`"
         }
-        io::ErrorKind::InvalidData => {
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
             "it is no queue of this version: move it away, and a new one is begun"
         }
         kind if is_of_the_path(kind) => {

@@ -85,9 +85,10 @@ fn a_caller_whose_image_does_not_come_holds_one_place_until_it_goes() {
         answer.status().as_u16()
     };
     let half = &image[..image.len() / 2];
-    let stalled = send(&device, &head("half", image.len()), half);
-    until("another to be told to come back", || {
-        (status() == 503).then_some(())
+    // One that comes after the next caller is told to come back itself.
+    let stalled = until("another to be told to come back", || {
+        let stalled = send(&device, &head("half", image.len()), half);
+        (status() == 503).then_some(stalled)
     });
     drop(stalled);
     until("the place", || (status() == 200).then_some(()));

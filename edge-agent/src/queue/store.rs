@@ -297,7 +297,7 @@ fn add_tables(database: &Database) -> Result<(), redb::Error> {
 }
 
 /// Whether a file is no queue, or not a whole one.
-fn is_damage(error: &redb::Error) -> bool {
+pub(super) fn is_damage(error: &redb::Error) -> bool {
     match error {
         redb::Error::Corrupted(_) => true,
         redb::Error::Io(error) => matches!(

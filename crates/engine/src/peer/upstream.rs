@@ -287,9 +287,9 @@ impl Upstream {
     /// From now on images may be sent to them, or none is: then they are not asked for signs of life either, and no
     /// connection is kept once calls under way are over.
     pub(crate) fn set_asked(self: &Arc<Self>, is_asked: bool) {
-        let change = |changes: u64| (is_changed_to(changes + 1, is_asked)).then_some(changes + 1);
-        let (read, write) = (Ordering::Relaxed, Ordering::Relaxed);
-        let Ok(before) = self.changes.fetch_update(write, read, change) else {
+        let change = |changes| is_changed_to(changes + 1, is_asked).then_some(changes + 1);
+        let (written, read) = (Ordering::Relaxed, Ordering::Relaxed);
+        let Ok(before) = self.changes.fetch_update(written, read, change) else {
             return;
         };
         match is_asked {
@@ -311,6 +311,11 @@ impl Upstream {
         }
     }
 
+    fn is_asked(&self) -> bool {
+        is_changed_to(self.changes.load(Ordering::Relaxed), true)
+    }
+
+    /// Keeps no connection.
     fn close(&self) {
         for peer in &self.peers {
             peer.channel().close();
@@ -333,7 +338,7 @@ impl Upstream {
         } else {
             self.ask_in_order(network, &picture, patience).boxed().await
         };
-        if !is_changed_to(self.changes.load(Ordering::Relaxed), true) {
+        if !self.is_asked() {
             // An image that was taken up before.
             self.close();
         }
@@ -500,9 +505,12 @@ impl Upstream {
                     "the peer is there: images are sent again"
                 );
             }
-            if let Some(upstream) = upstream.upgrade()
-                && upstream.peers.len() > 1
-            {
+            let Some(upstream) = upstream.upgrade() else {
+                return;
+            };
+            if !upstream.is_asked() {
+                upstream.close();
+            } else if upstream.peers.len() > 1 {
                 upstream.signed(endpoint, sign.ok());
             }
         });

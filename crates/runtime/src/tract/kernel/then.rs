@@ -5,9 +5,9 @@ use std::ops::Range;
 use super::{Kernel, PIXELS, Part, ROWS};
 use crate::tract::{planes::Geometry, pooling::MaxPooling, spare::Spare};
 
-/// Values of all channels that lie between for a band, a megabyte: what the second-level caches of many CPUs hold, and rows enough
-/// that those which two bands share, and are computed twice, are few.
-const BAND: usize = 1 << 18;
+/// Values of all channels that lie between for a band, half a megabyte: what the second-level caches of most CPUs hold, and rows
+/// enough that those which two bands share, and are computed twice, are few.
+const BAND: usize = 1 << 17;
 
 /// Bands begin so many times as many rows apart as they share at least.
 const LEAST_APART: usize = 4;

@@ -208,9 +208,9 @@ fn large_outputs_are_never_in_memory_whole_where_channels_stay_on_their_own() {
     };
     for (height, names) in [
         (256, &["Convolution", "Convolution"][..]),
-        // Less than a megabyte of its own.
+        // Less than half a megabyte of its own.
         (
-            100,
+            70,
             &["Convolution", "Convolution", "Convolution", "MaxPooling"],
         ),
     ] {
