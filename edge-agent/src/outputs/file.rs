@@ -117,7 +117,7 @@ impl RotatingFile {
         if let Ok(older) = File::open(older(&config.path, 1)) {
             let _ = done.note_last(&older);
         }
-        // What is there already is taken for delivered; not every file can be told.
+        // What is there already is taken for delivered.
         let _ = file.sync_data();
         Ok(Self {
             bytes: whole_lines(&config.path, &file, &mut done).map_err(failed)?,
@@ -127,6 +127,14 @@ impl RotatingFile {
             kept: config.keep,
             done,
         })
+    }
+
+    /// Returns once what was added is on the disk, where it is a file on one.
+    fn sync(&self) -> io::Result<()> {
+        match self.file.sync_data() {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            synced => synced,
+        }
     }
 
     /// Adds a line; where it cannot be added whole, nothing of it stays.
@@ -251,7 +259,7 @@ pub(super) fn write_all(
             continue;
         }
         // Who waits for it forgets it then: it must be on the disk, not with the system alone.
-        match event.is_awaited().then(|| file.file.sync_data()) {
+        match event.is_awaited().then(|| file.sync()) {
             Some(Err(error)) => {
                 metrics.output_failed("file");
                 tracing::error!(

@@ -132,7 +132,7 @@ impl Store {
     /// What an earlier run of the program left.
     pub(super) fn load(&mut self) -> Result<Left, redb::Error> {
         match self.attempt(left) {
-            Err(error) if is_damage(&error) => {
+            Err(error) if is_damage(&error) && is_ours(&self.path)? => {
                 set_aside(&self.path, &error)?;
                 self.attempt(left)
             }
