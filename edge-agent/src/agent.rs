@@ -1,9 +1,9 @@
 //! Takes images through the cascade: the device's front of [`outpost_engine::Engine`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -23,6 +23,9 @@ use crate::{
     queue::Entry,
     record::Record,
 };
+
+/// Images that waited and may leave that are remembered; beyond that they are looked at again.
+const REMEMBERED: usize = 4096;
 
 /// An image to answer.
 #[derive(Debug, Clone)]
@@ -131,6 +134,8 @@ pub struct Agent {
     follows_link: bool,
     /// What the operating point is to meet, as the configuration says it.
     goal: Goal,
+    /// Images that waited and may leave, by what networks here say, as far as they were looked at lately.
+    may_leave: Mutex<HashSet<Uuid>>,
 }
 
 /// Why the agent did not start.
@@ -219,6 +224,7 @@ impl Agent {
             keeps_files: config.delivery == Delivery::Eventually || config.audit.share > 0.0,
             follows_link: config.follow_link,
             goal: goal.clone(),
+            may_leave: Mutex::default(),
         })
     }
 
@@ -334,6 +340,28 @@ impl Agent {
         picture.ok_or(FallbackCause::Unsendable)
     }
 
+    /// Whether an image that waited stays here: networks are asked once, however often it is tried to send it.
+    async fn keeps(&self, id: Uuid, picture: &mut Picture) -> Result<bool, FallbackCause> {
+        let lock = || {
+            self.may_leave
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if lock().contains(&id) {
+            return Ok(false);
+        }
+        let keeps = self.engine.keeps(picture).await;
+        let keeps = keeps.map_err(|_| FallbackCause::NetworkFailed)?;
+        if !keeps {
+            let mut may_leave = lock();
+            if may_leave.len() == REMEMBERED {
+                may_leave.clear();
+            }
+            may_leave.insert(id);
+        }
+        Ok(keeps)
+    }
+
     /// Asks the cloud about an image that waited for it.
     ///
     /// # Errors
@@ -344,10 +372,8 @@ impl Agent {
         let node = node.ok_or(FallbackCause::NoCloud)?;
         let mut picture = self.decode(image).await?;
         // What must not leave may have been changed, too.
-        match self.engine.keeps(&mut picture).await {
-            Ok(false) => {}
-            Ok(true) => return Err(FallbackCause::Private),
-            Err(_) => return Err(FallbackCause::NetworkFailed),
+        if self.keeps(entry.id, &mut picture).await? {
+            return Err(FallbackCause::Private);
         }
         let name = match &entry.record {
             Record::Answered(answered) => &answered.image,

@@ -257,9 +257,10 @@ impl Reloader {
             let goal = goal.or_else(|| self.power.goal().cloned());
             let goal = goal.filter(|_| has_policy);
             let mode = keeps_mode.then(|| deciding.mode());
+            // The mode first: where it is the device alone, nobody is to be connected to meanwhile.
             for change in [
-                DecideBy { goal, mode: None },
                 DecideBy { goal: None, mode },
+                DecideBy { goal, mode: None },
             ] {
                 if let Err(error) = agent.engine().decide_by(&change) {
                     tracing::warn!(%error, "what was decided by does not fit any more: the configuration's holds");

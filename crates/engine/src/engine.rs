@@ -591,6 +591,8 @@ impl Engine {
         };
         let total = taken.elapsed();
         let is_private = self.is_private(&said);
+        let is_asked = |node: &NodeId| self.remote[node].peer.is_some();
+        let unasked = answer.unasked.filter(is_asked).filter(|_| !is_private);
         let probabilities = said
             .remove(&answer.node)
             .expect("a node that answers has spoken");
@@ -616,7 +618,7 @@ impl Engine {
             waited,
             local,
             offload,
-            asked: asked.or(answer.unasked),
+            asked: asked.or(unasked),
             total,
             late,
             is_private,

@@ -78,8 +78,8 @@ pub(super) struct Folder {
     waits_for_files: bool,
     /// Images that are being answered.
     taken: HashSet<PathBuf>,
-    /// Images that stay though they were answered, and as what.
-    done: HashMap<PathBuf, Version>,
+    /// Images that stay though they were answered, as what, and the device of the folder that they are in.
+    done: HashMap<PathBuf, (Version, u64)>,
 }
 
 impl Folder {
@@ -102,9 +102,15 @@ impl Folder {
                 error.into(),
             )
         })?;
+        // Where another takes its place meanwhile, that one is found at the first look.
+        let watched = FolderId::of(&path).ok();
+        let device = watched.map_or(0, |folder| folder.device);
         let mut done = HashMap::new();
         match config.then {
-            Then::Keep => done.extend(found.filter_map(|entry| image(entry.ok()?.path()))),
+            Then::Keep => {
+                let images = found.filter_map(|entry| image(entry.ok()?.path()));
+                done.extend(images.map(|(path, version)| (path, (version, device))));
+            }
             Then::Move | Then::Delete => {
                 let subfolders: &[&str] = match config.then {
                     Then::Delete => &[FAILED],
@@ -125,8 +131,6 @@ impl Folder {
             tell,
             gone: Arc::default(),
         };
-        // Where another takes its place meanwhile, that one is found at the first look.
-        let watched = FolderId::of(&path).ok();
         let watcher = teller
             .watch(&path)
             .map_err(|error| failed("the system does not tell of its changes", error.into()))?;
@@ -189,7 +193,7 @@ impl Folder {
                 let Some((path, version)) = image(path) else {
                     continue;
                 };
-                if self.done.get(&path) == Some(&version) {
+                if self.done.get(&path).is_some_and(|done| done.0 == version) {
                     continue;
                 }
                 self.taken.insert(path.clone());
@@ -250,7 +254,8 @@ impl Folder {
             self.opening.came();
         }
         if left == Left::Same {
-            self.done.insert(path, version);
+            let device = self.watched.map_or(0, |folder| folder.device);
+            self.done.insert(path, (version, device));
         }
         (left == Left::Another).then_some(self.settle)
     }
@@ -300,7 +305,7 @@ impl Folder {
         // What is gone need not be remembered, except where its disk is gone and may come back.
         let here: HashSet<&PathBuf> = whole.iter().chain(&young).collect();
         self.done
-            .retain(|path, version| version.device != folder.device || here.contains(path));
+            .retain(|path, (_, device)| *device != folder.device || here.contains(path));
         let wait = match young.is_empty() {
             true => self.look,
             false => self.settle.min(self.look),
@@ -399,7 +404,6 @@ fn look(
 struct Version {
     modified: SystemTime,
     bytes: u64,
-    device: u64,
     inode: u64,
 }
 
@@ -480,7 +484,6 @@ fn image(path: PathBuf) -> Option<(PathBuf, Version)> {
     let version = Version {
         modified: metadata.modified().ok()?,
         bytes: metadata.len(),
-        device: metadata.dev(),
         inode: metadata.ino(),
     };
     Some((path, version))

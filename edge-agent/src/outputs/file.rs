@@ -116,6 +116,7 @@ impl RotatingFile {
         // One that is not there, or cannot be read, says nothing.
         if let Ok(older) = File::open(older(&config.path, 1)) {
             let _ = done.note_last(&older);
+            let _ = older.sync_data();
         }
         // What is there already is taken for delivered.
         let _ = file.sync_data();

@@ -135,16 +135,19 @@ mod tests {
     fn only_what_is_the_images_own_fault_ends_it_and_what_may_be_lets_others_go_first() {
         use FallbackCause as C;
         for (causes, sent) in [
-            (
-                &[C::Unsendable, C::Private, C::NetworkFailed][..],
-                Sent::Over,
-            ),
+            (&[C::Unsendable, C::Private][..], Sent::Over),
             (
                 &[C::Unreachable, C::CircuitOpen, C::Certificate],
                 Sent::ToNobody,
             ),
             (
-                &[C::Rejected, C::BadReply, C::NoCloud, C::Unavailable],
+                &[
+                    C::Rejected,
+                    C::BadReply,
+                    C::NoCloud,
+                    C::Unavailable,
+                    C::NetworkFailed,
+                ],
                 Sent::InVain,
             ),
             (

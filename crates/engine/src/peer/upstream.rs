@@ -301,9 +301,18 @@ impl Upstream {
     /// Connects while networks still load, and begins to ask who is there; a failure shows at the first offload.
     fn start(self: &Arc<Self>, change: u64) {
         for peer in &self.peers {
-            let channel = peer.channel();
+            let (channel, upstream) = (peer.channel(), Arc::downgrade(self));
             self.spawn(async move {
-                let _ = channel.connect().await;
+                let is_as_it_was = || {
+                    let upstream = upstream.upgrade();
+                    upstream.is_some_and(|one| one.changes.load(Ordering::Relaxed) == change)
+                };
+                if is_as_it_was() {
+                    let _ = channel.connect().await;
+                }
+                if upstream.upgrade().is_some_and(|one| !one.is_asked()) {
+                    channel.close();
+                }
             });
         }
         if self.peers.len() > 1 {
@@ -520,6 +529,9 @@ impl Upstream {
     async fn ask(&self, endpoint: usize, within: Duration) {
         let sign = self.peers[endpoint].ask_for_a_sign(Over::Present, within);
         self.signed(endpoint, sign.await.ok());
+        if !self.is_asked() {
+            self.close();
+        }
     }
 
     /// An endpoint gave a sign of life with that round trip, or none.
