@@ -52,7 +52,7 @@ pub struct Upstream {
     /// How the budgets and the circuits are bounded.
     settings: (BudgetConfig, CircuitConfig),
     /// How often it was changed whether they are asked: an odd number while they are.
-    changes: AtomicU64,
+    changes: watch::Sender<u64>,
     /// What asks for signs of life; ends with the endpoints.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -169,7 +169,7 @@ impl Upstream {
             health_every: choosing.health_every,
             slowdown: AtomicU32::new(1),
             settings: (config.budget, circuit),
-            changes: AtomicU64::new(0),
+            changes: watch::Sender::new(0),
             tasks: Mutex::new(JoinSet::new()),
             peers,
         })
@@ -287,13 +287,16 @@ impl Upstream {
     /// From now on images may be sent to them, or none is: then they are not asked for signs of life either, and no
     /// connection is kept once calls under way are over.
     pub(crate) fn set_asked(self: &Arc<Self>, is_asked: bool) {
-        let change = |changes| is_changed_to(changes + 1, is_asked).then_some(changes + 1);
-        let (written, read) = (Ordering::Relaxed, Ordering::Relaxed);
-        let Ok(before) = self.changes.fetch_update(written, read, change) else {
-            return;
-        };
+        let mut change = 0;
+        let is_changed = self.changes.send_if_modified(|changes| {
+            let is_other = is_changed_to(*changes + 1, is_asked);
+            *changes += u64::from(is_other);
+            change = *changes;
+            is_other
+        });
         match is_asked {
-            true => self.start(before + 1),
+            _ if !is_changed => {}
+            true => self.start(change),
             false => self.close(),
         }
     }
@@ -301,17 +304,12 @@ impl Upstream {
     /// Connects while networks still load, and begins to ask who is there; a failure shows at the first offload.
     fn start(self: &Arc<Self>, change: u64) {
         for peer in &self.peers {
-            let (channel, upstream) = (peer.channel(), Arc::downgrade(self));
+            let (channel, mut changes) = (peer.channel(), self.changes.subscribe());
             self.spawn(async move {
-                let is_as_it_was = || {
-                    let upstream = upstream.upgrade();
-                    upstream.is_some_and(|one| one.changes.load(Ordering::Relaxed) == change)
-                };
-                if is_as_it_was() {
-                    let _ = channel.connect().await;
-                }
-                if upstream.upgrade().is_some_and(|one| !one.is_asked()) {
-                    channel.close();
+                tokio::select! {
+                    biased;
+                    _ = changes.wait_for(|now| *now != change) => {}
+                    _ = channel.connect() => {}
                 }
             });
         }
@@ -321,7 +319,7 @@ impl Upstream {
     }
 
     fn is_asked(&self) -> bool {
-        is_changed_to(self.changes.load(Ordering::Relaxed), true)
+        is_changed_to(*self.changes.borrow(), true)
     }
 
     /// Keeps no connection.
@@ -603,7 +601,7 @@ async fn look(upstream: Weak<Upstream>, change: u64) {
         let Some(upstream) = upstream.upgrade() else {
             return;
         };
-        if upstream.changes.load(Ordering::Relaxed) != change {
+        if *upstream.changes.borrow() != change {
             return;
         }
         let due = upstream.state().endpoints.due(upstream.origin.elapsed());
