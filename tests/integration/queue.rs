@@ -212,10 +212,7 @@ fn an_image_that_waits_stays_here_once_its_class_must_not_leave() {
         "{kinds:?}"
     );
     // To some of them the class is improbable.
-    assert!(
-        kinds[&false].iter().any(|kind| *kind == "correction"),
-        "{kinds:?}"
-    );
+    assert!(kinds[&false].contains(&"correction"), "{kinds:?}");
 }
 
 #[test]
