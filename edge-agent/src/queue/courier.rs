@@ -119,8 +119,9 @@ impl Sent {
             FallbackCause::CircuitOpen
             | FallbackCause::Unreachable
             | FallbackCause::Certificate => Self::ToNobody,
-            // Nobody takes images for its node, until the configuration is changed back.
-            FallbackCause::NoCloud => Self::InVain,
+            // Nobody takes images for its node, until the configuration is changed back; or a network here, which is to say
+            // whether it may leave, failed.
+            FallbackCause::NoCloud | FallbackCause::NetworkFailed => Self::InVain,
             cause if cause.may_pass() => Self::InVain,
             _ => Self::Over,
         }
