@@ -470,8 +470,7 @@ fn advice(error: &redb::Error) -> &'static str {
 mod tests {
     use std::{fs, os::unix::fs::symlink, path::Path};
 
-    use super::*;
-    use crate::{agent::Unsent, record::FailureCause};
+    use super::{store::tests::entry, *};
 
     fn keeper(path: &Path) -> (Keeper, mpsc::UnboundedReceiver<Event>) {
         let (announce, announced) = mpsc::unbounded_channel();
@@ -490,24 +489,9 @@ mod tests {
         (keeper, announced)
     }
 
-    fn entry(id: u128) -> (Entry, Bytes) {
-        let record = Record::Failed {
-            image: "x".to_owned(),
-            cause: FailureCause::NotAnImage,
-            error: "y".to_owned(),
-        };
-        let unsent = Unsent {
-            encoded: Bytes::from_static(b"an image"),
-            node: "large".to_owned(),
-            value: 0.5,
-        };
-        let entry = Entry::new(Uuid::from_u128(id), "api", &record, &unsent);
-        (entry, unsent.encoded)
-    }
-
     /// What a keeper says to an image, the last thing that it does.
     fn keep(keeper: Keeper) -> Result<(), NotKept> {
-        let (entry, image) = entry(1);
+        let (entry, image) = entry(Uuid::from_u128(1));
         let (commands, received) = mpsc::channel(1);
         let (kept, answer) = oneshot::channel();
         let command = Command::Keep {
@@ -534,7 +518,7 @@ mod tests {
             let (queue, thread) = Queue::open(&config, announcer, Metrics::default()).unwrap();
             if start == 0 {
                 for id in [1, 2] {
-                    let (entry, image) = entry(id);
+                    let (entry, image) = entry(Uuid::from_u128(id));
                     queue.keep(entry.clone(), image).await.unwrap();
                     queue.finish(entry, None).await;
                 }

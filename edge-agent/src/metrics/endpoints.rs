@@ -15,6 +15,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use super::OfSite;
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfEndpoint {
     site: String,
@@ -43,18 +45,13 @@ struct OfHandshakes {
     kind: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfPeer {
-    site: String,
-}
-
 /// Metrics by endpoint. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct EndpointMetrics {
     up: Family<OfEndpoint, Gauge>,
     in_use: Family<OfEndpoint, Gauge>,
     offloads: Family<OfOffloads, Counter>,
-    failovers: Family<OfPeer, Counter>,
+    failovers: Family<OfSite, Counter>,
     questions: Family<OfEndpoint, Counter>,
     wire: Family<OfWire, Counter>,
     handshakes: Family<OfHandshakes, Counter>,
@@ -62,7 +59,7 @@ pub(super) struct EndpointMetrics {
     certificate_until: Family<OfEndpoint, Gauge>,
     /// Counts as they were last read: those of an engine that took the place of another begin at zero.
     offloads_read: Arc<Mutex<HashMap<OfOffloads, u64>>>,
-    failovers_read: Arc<Mutex<HashMap<OfPeer, u64>>>,
+    failovers_read: Arc<Mutex<HashMap<OfSite, u64>>>,
     questions_read: Arc<Mutex<HashMap<OfEndpoint, u64>>>,
     wire_read: Arc<Mutex<HashMap<OfWire, u64>>>,
     handshakes_read: Arc<Mutex<HashMap<OfHandshakes, u64>>>,
@@ -138,9 +135,9 @@ impl EndpointMetrics {
             if endpoints.len() < 2 {
                 continue;
             }
-            let of_peer = OfPeer { site: site.clone() };
+            let of_site = OfSite { site: site.clone() };
             let failovers = upstream.failovers();
-            advance(&self.failovers, &self.failovers_read, of_peer, failovers);
+            advance(&self.failovers, &self.failovers_read, of_site, failovers);
             for status in endpoints {
                 let of_endpoint = OfEndpoint {
                     site: site.clone(),

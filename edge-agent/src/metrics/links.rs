@@ -10,10 +10,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfPeer {
-    site: String,
-}
+use super::OfSite;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfCircuit {
@@ -32,11 +29,11 @@ type Real = Gauge<f64, AtomicU64>;
 /// Metrics by peer. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LinkMetrics {
-    round_trip: Family<OfPeer, Real>,
-    uplink: Family<OfPeer, Real>,
-    at_peer: Family<OfPeer, Real>,
-    queue: Family<OfPeer, Real>,
-    failed: Family<OfPeer, Real>,
+    round_trip: Family<OfSite, Real>,
+    uplink: Family<OfSite, Real>,
+    at_peer: Family<OfSite, Real>,
+    queue: Family<OfSite, Real>,
+    failed: Family<OfSite, Real>,
     circuit: Family<OfCircuit, Gauge>,
     budget_left: Family<OfBudget, Real>,
 }
@@ -121,7 +118,7 @@ impl LinkMetrics {
             let Some(link) = upstream.link() else {
                 continue;
             };
-            let of_peer = OfPeer { site };
+            let of_site = OfSite { site };
             for (family, value) in [
                 (&self.round_trip, Some(link.round_trip)),
                 (
@@ -133,7 +130,7 @@ impl LinkMetrics {
                 (&self.failed, Some(link.failed)),
             ] {
                 if let Some(value) = value {
-                    family.get_or_create(&of_peer).set(value);
+                    family.get_or_create(&of_site).set(value);
                 }
             }
         }

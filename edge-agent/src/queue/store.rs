@@ -359,13 +359,14 @@ fn all<T: for<'de> Deserialize<'de>>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
     use crate::record::{FailureCause, Record};
 
-    fn keep(store: &mut Store) -> Result<(), redb::Error> {
+    /// An image that waits, and its bytes.
+    pub(in crate::queue) fn entry(id: Uuid) -> (Entry, Bytes) {
         let record = Record::Failed {
             image: "x".to_owned(),
             cause: FailureCause::NotAnImage,
@@ -376,8 +377,13 @@ mod tests {
             node: "large".to_owned(),
             value: 0.5,
         };
-        let entry = Entry::new(Uuid::now_v7(), "api", &record, &unsent);
-        store.write(&[Write::Keep(Box::new(entry), unsent.encoded)])
+        let entry = Entry::new(id, "api", &record, &unsent);
+        (entry, unsent.encoded)
+    }
+
+    fn keep(store: &mut Store) -> Result<(), redb::Error> {
+        let (entry, image) = entry(Uuid::now_v7());
+        store.write(&[Write::Keep(Box::new(entry), image)])
     }
 
     /// A path in a new folder, and a queue there with one image.
