@@ -207,8 +207,7 @@ impl Agent {
             privacy: &config.privacy,
             peers,
             // What a person chose may hold on: then nobody is connected to before that is known.
-            connects: before
-                .is_none_or(|before| before.engine.deciding().mode() != Mode::DeviceOnly),
+            connects: before.is_none_or(|before| before.engine.deciding().mode().offloads()),
         })?;
         let here = engine.runtime();
         tracing::info!(

@@ -101,6 +101,13 @@ pub enum Mode {
     CloudOnly,
 }
 
+impl Mode {
+    /// Whether an image may travel.
+    pub fn offloads(self) -> bool {
+        self != Self::DeviceOnly
+    }
+}
+
 /// A checked cascade: acyclic, every node reachable from the entry, every jump towards the cloud.
 #[derive(Debug, Clone)]
 pub struct Cascade {

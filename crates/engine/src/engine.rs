@@ -218,7 +218,7 @@ impl Engine {
                 node: node.name().to_owned(),
             });
         }
-        if plan.mode == Mode::DeviceOnly {
+        if !plan.mode.offloads() {
             check_device_only(&cascade)?;
         }
         let remote: HashMap<NodeId, Remote> = cascade
@@ -254,7 +254,7 @@ impl Engine {
             .collect::<Result<_, StartError>>()?;
         // Connecting takes as long as loading; they go side by side.
         for peer in plan.peers.values() {
-            peer.set_asked(plan.connects && plan.mode != Mode::DeviceOnly);
+            peer.set_asked(plan.connects && plan.mode.offloads());
         }
         let here = || cascade.nodes().filter(|(_, node)| node.site() == plan.here);
         let places: Vec<Place<'_>> = here()
@@ -328,7 +328,7 @@ impl Engine {
             .unwrap_or_else(PoisonError::into_inner);
         let changed = deciding.changed(&self.cascade, self.policy.as_ref(), change)?;
         for peer in self.peers.values() {
-            peer.set_asked(changed.mode() != Mode::DeviceOnly);
+            peer.set_asked(changed.mode().offloads());
         }
         *deciding = Arc::new(changed);
         Ok(deciding.clone())
@@ -432,7 +432,7 @@ impl Engine {
 
     /// Takes the place of an engine whose peers the own ones came after: see [`Peer::after`].
     pub fn take_over(&self) {
-        let is_asked = self.deciding().mode() != Mode::DeviceOnly;
+        let is_asked = self.deciding().mode().offloads();
         for peer in self.peers.values() {
             peer.take_over();
             peer.set_asked(is_asked);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use outpost_cascade::{FallbackCause, Mode};
+use outpost_cascade::FallbackCause;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +40,7 @@ impl Courier {
         let (first, longest) = PAUSES;
         let mut pause = first;
         loop {
-            let is_sent = self.agent.get().engine().deciding().mode() != Mode::DeviceOnly;
+            let is_sent = self.agent.get().engine().deciding().mode().offloads();
             // Asked for even where nothing is sent: what is too old ends then.
             let waiting = self.queue.next().await.filter(|_| is_sent);
             let Some((entry, image)) = waiting else {

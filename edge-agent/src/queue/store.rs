@@ -131,13 +131,7 @@ impl Store {
 
     /// What an earlier run of the program left.
     pub(super) fn load(&mut self) -> Result<Left, redb::Error> {
-        match self.attempt(left) {
-            Err(error) if is_damage(&error) && is_ours(&self.path)? => {
-                set_aside(&self.path, &error)?;
-                self.attempt(left)
-            }
-            loaded => loaded,
-        }
+        self.attempt(left)
     }
 
     /// What is known about an image that waits.
@@ -199,11 +193,25 @@ impl Store {
         })
     }
 
-    /// Does something with the file. After an error it is closed, and opened again at the next attempt: by then a disk may
-    /// have room again.
+    /// Does something with the file; where that is damaged, with a new one in its place.
     fn attempt<T>(
         &mut self,
-        act: impl FnOnce(&Database) -> Result<T, redb::Error>,
+        act: impl Fn(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, redb::Error> {
+        match self.attempt_once(&act) {
+            Err(error) if is_damage(&error) && is_ours(&self.path)? => {
+                set_aside(&self.path, &error)?;
+                self.attempt_once(&act)
+            }
+            done => done,
+        }
+    }
+
+    /// Does something with the file. After an error it is closed, and opened again at the next attempt: by then a disk may
+    /// have room again.
+    fn attempt_once<T>(
+        &mut self,
+        act: impl Fn(&Database) -> Result<T, redb::Error>,
     ) -> Result<T, redb::Error> {
         let database = match self.database.take() {
             Some(database) => database,
@@ -225,14 +233,10 @@ fn left(database: &Database) -> Result<Left, redb::Error> {
     })
 }
 
-/// Opens the file, or begins one where there is none that is whole.
+/// Opens the file, or begins one where there is none.
 fn open(path: &Path) -> Result<Database, redb::Error> {
     match open_present(path) {
         Err(redb::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => begin(path),
-        Err(error) if is_damage(&error) && is_ours(path)? => {
-            set_aside(path, &error)?;
-            begin(path)
-        }
         opened => opened,
     }
 }
