@@ -93,7 +93,7 @@ impl Audit {
     /// # Errors
     /// Why there is no answer.
     pub(crate) async fn ask(self, image: String) -> Result<Record, FallbackCause> {
-        let picture = self.agent.decode(self.encoded).await?;
+        let picture = self.agent.again(self.encoded)?;
         let asked = self
             .agent
             .ask_node(self.node, picture, image, Duration::ZERO);
@@ -330,35 +330,39 @@ impl Agent {
         Ok(self.said(image, Ok(outcome)))
     }
 
-    /// Decodes an image that was answered before.
-    async fn decode(&self, encoded: Bytes) -> Result<Picture, FallbackCause> {
-        let limits = self.limits;
-        let picture = blocking(move || Picture::decode(encoded, &limits)).await;
-        // The limits were changed since.
-        let picture = picture.ok().and_then(Result::ok);
-        picture.ok_or(FallbackCause::Unsendable)
+    /// An image that was answered before.
+    fn again(&self, encoded: Bytes) -> Result<Picture, FallbackCause> {
+        // The limits may have been changed since.
+        match encoded.len() <= self.limits.max_bytes {
+            true => Ok(Picture::undecoded(encoded, &self.limits)),
+            false => Err(FallbackCause::Unsendable),
+        }
     }
 
-    /// Whether an image that waited stays here: networks are asked once, however often it is tried to send it.
-    async fn keeps(&self, id: Uuid, picture: &mut Picture) -> Result<bool, FallbackCause> {
+    /// An image that waited, where it may leave: networks are asked once, however often it is tried to send it.
+    async fn may_leave(&self, id: Uuid, picture: Picture) -> Result<Picture, FallbackCause> {
         let lock = || {
             self.may_leave
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
         };
         if lock().contains(&id) {
-            return Ok(false);
+            return Ok(picture);
         }
-        let keeps = self.engine.keeps(picture).await;
-        let keeps = keeps.map_err(|_| FallbackCause::NetworkFailed)?;
-        if !keeps {
-            let mut may_leave = lock();
-            if may_leave.len() == REMEMBERED {
-                may_leave.clear();
-            }
-            may_leave.insert(id);
+        let (keeps, picture) = match self.engine.keeps(picture).await {
+            Ok(asked) => asked,
+            Err(ImageError::Picture(_)) => return Err(FallbackCause::Unsendable),
+            Err(_) => return Err(FallbackCause::NetworkFailed),
+        };
+        if keeps {
+            return Err(FallbackCause::Private);
         }
-        Ok(keeps)
+        let mut may_leave = lock();
+        if may_leave.len() == REMEMBERED {
+            may_leave.clear();
+        }
+        may_leave.insert(id);
+        Ok(picture)
     }
 
     /// Asks the cloud about an image that waited for it.
@@ -369,11 +373,8 @@ impl Agent {
         // Of another cascade, where it was changed since.
         let node = self.engine.cascade().find(&entry.node);
         let node = node.ok_or(FallbackCause::NoCloud)?;
-        let mut picture = self.decode(image).await?;
         // What must not leave may have been changed, too.
-        if self.keeps(entry.id, &mut picture).await? {
-            return Err(FallbackCause::Private);
-        }
+        let picture = self.may_leave(entry.id, self.again(image)?).await?;
         let name = match &entry.record {
             Record::Answered(answered) => &answered.image,
             Record::Failed { image, .. } => image,

@@ -27,7 +27,7 @@ use crate::{
     queue::{Queue, QueueError, carry},
     reload::{ANSWERING, Reloader, Source},
     reloads::Reloads,
-    resident::{give_back_code, while_loading},
+    resident::{keep_giving_code_back, while_loading},
 };
 
 /// What calls may take beyond the deadline of an image, once the program is to end.
@@ -153,7 +153,11 @@ impl Program {
         let watched = agent.clone();
         let watchdog = watchdog(move || watched.get().engine().oldest_turn());
         give_back_in_time();
-        give_back_code();
+        tasks.spawn(
+            ending
+                .clone()
+                .run_until_cancelled_owned(keep_giving_code_back()),
+        );
         Ok(Self {
             api,
             page,

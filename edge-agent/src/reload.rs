@@ -26,7 +26,6 @@ use crate::{
     page::{self, PageServeError},
     power::Power,
     reloads::{Reload, Reloads},
-    resident::give_back_code,
 };
 
 use changes::Snapshot;
@@ -171,7 +170,6 @@ impl Reloader {
                 }
             };
             ready(&said);
-            spawn_blocking(give_back_code);
         }
     }
 

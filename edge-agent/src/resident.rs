@@ -1,25 +1,40 @@
 //! What the program keeps in memory of its own file that it does not need.
 //!
-//! Starting, and loading and rewriting networks, run through half of the program's code, which it then has mapped for good
-//! though it runs no more. Given back, it stays in the system's cache of files as long as there is room, and what is needed
-//! again is mapped again without being read. Memory that was written to is not touched.
+//! Starting, loading and rewriting networks, and connecting run through most of the program's code, which it then has mapped
+//! for good though it hardly runs again. Given back, it stays in the system's cache of files as long as there is room, and what
+//! is needed again is mapped again without being read. Memory that was written to is not touched.
 
 use std::{
     ops::Range,
+    sync::Arc,
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
     time::Duration,
+};
+
+use tokio::{
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval},
 };
 
 use crate::allocator::NothingKept;
 
 /// While networks are loaded code is given back so often: what a pass over a network needs is mapped again in less time.
 const EVERY: Duration = Duration::from_millis(15);
+/// Later so often: mapping again what is in use takes a millisecond.
+const LATER_EVERY: Duration = Duration::from_secs(10);
 
-/// Gives back what is mapped of the program's file.
-pub(crate) fn give_back_code() {
-    let bytes = give_back(&code());
-    tracing::debug!(bytes, "code that loading used was given back");
+/// Gives code back from now on.
+pub(crate) async fn keep_giving_code_back() {
+    let code: Arc<[_]> = code().into();
+    let mut times = interval(LATER_EVERY);
+    times.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        times.tick().await;
+        let code = code.clone();
+        // Not done, it takes more memory until the next time.
+        let _ = spawn_blocking(move || give_back(&code)).await;
+    }
 }
 
 /// Has `load` run, and meanwhile gives back the code that it runs through, and what it frees: a network is in memory several

@@ -447,31 +447,33 @@ impl Engine {
     }
 
     /// Whether an image stays here by what the networks here say, which are all asked where anything must not leave.
+    /// Gives the image back.
     ///
     /// # Errors
-    /// [`ImageError`] where one of them failed.
-    pub async fn keeps(&self, picture: &mut Picture) -> Result<bool, ImageError> {
+    /// [`ImageError`] where it cannot be decoded, or one of them failed.
+    pub async fn keeps(&self, mut picture: Picture) -> Result<(bool, Picture), ImageError> {
         if self.private.is_none() {
-            return Ok(false);
+            return Ok((false, picture));
         }
         let turn = self.turn().await;
-        let pixels = picture.lend(Then::Keep).map_err(PictureError::from)?;
         let here = self.cascade.nodes().map(|(id, _)| id);
         let places: Vec<(NodeId, usize)> = here
             .filter_map(|id| Some((id, *self.places.get(&id)?)))
             .collect();
         let networks = self.local.clone();
-        let said = blocking(move || {
+        let asked = blocking(move || {
+            let pixels = picture.lend(Then::Keep).map_err(PictureError::from)?;
             let mut progress = Progress::default();
             let said = places.into_iter().map(|(node, place)| {
                 let output = networks.run(place, pixels.clone(), &mut progress)?;
                 Ok((node, output.probabilities))
             });
-            let said = said.collect::<Result<HashMap<_, _>, ClassifyError>>();
+            let said = said.collect::<Result<HashMap<_, _>, ClassifyError>>()?;
             drop(turn);
-            said
+            Ok::<_, ImageError>((said, picture))
         });
-        Ok(self.is_private(&said.await??))
+        let (said, picture) = asked.await??;
+        Ok((self.is_private(&said), picture))
     }
 
     /// Takes one image through the cascade.

@@ -22,8 +22,8 @@ pub struct Picture {
 
 enum Pixels {
     Here(Arc<RgbImage>),
-    /// Let go; how many there are of them.
-    Gone(u64),
+    /// Let go, or never decoded; how many there are of them at most.
+    InFile(u64),
 }
 
 /// What is seen of an image's pixels elsewhere.
@@ -101,24 +101,32 @@ impl Picture {
         Ok(Self::new(Some(encoded), pixels))
     }
 
+    /// Of the bytes of a file that was decoded before: its pixels are decoded where somebody wants them.
+    pub fn undecoded(encoded: Bytes, limits: &ImageLimits) -> Self {
+        Self {
+            encoded: Some(encoded),
+            pixels: Pixels::InFile(limits.max_pixels),
+            shrunk_in: None,
+        }
+    }
+
     /// The file's bytes; `None` where it came as pixels.
     pub fn encoded(&self) -> Option<&Bytes> {
         self.encoded.as_ref()
     }
 
-    /// Its pixels, upright, or what [`Self::shrink`] left of them; those that were let go are decoded again, which blocks.
+    /// Its pixels, upright, or what [`Self::shrink`] left of them; those that are not there are decoded, which blocks.
     ///
     /// # Errors
-    /// [`DecodeError`], where they were let go and there is no memory to decode them.
+    /// [`DecodeError`], where they are not there and cannot be decoded: limits were changed, or there is no memory.
     pub fn pixels(&self) -> Result<Cow<'_, RgbImage>, DecodeError> {
         match &self.pixels {
             Pixels::Here(pixels) => Ok(Cow::Borrowed(pixels)),
-            Pixels::Gone(count) => {
+            &Pixels::InFile(max_pixels) => {
                 let encoded = self.encoded.as_deref().unwrap_or_default();
-                // It kept the limits before.
                 let limits = ImageLimits {
                     max_bytes: encoded.len(),
-                    max_pixels: *count,
+                    max_pixels,
                 };
                 decode(encoded, &limits).map(Cow::Owned)
             }
@@ -129,7 +137,7 @@ impl Picture {
     pub(crate) fn lend(&mut self, then: Then) -> Result<Arc<RgbImage>, DecodeError> {
         let pixels = match &self.pixels {
             Pixels::Here(pixels) => pixels.clone(),
-            Pixels::Gone(_) => Arc::new(self.pixels()?.into_owned()),
+            Pixels::InFile(_) => Arc::new(self.pixels()?.into_owned()),
         };
         if then == Then::LetGo {
             self.let_go();
@@ -141,16 +149,20 @@ impl Picture {
     pub(crate) fn let_go(&mut self) {
         if let (Pixels::Here(pixels), Some(_)) = (&self.pixels, &self.encoded) {
             let (width, height) = pixels.dimensions();
-            self.pixels = Pixels::Gone(u64::from(width) * u64::from(height));
+            self.pixels = Pixels::InFile(u64::from(width) * u64::from(height));
         }
     }
 
     /// Keeps of the pixels what is seen of them elsewhere. Costs CPU time.
-    pub(crate) fn shrink(&mut self, fit: &Fit) {
-        if let (Pixels::Here(pixels), None) = (&self.pixels, self.shrunk_in) {
-            let seen = Seen::of(pixels, fit);
-            self.keep(seen);
+    ///
+    /// # Errors
+    /// As [`Self::pixels`].
+    pub(crate) fn shrink(&mut self, fit: &Fit) -> Result<(), DecodeError> {
+        if !self.is_shrunk() {
+            let pixels = self.lend(Then::LetGo)?;
+            self.keep(Seen::of(&pixels, fit));
         }
+        Ok(())
     }
 
     /// Keeps what is seen elsewhere in place of its pixels.
@@ -184,6 +196,13 @@ mod tests {
         std::fs::read(photo.unwrap()).unwrap().into()
     }
 
+    /// What EfficientNet-Lite2 sees.
+    fn fit() -> Fit {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
+        let manifest = ModelFolder::new(models).manifest("efficientnet-lite2");
+        Fit::new([&manifest.unwrap().input]).unwrap()
+    }
+
     #[test]
     fn pixels_that_were_let_go_are_decoded_again() {
         let mut picture = Picture::decode(photo(), &ImageLimits::default()).unwrap();
@@ -201,21 +220,35 @@ mod tests {
 
     #[test]
     fn what_is_seen_elsewhere_stays_of_pixels_and_is_not_shrunk_again() {
-        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
-        let manifest = ModelFolder::new(models).manifest("efficientnet-lite2");
-        let fit = Fit::new([&manifest.unwrap().input]).unwrap();
+        let fit = fit();
         let mut picture = Picture::decode(photo(), &ImageLimits::default()).unwrap();
         let seen = fit.apply(&picture.pixels().unwrap()).into_owned();
         assert!(seen.as_raw().len() < picture.pixels().unwrap().as_raw().len());
-        picture.shrink(&fit);
+        picture.shrink(&fit).unwrap();
         assert_eq!(*picture.pixels().unwrap(), seen);
         let took = picture.shrinking();
         assert!(!took.is_zero());
-        picture.shrink(&fit);
+        picture.shrink(&fit).unwrap();
         assert_eq!(
             (&*picture.pixels().unwrap(), picture.shrinking()),
             (&seen, took)
         );
+    }
+
+    #[test]
+    fn what_is_seen_elsewhere_is_decoded_where_it_is_not_there() {
+        let (limits, photo, fit) = (ImageLimits::default(), photo(), fit());
+        let mut picture = Picture::undecoded(photo.clone(), &limits);
+        picture.shrink(&fit).unwrap();
+        let mut decoded = Picture::decode(photo.clone(), &limits).unwrap();
+        decoded.shrink(&fit).unwrap();
+        assert_eq!(*picture.pixels().unwrap(), *decoded.pixels().unwrap());
+        let narrow = ImageLimits {
+            max_pixels: 1,
+            ..limits
+        };
+        let mut picture = Picture::undecoded(photo, &narrow);
+        assert!(picture.shrink(&fit).is_err() && picture.pixels().is_err());
     }
 
     #[test]

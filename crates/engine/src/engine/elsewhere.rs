@@ -8,6 +8,7 @@ use std::{
 
 use outpost_cascade::{Cascade, CircuitState, Deciding, FallbackCause, NodeId, Reason, Site};
 use outpost_offload::DecidedBy;
+use outpost_runtime::DecodeError;
 use tokio::task::spawn_blocking;
 
 use super::{Engine, Outcome, Turn};
@@ -61,7 +62,7 @@ impl Engine {
     }
 
     /// Asks a node elsewhere about an image outside of a walk, for at most `patience`: one that could not be asked when
-    /// it was to be.
+    /// it was to be. Where its pixels are to be encoded anew, it waits for its turn to be made ready first.
     ///
     /// # Errors
     /// Why there is no answer: [`FallbackCause::NoCloud`] where nobody takes images for that node.
@@ -75,14 +76,19 @@ impl Engine {
             return Err(FallbackCause::NoCloud);
         }
         let taken = Instant::now();
+        let turn = match self.seen_by(node) {
+            Some(_) => Some(self.turn().await),
+            None => None,
+        };
+        let waited = turn.as_ref().map_or(Duration::ZERO, Turn::waited);
         let patience = Patience {
-            deadline: taken + patience,
+            deadline: Instant::now() + patience,
             late: Duration::ZERO,
             is_short: false,
         };
-        let (offload, _) = self.offload(node, picture, None, patience).await;
+        let (offload, _) = self.offload(node, picture, turn, patience).await;
         let asked = self.asked(node, &self.deciding());
-        asked.outcome(offload, taken, (Duration::ZERO, Duration::ZERO))
+        asked.outcome(offload, taken, (waited, Duration::ZERO))
     }
 
     /// Asks a node elsewhere about an image, whose turn ends once it is ready to travel: the next one has its place then. What
@@ -104,13 +110,15 @@ impl Engine {
         if let Some(network) = self.seen_by(node).filter(|_| !picture.is_shrunk()).cloned() {
             let shrink = move || {
                 if let Some(fit) = network.sees() {
-                    picture.shrink(fit);
+                    picture.shrink(fit)?;
                 }
-                (picture, turn)
+                Ok::<_, DecodeError>((picture, turn))
             };
             match spawn_blocking(shrink).await {
-                Ok(ready) => (picture, turn) = ready,
-                Err(_) => return (Offload::without_call(FallbackCause::Unsendable), None),
+                Ok(Ok(ready)) => (picture, turn) = ready,
+                Ok(Err(_)) | Err(_) => {
+                    return (Offload::without_call(FallbackCause::Unsendable), None);
+                }
             }
         }
         drop(turn);
