@@ -35,8 +35,8 @@ const NEW: &str = ".new";
 const DAMAGED: &str = ".damaged";
 /// What a file of redb begins with.
 const MAGIC: &[u8] = b"redb\x1a\n";
-/// Memory for pages of the file; it is hardly read.
-const CACHE_BYTES: usize = 1 << 20;
+/// Memory for pages of the file: those that lead to images. An image is written once and read once.
+const CACHE_BYTES: usize = 128 << 10;
 
 /// What is known about an image that waits.
 #[derive(Debug, Clone, Serialize, Deserialize)]
