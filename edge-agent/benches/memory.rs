@@ -3,8 +3,8 @@
 //! The built program answers the photos of a folder, posted to its API by several callers, with one network on the device
 //! and no cloud; or, with `--sent-as ENCODING`, it sends every one of them to a service on this machine, once the network
 //! has seen it. `/proc/PID/status` is read ten times a second. Files are the program itself and its libraries, of which the
-//! system drops from memory whatever is not in use once it needs the room: what of them was in use in the second half of the
-//! work is told too. The goal is one and a half times the weights, as the numbers that are multiplied, and 30 MB.
+//! system drops from memory whatever is not in use once it needs the room. The goal is one and a half times the weights, as the
+//! numbers that are multiplied, and 30 MB.
 
 use std::{
     error::Error,
@@ -74,8 +74,6 @@ struct Work {
     answered: usize,
     /// The least first.
     memory: Vec<Memory>,
-    /// Megabytes of files that were in use in its second half.
-    files_in_use: f64,
 }
 
 /// A program at work; killed with this.
@@ -111,10 +109,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         arguments.seconds
     );
     println!(
-        "| network | while it is loaded, most | loaded | at work, median | at work, most | files in use | {} s later | most ever | goal | images/s |",
+        "| network | while it is loaded, most | loaded | at work, median | at work, most | {} s later | most ever | goal | images/s |",
         REST.as_secs()
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     let service = match arguments.sent_as.is_empty() {
         true => None,
         false => Some(Service::start(&arguments, &models)?),
@@ -141,11 +139,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         thread::sleep(REST);
         let rested = device.memory()?;
         println!(
-            "| {row} | {loading:.1} | {} | {} | {} | {:.1} | {} | {:.1} | {:.1} | {:.1} |",
+            "| {row} | {loading:.1} | {} | {} | {} | {} | {:.1} | {:.1} | {:.1} |",
             words(loaded),
             words(work.memory[work.memory.len() / 2]),
             words(work.memory[work.memory.len() - 1]),
-            work.files_in_use,
             words(rested),
             device.status("VmHWM:")?,
             weights * 1.5 + 30.0,
@@ -203,9 +200,7 @@ impl Device {
 
     /// Has images answered.
     fn work(&self, arguments: &Arguments, photos: &Arc<[Vec<u8>]>) -> Result<Work, Box<dyn Error>> {
-        let half = Duration::from_secs(arguments.seconds) / 2;
-        let half_time = Instant::now() + half;
-        let until = half_time + half;
+        let until = Instant::now() + Duration::from_secs(arguments.seconds);
         let callers: Vec<_> = (0..arguments.callers)
             .map(|caller| {
                 let (address, photos) = (self.program.address.clone(), photos.clone());
@@ -225,26 +220,16 @@ impl Device {
             })
             .collect();
         let mut memory = Vec::new();
-        let mut is_first_half = true;
         while Instant::now() < until {
             thread::sleep(LOOK_EVERY);
             memory.push(self.memory()?);
-            if is_first_half && Instant::now() >= half_time {
-                is_first_half = false;
-                self.forget_use()?;
-            }
         }
-        let files_in_use = self.files_in_use()?;
         let mut answered = 0;
         for caller in callers {
             answered += caller.join().map_err(|_| "a caller panicked")??;
         }
         memory.sort_by(|a, b| a.resident.total_cmp(&b.resident));
-        Ok(Work {
-            answered,
-            memory,
-            files_in_use,
-        })
+        Ok(Work { answered, memory })
     }
 
     fn memory(&self) -> Result<Memory, Box<dyn Error>> {
@@ -252,34 +237,6 @@ impl Device {
             resident: self.status("VmRSS:")?,
             files: self.status("RssFile:")?,
         })
-    }
-
-    /// From now on the system notes anew which pages are in use.
-    fn forget_use(&self) -> io::Result<()> {
-        fs::write(
-            format!("/proc/{}/clear_refs", self.program.process.id()),
-            "1",
-        )
-    }
-
-    /// Megabytes of files in use since then.
-    fn files_in_use(&self) -> Result<f64, Box<dyn Error>> {
-        let text = fs::read_to_string(format!("/proc/{}/smaps", self.program.process.id()))?;
-        let (mut is_file, mut in_use) = (false, 0.0);
-        for line in text.lines() {
-            let mut words = line.split_whitespace();
-            match words.next() {
-                Some("Referenced:") if is_file => {
-                    in_use += megabytes(&line["Referenced:".len()..])?
-                }
-                // A mapping begins: addresses, rights, offset, device, inode, path.
-                Some(first) if !first.ends_with(':') => {
-                    is_file = words.nth(4).is_some_and(|path| path.starts_with('/'));
-                }
-                _ => {}
-            }
-        }
-        Ok(in_use)
     }
 
     /// A line of the process's status, in megabytes.
