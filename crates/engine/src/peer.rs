@@ -3,29 +3,21 @@
 
 use std::{
     collections::HashSet,
-    io,
-    path::PathBuf,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::future::BoxFuture;
 use outpost_cascade::{
     Circuit, CircuitConfig, CircuitState, FallbackCause, Link, LinkEstimate, Observation, Permit,
     Refusal,
 };
-use outpost_offload::{DecidedBy, Failure, error_chain, tell_circuit};
+use outpost_offload::{Failure, error_chain, tell_circuit};
 use outpost_proto::inference::{
     ModelMetadataRequest, ServerReadyRequest,
     grpc_inference_service_client::GrpcInferenceServiceClient,
 };
-use outpost_runtime::Codec;
-use outpost_transport::{
-    CallError, Channel, ConfigError, Idempotent, IdentityError, Protocol, TokenError, WireMeter,
-};
+use outpost_transport::{CallError, Channel, Idempotent, WireMeter};
 use prost::Message;
 use tokio::{
     sync::Notify,
@@ -42,7 +34,9 @@ use remote::{Asking, RemoteInput, Reply, Told};
 
 mod budgets;
 mod config;
+mod error;
 mod failure;
+mod offload;
 mod packing;
 mod remote;
 mod upstream;
@@ -50,6 +44,10 @@ mod upstream;
 use budgets::Budgets;
 pub use budgets::{BudgetLeft, EnergyUse, Thrift};
 pub use config::{BudgetConfig, CircuitSettings, OtherConfig, Payload, PeerConfig};
+pub use error::PeerError;
+pub use offload::Offload;
+pub(crate) use offload::{LateCall, Patience};
+use offload::{Sent, Waiting};
 pub(crate) use packing::Packing;
 pub use packing::{EncodersError, Encoding, SentAs, UnknownEncoding};
 pub(crate) use remote::RemoteNetwork;
@@ -98,209 +96,6 @@ struct Place {
     index: usize,
     /// Whether there is no other.
     is_alone: bool,
-}
-
-/// What came of an offload.
-pub struct Offload {
-    /// The reply, or why there is none.
-    pub(crate) outcome: Result<Reply, FallbackCause>,
-    /// Bytes of the requests that went out.
-    pub bytes_sent: u64,
-    /// As what the image went out; `None` where it did not.
-    pub sent_as: Option<SentAs>,
-    /// Time that making it ready took.
-    pub encoding: Duration,
-    /// The endpoint that replied, by its URL; `None` where there is only one.
-    pub endpoint: Option<Arc<str>>,
-    took: Duration,
-    /// Whether what went wrong is the peer's own, so that another may answer.
-    is_of_the_endpoint: bool,
-}
-
-/// What has been sent of an image so far.
-#[derive(Debug, Default)]
-struct Sent {
-    bytes: AtomicU64,
-    made: OnceLock<(SentAs, Duration)>,
-    /// Time that shrinking it took, before the call.
-    shrinking: Duration,
-}
-
-impl Sent {
-    /// Nothing yet.
-    fn nothing_of(picture: &Picture) -> Arc<Self> {
-        Arc::new(Self {
-            shrinking: picture.shrinking(),
-            ..Self::default()
-        })
-    }
-}
-
-/// Until when a reply is waited for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
-    /// Until when it can be the answer.
-    pub(crate) deadline: Instant,
-    /// Time from then on in which it can correct the answer; none if zero.
-    pub(crate) late: Duration,
-    /// Whether the deadline is shorter than usual, so that to miss it says nothing about the peer.
-    pub(crate) is_short: bool,
-}
-
-/// Calls that go on after their deadline: one, or those at several endpoints.
-pub(crate) struct LateCall(Vec<Waiting>);
-
-/// One of them.
-struct Waiting {
-    call: BoxFuture<'static, Result<Reply, Failure>>,
-    started: Instant,
-    sent: Arc<Sent>,
-    endpoint: Option<Arc<str>>,
-}
-
-impl LateCall {
-    /// The offload, with the first reply that came late.
-    pub(crate) async fn reply(self) -> Offload {
-        let waiting = self.0.into_iter().map(|waiting| async move {
-            let outcome = waiting.call.await;
-            let took = waiting.started.elapsed();
-            Offload {
-                endpoint: waiting.endpoint,
-                ..Offload::of(outcome.map_err(|f| f.cause), &waiting.sent, took)
-            }
-        });
-        let mut waiting: FuturesUnordered<_> = waiting.collect();
-        let mut offload = Offload::without_peer();
-        while let Some(next) = waiting.next().await {
-            offload = next;
-            if offload.outcome.is_ok() {
-                break;
-            }
-        }
-        offload
-    }
-}
-
-/// Why a peer's configuration was refused.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PeerError {
-    /// The file of the certificate authority cannot be read.
-    #[error("cannot read the certificate authority {}", path.display())]
-    Authority {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The token cannot be read or is none.
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    /// The certificate to show or its key is at fault.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// A certificate without its key, or a key without its certificate.
-    #[error("`{0}` is missing: a certificate and its key go together")]
-    Incomplete(&'static str),
-    /// Images are to be encoded anew, and kept as they are.
-    #[error("`encoding` makes images anew, {0}: leave one of the two out")]
-    Encoding(&'static str),
-    /// This build cannot encode so.
-    #[error("`encoding` is {0}, which this build has not: build with `--features avif`")]
-    NotBuilt(Codec),
-    /// The bound on the loss is no number of points.
-    #[error("`max_accuracy_loss` is {0}: give points, 0 to 100")]
-    Loss(f64),
-    /// The transport refused the configuration.
-    #[error(transparent)]
-    Channel(#[from] ConfigError),
-    /// One of several endpoints is at fault.
-    #[error("cannot use its endpoint {url}")]
-    Endpoint {
-        /// Its URL.
-        url: String,
-        /// Why.
-        source: Box<PeerError>,
-    },
-    /// Two endpoints are one.
-    #[error("the endpoint {0} is there twice: leave one out")]
-    SameUrl(String),
-    /// Connections would be asked for a sign of life without a pause.
-    #[error(
-        "`keep_alive_seconds` is 0: give the seconds of silence, 1 or more; where a connection is to cost nothing, set `close_idle_seconds`"
-    )]
-    KeepAlive,
-    /// A time beyond reason.
-    #[error("`{field}` is {seconds}: give at most {}, a day", config::MOST_SECONDS)]
-    Seconds {
-        /// The field.
-        field: &'static str,
-        /// What it is.
-        seconds: u32,
-    },
-    /// Endpoints would be asked without a pause.
-    #[error("`health_every_ms` is 0: give the milliseconds between two questions, 1 or more")]
-    HealthEvery,
-}
-
-impl Offload {
-    /// What comes of an offload where nobody is configured to take it.
-    pub(crate) fn without_peer() -> Self {
-        Self::without_call(FallbackCause::NoCloud)
-    }
-
-    /// What comes of an offload for which nobody was called.
-    pub(crate) fn without_call(cause: FallbackCause) -> Self {
-        Self {
-            outcome: Err(cause),
-            bytes_sent: 0,
-            sent_as: None,
-            encoding: Duration::ZERO,
-            endpoint: None,
-            took: Duration::ZERO,
-            is_of_the_endpoint: false,
-        }
-    }
-
-    fn of(outcome: Result<Reply, FallbackCause>, sent: &Sent, took: Duration) -> Self {
-        let bytes_sent = sent.bytes.load(Ordering::Relaxed);
-        let made = sent.made.get();
-        Self {
-            outcome,
-            bytes_sent,
-            sent_as: made.filter(|_| bytes_sent > 0).map(|made| made.0),
-            encoding: sent.shrinking + made.map_or(Duration::ZERO, |made| made.1),
-            endpoint: None,
-            took: sent.shrinking + took,
-            is_of_the_endpoint: false,
-        }
-    }
-
-    /// The time that was neither the peer's nor that of making the image ready.
-    pub fn link(&self) -> Duration {
-        let elsewhere = self.at_peer().unwrap_or_default() + self.encoding;
-        self.took.saturating_sub(elsewhere)
-    }
-
-    /// The time at the peer, where it told it.
-    pub fn at_peer(&self) -> Option<Duration> {
-        self.outcome.as_ref().ok()?.said.at_peer
-    }
-
-    /// Of that, the time in its queues, where it told it.
-    fn queued(&self) -> Option<Duration> {
-        self.outcome.as_ref().ok()?.said.queued
-    }
-
-    /// Who decided, where the peer told it.
-    pub(crate) fn decided_by(&self) -> Option<&DecidedBy> {
-        self.outcome.as_ref().ok()?.said.decided_by.as_ref()
-    }
-
-    /// What carried the reply.
-    pub fn protocol(&self) -> Option<Protocol> {
-        self.outcome.as_ref().ok()?.protocol
-    }
 }
 
 impl Peer {

@@ -6,25 +6,19 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs, io,
-    os::unix::fs::MetadataExt,
-    path::{self, Path, PathBuf},
+    fs,
+    path::{self, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use notify::{
-    EventKind, RecommendedWatcher, RecursiveMode, Watcher,
-    event::{AccessKind, AccessMode, ModifyKind, RemoveKind, RenameMode},
-};
-use sha2::{Digest, Sha256};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::mpsc,
     task::{JoinSet, spawn_blocking},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::outage::Outage;
 use crate::{
@@ -32,20 +26,19 @@ use crate::{
     config::{FolderConfig, Then},
     intake::Intake,
     metrics::Metrics,
-    paths::has_image_extension,
     record::{FailureCause, Record},
 };
+use changes::{FolderId, Look, Teller, look};
+use file::{ANSWERED, FAILED, Left, Version, image, put_away};
 
-/// Subfolders for images that were answered, and for those without an answer.
-const ANSWERED: &str = "answered";
-const FAILED: &str = "failed";
+mod changes;
+mod file;
+
 /// Files told of that may wait to be heard.
 const TOLD: usize = 1024;
 /// Why images wait though they are there.
 const TOO_MANY_FILES: &str =
     "this program has as many files open as it may: raise the limit (`LimitNOFILE` of systemd)";
-/// Further than a server's clock is ahead of this machine's.
-const FAR_AHEAD: Duration = Duration::from_secs(3600);
 
 /// Why a folder cannot be watched.
 #[derive(Debug, thiserror::Error)]
@@ -314,350 +307,9 @@ impl Folder {
     }
 }
 
-/// Tells a folder from another at the same path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct FolderId {
-    device: u64,
-    inode: u64,
-}
-
-impl FolderId {
-    fn of(path: &Path) -> io::Result<Self> {
-        let metadata = fs::metadata(path)?;
-        Ok(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        })
-    }
-}
-
-/// Tells which files are whole, and that the folder has gone.
-#[derive(Debug, Clone)]
-struct Teller {
-    tell: mpsc::Sender<PathBuf>,
-    gone: Arc<Notify>,
-}
-
-impl Teller {
-    /// Begins to tell of the folder that is at an absolute path now, until the watcher is dropped.
-    fn watch(&self, path: &Path) -> notify::Result<RecommendedWatcher> {
-        let (teller, folder) = (self.clone(), path.to_owned());
-        let mut watcher = notify::recommended_watcher(move |event| {
-            let Some(event) = heard(event) else { return };
-            if has_gone(&event, &folder) {
-                // Another that has its number already is another nonetheless.
-                teller.gone.notify_one();
-            }
-            for path in whole(event) {
-                // What is not heard is seen at the next look at all of the folder.
-                let _ = teller.tell.try_send(path);
-            }
-        })?;
-        watcher.watch(path, RecursiveMode::NonRecursive)?;
-        Ok(watcher)
-    }
-}
-
-/// What a look at all of a folder finds.
-struct Look {
-    /// Images that are whole, in order of name.
-    whole: Vec<PathBuf>,
-    /// Those that may not be.
-    young: Vec<PathBuf>,
-    /// Which folder it is.
-    folder: FolderId,
-    /// Where that is another than the one that is watched: what watches it from now on.
-    renewed: Option<notify::Result<RecommendedWatcher>>,
-}
-
-/// Looks at all of a folder; blocks.
-fn look(
-    path: &Path,
-    settle: Duration,
-    watched: Option<FolderId>,
-    teller: &Teller,
-) -> io::Result<Look> {
-    let folder = FolderId::of(path)?;
-    // Before its images are listed: of those that come after that the system tells.
-    let renewed = (watched != Some(folder)).then(|| teller.watch(path));
-    let (mut whole, mut young) = (Vec::new(), Vec::new());
-    for entry in fs::read_dir(path)? {
-        let Some((path, version)) = image(entry?.path()) else {
-            continue;
-        };
-        match is_settled(version.modified, settle) {
-            true => whole.push(path),
-            false => young.push(path),
-        }
-    }
-    whole.sort();
-    Ok(Look {
-        whole,
-        young,
-        folder,
-        renewed,
-    })
-}
-
-/// A file as it was at some time: another has another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Version {
-    modified: SystemTime,
-    bytes: u64,
-    inode: u64,
-}
-
-impl Version {
-    /// The identifier of the image that the file is: the same after a crash, which may have come after its answer and
-    /// before it was put away.
-    fn id(&self, path: &Path) -> Uuid {
-        let since_1970 = self.modified.duration_since(SystemTime::UNIX_EPOCH);
-        let since_1970 = since_1970.unwrap_or_default();
-        let mut hash = Sha256::new();
-        hash.update(path.as_os_str().as_encoded_bytes());
-        hash.update(since_1970.as_nanos().to_le_bytes());
-        hash.update(self.bytes.to_le_bytes());
-        hash.update(self.inode.to_le_bytes());
-        let mut rest = [0; 10];
-        rest.copy_from_slice(&hash.finalize()[..10]);
-        uuid::Builder::from_unix_timestamp_millis(since_1970.as_millis() as u64, &rest).into_uuid()
-    }
-}
-
 /// An image that was answered, or could not be opened.
 struct Answered {
     path: PathBuf,
     version: Version,
     left: Left,
-}
-
-/// What is where an image was found, once it has been answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
-    Nothing,
-    Same,
-    Another,
-    /// Itself, without an answer: it is tried again.
-    Unopened,
-}
-
-/// Whether a file has not changed for a while; one from far in the future, of a clock that was set back, has not.
-fn is_settled(modified: SystemTime, settle: Duration) -> bool {
-    match SystemTime::now().duration_since(modified) {
-        Ok(age) => age >= settle,
-        Err(ahead) => ahead.duration() > FAR_AHEAD,
-    }
-}
-
-/// What the system tells.
-fn heard(event: notify::Result<notify::Event>) -> Option<notify::Event> {
-    event
-        .inspect_err(|error| tracing::debug!(%error, "the system does not tell of all changes"))
-        .ok()
-}
-
-/// Whether the folder was removed, or moved elsewhere, by what the system tells.
-fn has_gone(event: &notify::Event, folder: &Path) -> bool {
-    let is_end = matches!(
-        event.kind,
-        EventKind::Remove(RemoveKind::Folder)
-            | EventKind::Modify(ModifyKind::Name(RenameMode::From))
-    );
-    is_end && event.paths.iter().any(|path| path == folder)
-}
-
-/// The files that are whole, by what the system tells.
-fn whole(event: notify::Event) -> Vec<PathBuf> {
-    match event.kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write))
-        | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => event.paths,
-        _ => Vec::new(),
-    }
-}
-
-/// A path and its file's version, where it is an image's.
-fn image(path: PathBuf) -> Option<(PathBuf, Version)> {
-    if !has_image_extension(&path) {
-        return None;
-    }
-    let metadata = fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
-    let version = Version {
-        modified: metadata.modified().ok()?,
-        bytes: metadata.len(),
-        inode: metadata.ino(),
-    };
-    Some((path, version))
-}
-
-/// Does with an image what is to be done once it has been answered; leaves another that has taken its place.
-fn put_away(path: PathBuf, version: Version, then: Then, is_answered: bool, id: Uuid) -> Left {
-    match image(path.clone()) {
-        None => return Left::Nothing,
-        Some((_, now)) if now != version => return Left::Another,
-        Some(_) => {}
-    }
-    let done = match (then, is_answered) {
-        (Then::Keep, _) => return Left::Same,
-        (Then::Delete, true) => fs::remove_file(&path),
-        (Then::Move, true) => move_to(&path, ANSWERED, id),
-        (_, false) => move_to(&path, FAILED, id),
-    };
-    match done {
-        Ok(()) => Left::Nothing,
-        // Whoever put it there has taken it away.
-        Err(_) if !path.exists() => Left::Nothing,
-        Err(error) => {
-            tracing::warn!(
-                image = %path.display(), %error,
-                "answered and cannot be put away: it is answered again after a restart"
-            );
-            Left::Same
-        }
-    }
-}
-
-fn move_to(path: &Path, subfolder: &str, id: Uuid) -> io::Result<()> {
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::ErrorKind::NotFound.into());
-    };
-    let folder = folder.join(subfolder);
-    fs::create_dir_all(&folder)?;
-    let mut target = folder.join(name);
-    if target.exists() {
-        let mut unique = std::ffi::OsString::from(format!("{id}-"));
-        unique.push(name);
-        target.set_file_name(unique);
-    }
-    fs::rename(path, target)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn put(folder: &Path, name: &str, text: &str) -> (PathBuf, Version) {
-        fs::write(folder.join(name), text).unwrap();
-        image(folder.join(name)).unwrap()
-    }
-
-    fn names(folder: &Path) -> Vec<String> {
-        let names = fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name());
-        let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn an_answered_image_is_put_away_into_folders_that_may_have_gone() {
-        let folder = tempfile::tempdir().unwrap();
-        let id = Uuid::nil();
-        let put = |name| put(folder.path(), name, "pixels");
-        let (path, version) = put("a.jpg");
-        assert_eq!(put_away(path, version, Then::Move, true, id), Left::Nothing);
-        // Another of the same name does not replace it.
-        let (path, version) = put("a.jpg");
-        assert_eq!(put_away(path, version, Then::Move, true, id), Left::Nothing);
-        assert_eq!(
-            names(&folder.path().join(ANSWERED)),
-            [format!("{id}-a.jpg"), "a.jpg".into()]
-        );
-        let (path, version) = put("b.jpg");
-        assert_eq!(
-            put_away(path, version, Then::Delete, false, id),
-            Left::Nothing
-        );
-        assert_eq!(names(&folder.path().join(FAILED)), ["b.jpg"]);
-        let (path, version) = put("c.jpg");
-        assert_eq!(
-            put_away(path.clone(), version, Then::Keep, true, id),
-            Left::Same
-        );
-        assert_eq!(
-            put_away(path, version, Then::Delete, true, id),
-            Left::Nothing
-        );
-        assert_eq!(names(folder.path()), [ANSWERED, FAILED]);
-    }
-
-    #[test]
-    fn an_image_that_took_the_place_of_another_stays_to_be_answered() {
-        let folder = tempfile::tempdir().unwrap();
-        for then in [Then::Move, Then::Delete, Then::Keep] {
-            let (path, version) = put(folder.path(), "snapshot.jpg", "first");
-            put(folder.path(), "snapshot.jpg", "second, and longer");
-            assert_eq!(
-                put_away(path, version, then, true, Uuid::nil()),
-                Left::Another
-            );
-            assert_eq!(names(folder.path()), ["snapshot.jpg"]);
-        }
-        let (path, version) = put(folder.path(), "snapshot.jpg", "third");
-        fs::remove_file(&path).unwrap();
-        assert_eq!(
-            put_away(path, version, Then::Move, true, Uuid::nil()),
-            Left::Nothing
-        );
-    }
-
-    #[tokio::test]
-    async fn a_folder_that_was_removed_and_made_again_is_watched_again() {
-        let parent = tempfile::tempdir().unwrap();
-        let folder = parent.path().join("incoming");
-        let settle = Duration::from_secs(3600);
-        let (tell, mut told) = mpsc::channel(TOLD);
-        let teller = Teller {
-            tell,
-            gone: Arc::default(),
-        };
-        let look = |watched| look(&folder, settle, watched, &teller);
-        assert!(look(None).is_err());
-        let mut watcher = None;
-        for name in ["a.jpg", "b.jpg"] {
-            fs::create_dir(&folder).unwrap();
-            let seen = look(None).unwrap();
-            let id = seen.folder;
-            // The one before ends.
-            watcher.replace(seen.renewed.unwrap().unwrap());
-            assert!(look(Some(id)).unwrap().renewed.is_none());
-            let (path, _) = put(&folder, name, "pixels");
-            assert_eq!(told.recv().await, Some(path.clone()));
-            assert_eq!(look(Some(id)).unwrap().young, [path]);
-            fs::remove_dir_all(&folder).unwrap();
-            teller.gone.notified().await;
-        }
-        // Also one that was moved elsewhere, with another in its place.
-        fs::create_dir(&folder).unwrap();
-        let seen = look(None).unwrap();
-        let id = seen.folder;
-        watcher.replace(seen.renewed.unwrap().unwrap());
-        fs::rename(&folder, parent.path().join("elsewhere")).unwrap();
-        teller.gone.notified().await;
-        fs::create_dir(&folder).unwrap();
-        assert!(look(Some(id)).unwrap().renewed.is_some());
-    }
-
-    #[test]
-    fn a_file_has_an_identifier_of_its_own_that_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, version) = put(folder.path(), "a.jpg", "pixels");
-        let id = version.id(&path);
-        assert_eq!(id.get_version_num(), 7);
-        assert_eq!(image(path.clone()).unwrap().1.id(&path), id);
-        let (other, version) = put(folder.path(), "b.jpg", "pixels");
-        assert_ne!(version.id(&other), id);
-        let (path, version) = put(folder.path(), "a.jpg", "another");
-        assert_ne!(version.id(&path), id);
-    }
-
-    #[test]
-    fn a_file_is_whole_once_it_has_settled_whatever_the_clocks() {
-        let (settle, now) = (Duration::from_secs(1), SystemTime::now());
-        assert!(is_settled(now - 2 * settle, settle));
-        assert!(!is_settled(now, settle));
-        // A server's clock that is ahead, and a clock here that was set back.
-        assert!(!is_settled(now + 5 * settle, settle));
-        assert!(is_settled(now + 2 * FAR_AHEAD, settle));
-    }
 }

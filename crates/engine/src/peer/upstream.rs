@@ -1,6 +1,6 @@
 //! Those who serve the networks of a site: one endpoint, or several of which one is used.
 //!
-//! [`Endpoints`] decides; what is here makes the calls, asks for signs of life, and tells of them. An image whose call
+//! [`Endpoints`] decides; what is here makes the calls, and [`signs`] asks who is there. An image whose call
 //! fails in a way that another endpoint can mend is asked there within the same deadline, and so is one whose endpoint
 //! falls silent: that call goes on, and the first reply is the answer. With one endpoint there is nobody else to ask, and
 //! so it is asked for a sign of life only where images want to be sent and its circuit is open.
@@ -8,34 +8,27 @@
 use std::{
     collections::HashSet,
     sync::{
-        Arc, Mutex, MutexGuard, Weak,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
 
-use futures::{
-    FutureExt, StreamExt,
-    future::{BoxFuture, join_all},
-    stream::FuturesUnordered,
-};
-use outpost_cascade::{
-    Change, CircuitConfig, CircuitState, Endpoints, FallbackCause, Link, Presence,
-};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use outpost_cascade::{CircuitConfig, CircuitState, Endpoints, FallbackCause, Link, Presence};
 use outpost_runtime::Manifest;
 use outpost_transport::{Channel, Handshakes, Protocol, WireBytes};
-use tokio::{sync::watch, task::JoinSet, time::sleep};
+use tokio::{sync::watch, task::JoinSet};
 
 use super::{
-    BudgetConfig, BudgetLeft, Budgets, EncodersError, EnergyUse, LateCall, Offload, Over, Packing,
+    BudgetConfig, BudgetLeft, Budgets, EncodersError, EnergyUse, LateCall, Offload, Packing,
     Patience, Peer, PeerConfig, PeerError, Place, Sent, Thrift, Waiting, lock,
     remote::RemoteNetwork,
 };
 use crate::picture::Picture;
+use signs::watch_over;
 
-/// How long an endpoint that is not in use may take to say that it is there: nobody waits, and it may have to be
-/// connected to first.
-const HEALTH_WITHIN: Duration = Duration::from_secs(5);
+mod signs;
 
 /// The endpoints that serve the networks of a site.
 pub struct Upstream {
@@ -284,51 +277,6 @@ impl Upstream {
         Packing::new(&self.peers[0].packing, seen_by)
     }
 
-    /// From now on images may be sent to them, or none is: then they are not asked for signs of life either, and no
-    /// connection is kept once calls under way are over.
-    pub(crate) fn set_asked(self: &Arc<Self>, is_asked: bool) {
-        let mut change = 0;
-        let is_changed = self.changes.send_if_modified(|changes| {
-            let is_other = is_changed_to(*changes + 1, is_asked);
-            *changes += u64::from(is_other);
-            change = *changes;
-            is_other
-        });
-        match is_asked {
-            _ if !is_changed => {}
-            true => self.start(change),
-            false => self.close(),
-        }
-    }
-
-    /// Connects while networks still load, and begins to ask who is there; a failure shows at the first offload.
-    fn start(self: &Arc<Self>, change: u64) {
-        for peer in &self.peers {
-            let (channel, mut changes) = (peer.channel(), self.changes.subscribe());
-            self.spawn(async move {
-                tokio::select! {
-                    biased;
-                    _ = changes.wait_for(|now| *now != change) => {}
-                    _ = channel.connect() => {}
-                }
-            });
-        }
-        if self.peers.len() > 1 {
-            self.spawn(look(Arc::downgrade(self), change));
-        }
-    }
-
-    fn is_asked(&self) -> bool {
-        is_changed_to(*self.changes.borrow(), true)
-    }
-
-    /// Keeps no connection.
-    fn close(&self) {
-        for peer in &self.peers {
-            peer.channel().close();
-        }
-    }
-
     /// Asks about an image, until the deadline at the latest; gives the call, too, where it goes on after that.
     pub(crate) async fn classify(
         self: &Arc<Self>,
@@ -336,29 +284,31 @@ impl Upstream {
         picture: Arc<Picture>,
         patience: Patience,
     ) -> (Offload, Option<LateCall>) {
-        let asked = if let [only] = &self.peers[..] {
+        let (offload, calls) = if let [only] = &self.peers[..] {
             let sent = Sent::nothing_of(&picture);
             let (offload, late) = only.classify(network, picture, patience, &sent).await;
             self.count_call(0, &offload);
             self.ask_where_refused(0, &offload);
-            (offload, late.map(|late| LateCall(vec![late])))
+            (offload, Vec::from_iter(late))
         } else {
             self.ask_in_order(network, &picture, patience).boxed().await
         };
-        if !self.is_asked() {
-            // An image that was taken up before.
-            self.close();
-        }
-        asked
+        self.close_unless_asked();
+        let late = (!calls.is_empty()).then(|| LateCall {
+            calls,
+            upstream: Arc::downgrade(self),
+        });
+        (offload, late)
     }
 
-    /// Asks one endpoint after the other, the next one as soon as those before have failed or fallen silent.
+    /// Asks one endpoint after the other, the next one as soon as those before have failed or fallen silent; gives the calls,
+    /// too, that go on.
     async fn ask_in_order(
         self: &Arc<Self>,
         network: &Arc<RemoteNetwork>,
         picture: &Arc<Picture>,
         patience: Patience,
-    ) -> (Offload, Option<LateCall>) {
+    ) -> (Offload, Vec<Waiting>) {
         let started = Instant::now();
         let mut falls = self.falls.subscribe();
         let mut order = self.state().endpoints.order().into_iter();
@@ -407,7 +357,9 @@ impl Upstream {
             .map(|sent| sent.bytes.load(Ordering::Relaxed))
             .sum();
         offload.took = picture.shrinking() + started.elapsed();
-        let late = (!is_answered && !late.is_empty()).then_some(LateCall(late));
+        if is_answered {
+            late.clear();
+        }
         (offload, late)
     }
 
@@ -487,84 +439,6 @@ impl Upstream {
         self.tell(change);
     }
 
-    /// Asks an endpoint for a sign of life where its circuit keeps an image from it, at the circuit's pace. Questions that
-    /// are out when one is answered end with it.
-    fn ask_where_refused(self: &Arc<Self>, endpoint: usize, offload: &Offload) {
-        let peer = &self.peers[endpoint];
-        let is_refused = matches!(offload.outcome, Err(FallbackCause::CircuitOpen));
-        if !is_refused || !lock(&peer.circuit).ask(peer.origin.elapsed()) {
-            return;
-        }
-        self.counts[endpoint]
-            .questions
-            .fetch_add(1, Ordering::Relaxed);
-        let (peer, upstream) = (peer.clone(), Arc::downgrade(self));
-        self.spawn(async move {
-            let sign = tokio::select! {
-                biased;
-                () = peer.back.notified() => return,
-                sign = peer.ask_for_a_sign(Over::New, HEALTH_WITHIN) => sign,
-            };
-            if sign.is_ok() {
-                peer.back.notify_waiters();
-                tracing::info!(
-                    peer = &*peer.name,
-                    "the peer is there: images are sent again"
-                );
-            }
-            let Some(upstream) = upstream.upgrade() else {
-                return;
-            };
-            if !upstream.is_asked() {
-                upstream.close();
-            } else if upstream.peers.len() > 1 {
-                upstream.signed(endpoint, sign.ok());
-            }
-        });
-    }
-
-    /// Asks an endpoint for a sign of life.
-    async fn ask(&self, endpoint: usize, within: Duration) {
-        let sign = self.peers[endpoint].ask_for_a_sign(Over::Present, within);
-        self.signed(endpoint, sign.await.ok());
-        if !self.is_asked() {
-            self.close();
-        }
-    }
-
-    /// An endpoint gave a sign of life with that round trip, or none.
-    fn signed(&self, endpoint: usize, sign: Option<Duration>) {
-        let now = self.origin.elapsed();
-        let change = match sign {
-            Some(round_trip) => self
-                .state()
-                .endpoints
-                .heard(endpoint, Some(round_trip), now),
-            None => self.state().endpoints.failed(endpoint, now),
-        };
-        self.tell(change);
-    }
-
-    /// Tells those who wait, and a person, that something has changed.
-    fn tell(&self, change: Option<Change>) {
-        self.falls.send_replace(());
-        let Some(Change {
-            from,
-            to,
-            is_failover,
-        }) = change
-        else {
-            return;
-        };
-        let [from, to] = [from, to].map(|endpoint| &*self.peers[endpoint].name);
-        if is_failover {
-            self.failovers.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(from, to, "an endpoint does not answer: another is asked");
-        } else {
-            tracing::info!(from, to, "a better endpoint is there: it is asked");
-        }
-    }
-
     fn count_call(&self, endpoint: usize, offload: &Offload) {
         let counts = &self.counts[endpoint];
         let count = match offload.outcome.is_ok() {
@@ -587,53 +461,6 @@ impl Upstream {
         let mut tasks = lock(&self.tasks);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(task);
-    }
-}
-
-/// Whether so many changes come to that.
-const fn is_changed_to(changes: u64, is_asked: bool) -> bool {
-    (changes % 2 == 1) == is_asked
-}
-
-/// Asks those who are not in use whether they are there, while there is an upstream and it is asked, since that change.
-async fn look(upstream: Weak<Upstream>, change: u64) {
-    loop {
-        let Some(upstream) = upstream.upgrade() else {
-            return;
-        };
-        if *upstream.changes.borrow() != change {
-            return;
-        }
-        let due = upstream.state().endpoints.due(upstream.origin.elapsed());
-        join_all(due.into_iter().map(|one| upstream.ask(one, HEALTH_WITHIN))).await;
-        let slowdown = upstream.slowdown.load(Ordering::Relaxed);
-        let pause = upstream.health_every.saturating_mul(slowdown);
-        drop(upstream);
-        sleep(pause).await;
-    }
-}
-
-/// Asks an endpoint for a sign of life whenever a call at it has waited for too long, while there are calls.
-async fn watch_over(upstream: Weak<Upstream>, endpoint: usize) {
-    loop {
-        let Some(upstream) = upstream.upgrade() else {
-            return;
-        };
-        let (left, within) = {
-            let mut state = upstream.state();
-            let Some(ask_at) = state.endpoints.ask_at(endpoint) else {
-                state.watched.remove(&endpoint);
-                return;
-            };
-            let left = ask_at.saturating_sub(upstream.origin.elapsed());
-            (left, state.endpoints.sign_within(endpoint))
-        };
-        if left.is_zero() {
-            upstream.ask(endpoint, within).await;
-        } else {
-            drop(upstream);
-            sleep(left).await;
-        }
     }
 }
 
