@@ -3,8 +3,8 @@
 //! The built program answers the photos of a folder, posted to its API by several callers, with one network on the device
 //! and no cloud; or, with `--sent-as ENCODING`, it sends every one of them to a service on this machine, once the network
 //! has seen it. `/proc/PID/status` is read ten times a second. Files are the program itself and its libraries, of which the
-//! system drops from memory whatever is not in use once it needs the room. The goal is one and a half times the weights, as the
-//! numbers that are multiplied, and 30 MB.
+//! system drops from memory whatever is not in use once it needs the room. Page faults are how often it had to give pages, of
+//! memory or of files. The goal is one and a half times the weights, as the numbers that are multiplied, and 30 MB.
 
 use std::{
     error::Error,
@@ -74,6 +74,8 @@ struct Work {
     answered: usize,
     /// The least first.
     memory: Vec<Memory>,
+    /// Page faults.
+    faults: u64,
 }
 
 /// A program at work; killed with this.
@@ -109,10 +111,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         arguments.seconds
     );
     println!(
-        "| network | while it is loaded, most | loaded | at work, median | at work, most | {} s later | most ever | goal | images/s |",
+        "| network | while it is loaded, most | loaded | at work, median | at work, most | {} s later | most ever | goal | page faults an image | images/s |",
         REST.as_secs()
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     let service = match arguments.sent_as.is_empty() {
         true => None,
         false => Some(Service::start(&arguments, &models)?),
@@ -139,13 +141,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         thread::sleep(REST);
         let rested = device.memory()?;
         println!(
-            "| {row} | {loading:.1} | {} | {} | {} | {} | {:.1} | {:.1} | {:.1} |",
+            "| {row} | {loading:.1} | {} | {} | {} | {} | {:.1} | {:.1} | {:.0} | {:.1} |",
             words(loaded),
             words(work.memory[work.memory.len() / 2]),
             words(work.memory[work.memory.len() - 1]),
             words(rested),
             device.status("VmHWM:")?,
             weights * 1.5 + 30.0,
+            work.faults as f64 / work.answered as f64,
             work.answered as f64 / arguments.seconds as f64,
         );
     }
@@ -200,6 +203,7 @@ impl Device {
 
     /// Has images answered.
     fn work(&self, arguments: &Arguments, photos: &Arc<[Vec<u8>]>) -> Result<Work, Box<dyn Error>> {
+        let faults = self.faults()?;
         let until = Instant::now() + Duration::from_secs(arguments.seconds);
         let callers: Vec<_> = (0..arguments.callers)
             .map(|caller| {
@@ -229,7 +233,11 @@ impl Device {
             answered += caller.join().map_err(|_| "a caller panicked")??;
         }
         memory.sort_by(|a, b| a.resident.total_cmp(&b.resident));
-        Ok(Work { answered, memory })
+        Ok(Work {
+            answered,
+            memory,
+            faults: self.faults()? - faults,
+        })
     }
 
     fn memory(&self) -> Result<Memory, Box<dyn Error>> {
@@ -237,6 +245,15 @@ impl Device {
             resident: self.status("VmRSS:")?,
             files: self.status("RssFile:")?,
         })
+    }
+
+    /// Page faults until now.
+    fn faults(&self) -> Result<u64, Box<dyn Error>> {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.program.process.id()))?;
+        // The name, which may have spaces, is in brackets; the eighth after it is their number.
+        let after_name = text.rsplit(')').next().unwrap_or_default();
+        let faults = after_name.split_whitespace().nth(7);
+        Ok(faults.ok_or("no such field")?.parse()?)
     }
 
     /// A line of the process's status, in megabytes.
