@@ -11,7 +11,7 @@ use bytes::Bytes;
 use outpost_cascade::{FallbackCause, Mode, NoAnswer, NodeId, Reason, Site};
 use outpost_engine::{
     Engine, ImageError, Late, Offload, Outcome, PeerConfig, PeerError, Picture, Plan, PolicyFile,
-    Route, Upstream, blocking, load_cascade,
+    Route, Turn, Upstream, blocking, load_cascade,
 };
 use outpost_exit_policy::Goal;
 use outpost_offload::{Answered, milliseconds};
@@ -247,17 +247,22 @@ impl Agent {
         self.deadline
     }
 
-    /// Answers one image, and never fails: an image without an answer gets its reason.
+    /// Answers one image of many that are there already, and never fails: an image without an answer gets its reason. It is
+    /// taken up once it has its turn.
     pub async fn record(&self, image: Image) -> Record {
         let name = image.name.clone();
-        let (outcome, _) = self.classify(image, Duration::ZERO).await;
+        let turn = self.engine.turn().await;
+        let taken = (Instant::now(), turn);
+        let (outcome, _) = self.classify(image, taken, Duration::ZERO).await;
         self.said(name, outcome)
     }
 
-    /// Answers one image; says what may still become of it where the cloud was too late or could not be asked.
+    /// Answers one image, taken up now; says what may still become of it where the cloud was too late or could not be asked.
     pub(crate) async fn answer(self: &Arc<Self>, image: Image) -> Said {
         let name = image.name.clone();
-        let (mut outcome, encoded) = self.classify(image, self.late).await;
+        let taken = Instant::now();
+        let turn = self.engine.turn().await;
+        let (mut outcome, encoded) = self.classify(image, (taken, turn), self.late).await;
         let late = outcome
             .as_mut()
             .ok()
@@ -388,10 +393,9 @@ impl Agent {
     async fn classify(
         &self,
         image: Image,
+        (taken, turn): (Instant, Turn),
         late: Duration,
     ) -> (Result<Outcome, ImageError>, Option<Bytes>) {
-        let taken = Instant::now();
-        let turn = self.engine.turn().await;
         let (content, limits) = (image.content, self.limits);
         let picture = blocking(move || match content {
             Content::File(path) => Picture::read(&path, &limits),

@@ -13,8 +13,8 @@ use std::{
 
 use outpost_runtime::{Encoder, RgbImage};
 use outpost_tests::{
-    CertificateFolder, CloudService, Process, edge_config, program, repository, some_cifar,
-    some_photos,
+    CertificateFolder, CloudService, EdgeAgent, Process, edge_config, program, repository,
+    some_cifar, some_photos,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -708,6 +708,21 @@ fn waiting_for_a_turn_is_part_of_the_time_to_an_answer() {
     let told: f64 = answers.iter().map(|answer| ms(answer, "wait_ms")).sum();
     assert!((waited.unwrap() * 1e3 - told).abs() < 1.0);
     device.end();
+}
+
+#[test]
+fn images_of_a_list_are_taken_up_once_they_have_their_turn() {
+    let answers = EdgeAgent::classify()
+        .args(["--mode", "device-only"])
+        .args(some_photos(5))
+        .run();
+    assert_eq!(answers.code, 0, "{}", answers.log);
+    let ms = |answer: &Value, part: &str| answer[part].as_f64().unwrap();
+    for answer in &answers.records {
+        assert_eq!(ms(answer, "wait_ms"), 0.0, "{answer}");
+        let beside = ms(answer, "total_ms") - ms(answer, "device_ms");
+        assert!((-0.01..20.0).contains(&beside), "{answer}");
+    }
 }
 
 #[test]

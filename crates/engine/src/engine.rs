@@ -105,15 +105,15 @@ pub struct Engine {
 /// The right to run networks here. It ends when the image travels or is answered.
 #[derive(Debug)]
 pub struct Turn {
-    waited: Duration,
+    given: Instant,
     _permit: OwnedSemaphorePermit,
     _piece: Piece,
 }
 
 impl Turn {
-    /// How long it was waited for.
-    pub fn waited(&self) -> Duration {
-        self.waited
+    /// How long an image waited for it that was taken up then; nothing where it was taken up afterwards.
+    pub(crate) fn waited_since(&self, taken: Instant) -> Duration {
+        self.given.saturating_duration_since(taken)
     }
 }
 
@@ -372,10 +372,9 @@ impl Engine {
 
     /// Waits for the right to run networks here.
     pub async fn turn(&self) -> Turn {
-        let asked = Instant::now();
         let permit = self.turns.clone().acquire_owned().await;
         Turn {
-            waited: asked.elapsed(),
+            given: Instant::now(),
             _permit: permit.expect("never closed"),
             _piece: self.underway.begin(),
         }

@@ -23,7 +23,7 @@ use crate::{
 pub struct Route {
     /// The node to begin with.
     pub entry: NodeId,
-    /// When the image was taken up, before it waited for its turn.
+    /// When the image was taken up, before it waited for its turn or once it had it.
     pub taken: Instant,
     /// Time from then to its answer.
     pub deadline: Duration,
@@ -116,7 +116,7 @@ impl Engine {
         picture: Picture,
         route: Route,
     ) -> Result<Outcome, ImageError> {
-        let (taken, waited) = (route.taken, turn.waited());
+        let (taken, waited) = (route.taken, turn.waited_since(route.taken));
         let mut turn = Some(turn);
         let mut said: HashMap<NodeId, Probabilities> = HashMap::new();
         let mut progress = Progress::default();

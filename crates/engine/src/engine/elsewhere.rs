@@ -80,7 +80,9 @@ impl Engine {
             Some(_) => Some(self.turn().await),
             None => None,
         };
-        let waited = turn.as_ref().map_or(Duration::ZERO, Turn::waited);
+        let waited = turn
+            .as_ref()
+            .map_or(Duration::ZERO, |turn| turn.waited_since(taken));
         let patience = Patience {
             deadline: Instant::now() + patience,
             late: Duration::ZERO,
