@@ -364,6 +364,13 @@ impl Keeper {
                 self.store.write(&changes)
             }
         };
+        if written.is_err() {
+            for (id, _) in &kept {
+                self.order.remove(*id);
+            }
+        }
+        // Before anybody is told: who asks then sees it.
+        self.metrics.queued(self.order.images(), self.order.bytes());
         match written {
             Ok(()) => {
                 for event in events {
@@ -377,13 +384,11 @@ impl Keeper {
                 self.report(&error);
                 self.unwritten = events;
                 let error = Arc::new(error);
-                for (id, answer) in kept {
-                    self.order.remove(id);
+                for (_, answer) in kept {
                     let _ = answer.send(Err(NotKept::Store(error.clone())));
                 }
             }
         }
-        self.metrics.queued(self.order.images(), self.order.bytes());
     }
 
     fn next(&mut self) -> Option<(Entry, Bytes)> {
