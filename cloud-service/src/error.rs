@@ -155,6 +155,9 @@ pub enum ServiceError {
         /// Why.
         source: PreprocessError,
     },
+    /// Something else than a node's name where an image is to begin.
+    #[error("the parameter `outpost_entry` is no string: send the name of a node")]
+    EntryType,
     /// A node that an image cannot begin with.
     #[error("the parameter `outpost_entry` names {asked:?}: send one of {present:?}")]
     NoSuchEntry {
@@ -211,7 +214,7 @@ impl ServiceError {
             | Self::Datatype { .. }
             | Self::Shape { .. }
             | Self::BatchSize { .. } => "malformed",
-            Self::NoSuchEntry { .. } | Self::NoImages { .. } => "malformed",
+            Self::EntryType | Self::NoSuchEntry { .. } | Self::NoImages { .. } => "malformed",
             Self::Cascade(_) => "cascade",
             Self::Image { .. } | Self::Preprocess { .. } => "image",
             Self::QueueFull { .. } => "queue-full",
@@ -247,7 +250,8 @@ impl From<ServiceError> for Status {
                 _ => Code::Unavailable,
             },
             E::Cascade(_) => Code::Internal,
-            E::NoImages { .. }
+            E::EntryType
+            | E::NoImages { .. }
             | E::Burst { .. }
             | E::Tensor(_)
             | E::Inputs { .. }
@@ -319,6 +323,7 @@ mod tests {
                 },
                 Code::NotFound,
             ),
+            (ServiceError::EntryType, Code::InvalidArgument),
             (
                 ServiceError::NoImages { tensor: name() },
                 Code::InvalidArgument,

@@ -275,10 +275,7 @@ pub(crate) fn entry_parameter(request: &ModelInferRequest) -> Result<Option<Stri
     };
     match parameter::text(entry) {
         Some(name) => Ok(Some(name.to_owned())),
-        None => Err(ServiceError::NoSuchEntry {
-            asked: "no string".to_owned(),
-            present: Vec::new(),
-        }),
+        None => Err(ServiceError::EntryType),
     }
 }
 
