@@ -39,8 +39,6 @@ use crate::{
 pub use authorisation::TokenError;
 use authorisation::{Authorisation, Guard};
 
-/// How long a caller may take over a body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// The page. It loads nothing but what this program tells.
 const PAGE: &str = include_str!("api/page.html");
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data: blob:; media-src blob:; form-action 'none'; frame-ancestors 'none'; base-uri 'none'";
@@ -55,6 +53,8 @@ pub(crate) struct Context {
     /// Cancelled once the program ends.
     pub(crate) ending: CancellationToken,
     pub(crate) max_image_bytes: usize,
+    /// How long a caller may take over a body.
+    pub(crate) upload: Duration,
     pub(crate) reloads: Reloads,
     pub(crate) power: Power,
 }

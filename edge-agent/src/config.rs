@@ -456,6 +456,8 @@ impl Config {
         {
             return Err(ConfigError::Zero("outputs.file.max_bytes"));
         }
+        let api = self.api.iter();
+        let api = api.map(|api| ("api.upload_seconds", api.upload_seconds));
         let webhook = self.outputs.webhook.iter().flat_map(|webhook| {
             [
                 ("outputs.webhook.timeout_ms", webhook.timeout_ms),
@@ -465,7 +467,7 @@ impl Config {
         });
         let mqtt = self.outputs.mqtt.iter();
         let mqtt = mqtt.map(|mqtt| ("outputs.mqtt.max_waiting", mqtt.max_waiting as u64));
-        for (name, value) in webhook.chain(mqtt) {
+        for (name, value) in api.chain(webhook).chain(mqtt) {
             match value {
                 0 => return Err(ConfigError::Zero(name)),
                 value if value > MOST => return Err(ConfigError::TooLarge { name, limit: MOST }),

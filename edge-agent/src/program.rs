@@ -14,7 +14,7 @@ use crate::{
     allocator::give_back_in_time,
     api::{Api, ApiError, Context},
     audit::Auditor,
-    config::{Config, ConfigError, Delivery},
+    config::{ApiConfig, Config, ConfigError, Delivery},
     event::Announcer,
     follow::follow_link,
     in_charge::InCharge,
@@ -126,16 +126,19 @@ impl Program {
         tasks.spawn(power.clone().follow(agent.clone(), ending.clone()));
         inputs::watch(config, &intake, &metrics, &power, &ending, &tasks)?;
         let reloads = Reloads::default();
-        let context = Context {
-            intake,
-            announcer,
-            metrics: metrics.clone(),
-            ending: ending.clone(),
-            max_image_bytes: config.images.max_bytes,
-            reloads: reloads.clone(),
-            power: power.clone(),
+        let start = |api: &ApiConfig| {
+            let context = Context {
+                intake,
+                announcer,
+                metrics: metrics.clone(),
+                ending: ending.clone(),
+                max_image_bytes: config.images.max_bytes,
+                upload: Duration::from_secs(api.upload_seconds),
+                reloads: reloads.clone(),
+                power: power.clone(),
+            };
+            Api::start(api, context)
         };
-        let start = |api| Api::start(api, context);
         let api = config.api.as_ref().map(start).transpose()?;
         let start = |(settings, page)| page::Served::start(settings, page, metrics.clone());
         let page = config.page.as_ref().zip(page).map(start).transpose()?;

@@ -96,6 +96,23 @@ fn a_caller_whose_image_does_not_come_holds_one_place_until_it_goes() {
 }
 
 #[test]
+fn a_caller_whose_image_takes_too_long_is_told_so() {
+    let device = Device::start(
+        "max_in_flight = 1\n[api]\naddress = \"127.0.0.1:0\"\nmax_waiting = 0\nupload_seconds = 1\n",
+    );
+    let image = fs::read(&some_cifar(1)[0]).unwrap();
+    let mut stalled = send(&device, &head("half", image.len()), &image[..9]);
+    let mut told = String::new();
+    // It ends the connection as well: what else comes over it is no new call.
+    stalled.read_to_string(&mut told).unwrap();
+    assert!(told.starts_with("HTTP/1.1 408"), "{told}");
+    assert!(told.contains("within 1s (`api.upload_seconds`)"), "{told}");
+    let answer = device.post("/v1/classify", "image/jpeg", &image);
+    assert_eq!(answer.status(), 200);
+    device.end();
+}
+
+#[test]
 fn an_image_whose_caller_goes_away_is_answered_once_nonetheless() {
     let certificates = CertificateFolder::valid();
     let models = repository().join("models");

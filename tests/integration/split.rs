@@ -269,7 +269,11 @@ fn a_cascade_takes_images_and_says_what_else_it_wants() {
                 NotFound,
                 "cifar10-googlenet@inception3",
             ),
-            (request(encoded(), no_text), InvalidArgument, "outpost_entry"),
+            (
+                request(encoded(), no_text),
+                InvalidArgument,
+                "outpost_entry",
+            ),
             (request(no_image, None), InvalidArgument, "image"),
         ] {
             let status = client.model_infer(request).await.unwrap_err();

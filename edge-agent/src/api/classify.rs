@@ -17,7 +17,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{BODY_TIMEOUT, Context, problem::Problem};
+use super::{Context, problem::Problem};
 use crate::{
     agent::{Content, Image},
     config::API,
@@ -103,11 +103,14 @@ pub(super) async fn classify(
             "too many images wait already (`api.max_waiting`): come back in a second",
         )
     })?;
-    let read = timeout(BODY_TIMEOUT, read(request, context.max_image_bytes));
+    let read = timeout(context.upload, read(request, context.max_image_bytes));
     let (encoded, file_name) = read.await.map_err(|_| {
         Problem::new(
             StatusCode::REQUEST_TIMEOUT,
-            "the image did not come within a minute: send it faster, or a smaller one",
+            format!(
+                "the image did not come within {:?} (`api.upload_seconds`): send it faster, or a smaller one",
+                context.upload
+            ),
         )
     })??;
     let mut name = parameters.name.or(file_name).unwrap_or(PART.to_owned());

@@ -42,6 +42,11 @@ impl Config {
                     &mut api.max_waiting,
                     &running.max_waiting,
                 );
+                waiting.keep(
+                    "api.upload_seconds",
+                    &mut api.upload_seconds,
+                    &running.upload_seconds,
+                );
                 // Another certificate is taken up; a listener with and one without are two.
                 if api.certificate.is_some() != running.certificate.is_some() {
                     waiting.0.push("api.certificate");

@@ -29,6 +29,8 @@ pub struct ApiConfig {
     /// Callers that may be here beside `max_in_flight` others, with their images in memory; more are told to come back.
     /// Default 32.
     pub max_waiting: usize,
+    /// Seconds that a caller may take over an image's bytes. Default 60.
+    pub upload_seconds: u64,
 }
 
 /// A folder whose images are answered as they come.
@@ -144,6 +146,7 @@ impl Default for ApiConfig {
             hosts: Vec::new(),
             plain_http: false,
             max_waiting: 32,
+            upload_seconds: 60,
         }
     }
 }
