@@ -12,7 +12,12 @@ use std::io;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    camera::open, config::Config, intake::Intake, metrics::Metrics, power::Power, web::WebError,
+    camera::open,
+    config::{Config, UrlConfig},
+    intake::Intake,
+    metrics::Metrics,
+    power::Power,
+    web::WebError,
 };
 use camera::Camera;
 pub use folder::FolderError;
@@ -65,4 +70,9 @@ pub(crate) fn watch(
         tasks.spawn(frames.answer(intake.clone(), ending.clone()));
     }
     Ok(())
+}
+
+/// Whether an address and the files with its credentials can be used. It is not called.
+pub(crate) fn look_at_url(config: &UrlConfig) -> Result<(), WebError> {
+    url::server(config).map(drop)
 }

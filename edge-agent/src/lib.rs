@@ -19,6 +19,7 @@ pub mod allocator;
 mod api;
 mod audit;
 mod camera;
+mod certificates;
 pub mod cli;
 mod config;
 pub mod doctor;

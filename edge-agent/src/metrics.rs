@@ -6,8 +6,9 @@ mod audits;
 mod endpoints;
 mod links;
 mod power;
+mod process;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::UNIX_EPOCH};
 
 use axum::http::StatusCode;
 use prometheus_client::{
@@ -24,8 +25,12 @@ use prometheus_client::{
 
 use outpost_engine::Engine;
 use outpost_offload::Answered;
+use outpost_transport::CertificateFacts;
 
 use crate::{
+    certificates::Certificate,
+    config::{API, Config},
+    outputs::{FILE, MQTT, WEBHOOK},
     power::{Power, Present},
     record::Record,
 };
@@ -34,6 +39,7 @@ pub(crate) use audits::AuditResult;
 use endpoints::EndpointMetrics;
 use links::LinkMetrics;
 use power::PowerMetrics;
+use process::ProcessMetrics;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfInput {
@@ -93,6 +99,11 @@ struct OfRuntime {
     version: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfCredential {
+    credential: String,
+}
+
 /// What came of an image that found no cloud.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum QueueOutcome {
@@ -141,6 +152,8 @@ pub struct Metrics {
     power: PowerMetrics,
     reloads: Family<OfReload, Counter>,
     page: Family<OfStatus, Counter>,
+    credential_until: Family<OfCredential, Gauge>,
+    process: ProcessMetrics,
     runtime: Family<OfRuntime, Gauge>,
 }
 
@@ -290,6 +303,13 @@ impl Default for Metrics {
             "Requests of browsers for the page that is a device and its files, by status",
             page.clone(),
         );
+        let credential_until = Family::default();
+        registry.register(
+            "credential_valid_until_timestamp_seconds",
+            "Until when a certificate of this device, or an authority that it trusts, is valid, seconds since 1970, by field of the configuration",
+            credential_until.clone(),
+        );
+        let process = ProcessMetrics::register(&mut registry);
         Self {
             registry: Arc::new(registry),
             taken,
@@ -319,12 +339,62 @@ impl Default for Metrics {
             power,
             reloads,
             page,
+            credential_until,
+            process,
             runtime,
         }
     }
 }
 
 impl Metrics {
+    /// Those of a program with that configuration: what may be counted is there from the start, so that its first increase is
+    /// seen.
+    pub(crate) fn of(config: &Config) -> Self {
+        let metrics = Self::default();
+        let api = config.api.iter().map(|_| API);
+        let folders = config.folders.iter().map(|folder| &*folder.name);
+        let urls = config.urls.iter().map(|url| &*url.name);
+        let cameras = config.cameras.iter().map(|camera| &*camera.name);
+        for input in api.chain(folders).chain(urls).chain(cameras) {
+            let labels = OfInput {
+                input: input.to_owned(),
+            };
+            for family in [&metrics.taken, &metrics.dropped, &metrics.input_failures] {
+                drop(family.get_or_create(&labels));
+            }
+        }
+        let outputs = &config.outputs;
+        for (output, is_there) in [
+            (FILE, outputs.file.is_some()),
+            (WEBHOOK, outputs.webhook.is_some()),
+            (MQTT, outputs.mqtt.is_some()),
+        ] {
+            if is_there {
+                let labels = OfOutput {
+                    output: output.to_owned(),
+                };
+                drop(metrics.output_failures.get_or_create(&labels));
+                drop(metrics.output_refusals.get_or_create(&labels));
+            }
+        }
+        for class in ["same", "other"] {
+            drop(metrics.corrections.get_or_create(&OfCorrection { class }));
+        }
+        for result in ["applied", "refused"] {
+            drop(metrics.reloads.get_or_create(&OfReload { result }));
+        }
+        for outcome in [
+            QueueOutcome::Answered,
+            QueueOutcome::Refused,
+            QueueOutcome::TooOld,
+            QueueOutcome::NoRoom,
+            QueueOutcome::NotKept,
+        ] {
+            drop(metrics.queue_left.get_or_create(&OfQueue { outcome }));
+        }
+        metrics
+    }
+
     /// An image was taken up.
     pub(crate) fn taken(&self, input: &str) -> InFlight {
         let labels = OfInput {
@@ -483,6 +553,7 @@ impl Metrics {
         self.endpoints.take(engine.peers());
         self.links.take(engine.peers());
         self.power.take(Power::energy(engine));
+        self.process.take();
         let here = engine.runtime();
         let labels = OfRuntime {
             runtime: here.name,
@@ -501,6 +572,20 @@ impl Metrics {
     /// The configuration and its files were read again, and were applied or refused.
     pub(crate) fn reloaded(&self, result: &'static str) {
         self.reloads.get_or_create(&OfReload { result }).inc();
+    }
+
+    /// Certificates of this device, and authorities that it trusts, with what they say.
+    pub(crate) fn certificates_are_valid_until(&self, found: &[(Certificate, CertificateFacts)]) {
+        // Those that are configured no more are not.
+        self.credential_until.clear();
+        for (certificate, facts) in found {
+            let labels = OfCredential {
+                credential: certificate.field.clone(),
+            };
+            let since_1970 = facts.valid_until.duration_since(UNIX_EPOCH);
+            let gauge = self.credential_until.get_or_create(&labels);
+            gauge.set(since_1970.map_or(0, |since| since.as_secs() as i64));
+        }
     }
 
     /// All metrics as text, in the format of OpenMetrics.

@@ -10,7 +10,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::OutputsConfig,
+    config::{FileOutput, MqttOutput, OutputsConfig, WebhookOutput},
     event::{Event, WayIn},
     metrics::Metrics,
     web::WebError,
@@ -23,6 +23,10 @@ pub use mqtt::MqttError;
 use patience::Patience;
 use webhook::Webhook;
 
+/// The outputs' names in metrics.
+pub(crate) const FILE: &str = "file";
+pub(crate) const WEBHOOK: &str = "webhook";
+pub(crate) const MQTT: &str = "mqtt";
 /// Events that may wait for the file. Whoever has another to announce waits with it.
 const WAITING: usize = 64;
 
@@ -103,6 +107,21 @@ impl Outputs {
             }
         }
     }
+}
+
+/// Whether a file of events that is there can be written. Nothing is.
+pub(crate) fn look_at_file(config: &FileOutput) -> Result<(), FileError> {
+    RotatingFile::look(config)
+}
+
+/// Whether a webhook's address and the files with its credentials can be used. It is not called.
+pub(crate) fn look_at_webhook(config: &WebhookOutput) -> Result<(), WebError> {
+    Webhook::open(config, Metrics::default()).map(drop)
+}
+
+/// Whether a broker's address and the files with its credentials can be used. It is not connected to.
+pub(crate) fn look_at_mqtt(config: &MqttOutput) -> Result<(), MqttError> {
+    Mqtt::open(config, Metrics::default()).map(drop)
 }
 
 /// Whether an output takes an event, by the kinds that it takes; with one that it does not it has done.

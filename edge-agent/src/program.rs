@@ -3,7 +3,7 @@
 use std::{future::Future, net::SocketAddr, thread, time::Duration};
 
 use outpost_supervision::{ready, stopping, watchdog};
-use tokio::task::spawn_blocking;
+use tokio::{sync::watch, task::spawn_blocking};
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
@@ -14,6 +14,7 @@ use crate::{
     allocator::give_back_in_time,
     api::{Api, ApiError, Context},
     audit::Auditor,
+    certificates::{self, Certificate},
     config::{ApiConfig, Config, ConfigError, Delivery},
     event::Announcer,
     follow::follow_link,
@@ -85,7 +86,7 @@ impl Program {
     /// A [`ProgramError`] that names the file, address or field at fault.
     pub fn start(config: &Config, source: Source) -> Result<Self, ProgramError> {
         config.check_run()?;
-        let metrics = Metrics::default();
+        let metrics = Metrics::of(config);
         let ending = CancellationToken::new();
         let (outputs, ways_in) = Outputs::start(&config.outputs, &metrics, &ending)?;
         let page = page::Loaded::load(config)?;
@@ -142,8 +143,16 @@ impl Program {
         let api = config.api.as_ref().map(start).transpose()?;
         let start = |(settings, page)| page::Served::start(settings, page, metrics.clone());
         let page = config.page.as_ref().zip(page).map(start).transpose()?;
+        let (certificates, latest) = watch::channel(Certificate::all_of(config));
+        let certificates_followed = certificates::follow(latest, metrics.clone());
+        tasks.spawn(
+            ending
+                .clone()
+                .run_until_cancelled_owned(certificates_followed),
+        );
         let reloader = Reloader {
             config: config.clone(),
+            certificates,
             source,
             agent: agent.clone(),
             api: api.as_ref().map(|api| api.credentials().clone()),

@@ -34,7 +34,7 @@ use crate::{
 use clock::QueueClock;
 pub(crate) use courier::carry;
 use order::{Bounds, Order};
-pub(crate) use store::Entry;
+pub(crate) use store::{Entry, Present};
 use store::{Left, Store, Write, is_damage};
 
 /// Commands that may wait for the thread; whoever has another waits with it.
@@ -47,8 +47,8 @@ const OPEN_EVERY: Duration = Duration::from_secs(30);
 #[error("cannot use the queue {}: {advice}", path.display())]
 pub struct QueueError {
     path: PathBuf,
-    advice: &'static str,
-    source: Box<redb::Error>,
+    pub(crate) advice: &'static str,
+    pub(crate) source: Box<redb::Error>,
 }
 
 /// An image was not kept.
@@ -92,7 +92,25 @@ enum Command {
     Delivered(Uuid),
 }
 
+impl QueueError {
+    fn new(config: &QueueConfig, source: redb::Error) -> Self {
+        Self {
+            path: config.path.clone(),
+            advice: advice(&source),
+            source: Box::new(source),
+        }
+    }
+}
+
 impl Queue {
+    /// What [`Self::open`] would find; nothing is changed.
+    ///
+    /// # Errors
+    /// [`QueueError`] where no image would be kept.
+    pub(crate) fn look(config: &QueueConfig) -> Result<Present, QueueError> {
+        store::look(&config.path).map_err(|error| QueueError::new(config, error))
+    }
+
     /// Opens the queue and announces what may not have been delivered when the program last ended; where the disk has no room
     /// or fails, that comes later. Gives the thread, which ends once all ways to the queue are gone.
     ///
@@ -120,13 +138,7 @@ impl Queue {
         match keeper.open() {
             Ok(()) => {}
             Err(error) if may_pass(&error) => keeper.do_without(&error),
-            Err(source) => {
-                return Err(QueueError {
-                    path: config.path.clone(),
-                    advice: advice(&source),
-                    source: Box::new(source),
-                });
-            }
+            Err(error) => return Err(QueueError::new(config, error)),
         }
         // What is announced is delivered in order, and then forgotten. What an output gives up stays for the next start.
         let delivered = commands.downgrade();
@@ -464,8 +476,11 @@ fn advice(error: &redb::Error) -> &'static str {
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
             "it is no queue of this version: move it away, and a new one is begun"
         }
+        io::ErrorKind::IsADirectory => {
+            "a folder has its name: move that away, or name another file as `queue.path`"
+        }
         kind if is_of_the_path(kind) => {
-            "make its folder, and give this program the right to write there"
+            "make its folder, and give this program the right to write to that and to the file"
         }
         _ => "the disk fails: see the system's log",
     }

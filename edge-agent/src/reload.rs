@@ -15,11 +15,12 @@ use std::{
 use outpost_cascade::DecideBy;
 use outpost_engine::error_chain;
 use outpost_supervision::{Call, Digests, Watch, ready, reloading};
-use tokio::{runtime::Handle, task::spawn_blocking};
+use tokio::{runtime::Handle, sync::watch, task::spawn_blocking};
 
 use crate::{
     agent::{Agent, StartError},
     api::{ApiError, Credentials, InUse},
+    certificates::Certificate,
     config::{Config, ConfigError},
     in_charge::InCharge,
     metrics::Metrics,
@@ -49,6 +50,8 @@ pub struct Source {
 pub(crate) struct Reloader {
     /// What is in effect.
     pub(crate) config: Config,
+    /// Certificates that it names.
+    pub(crate) certificates: watch::Sender<Vec<Certificate>>,
     pub(crate) source: Source,
     pub(crate) agent: InCharge,
     /// None without an API.
@@ -271,6 +274,7 @@ impl Reloader {
         if let (Some(in_use), Some(page)) = (&self.page, page) {
             in_use.replace(page);
         }
+        self.certificates.send_replace(Certificate::all_of(&config));
         self.config = config;
         Ok(restart_for)
     }

@@ -103,7 +103,7 @@ fn an_image_is_fetched_again_and_again_over_tls_with_a_password() {
         }
     }
     until("the stranger's failure", || {
-        device.metric("outpost_edge_input_failures_total{input=\"stranger\"}")
+        device.counted("outpost_edge_input_failures_total{input=\"stranger\"}")
     });
     let (log, _folder) = device.end();
     assert!(

@@ -290,7 +290,7 @@ fn no_event_is_lost_when_the_broker_is_restarted_or_killed() {
     broker.kill();
     said.extend(images.iter().map(classify));
     until("a failure", || {
-        device.metric("outpost_edge_output_failures_total{output=\"mqtt\"}")
+        device.counted("outpost_edge_output_failures_total{output=\"mqtt\"}")
     });
     broker.restart();
     until("all events", || (ids().len() >= said.len()).then_some(()));
@@ -372,7 +372,7 @@ fn who_is_no_broker_holds_up_neither_the_start_nor_answers() {
         };
         assert_eq!(status(&device), 200);
         until("a failure", || {
-            device.metric("outpost_edge_output_failures_total{output=\"mqtt\"}")
+            device.counted("outpost_edge_output_failures_total{output=\"mqtt\"}")
         });
         assert_eq!(status(&device), 200);
         // Its events would be tried for some time yet.

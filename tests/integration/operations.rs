@@ -340,6 +340,48 @@ fn the_api_takes_up_a_new_certificate_and_a_new_token() {
     device.end();
 }
 
+#[test]
+fn a_certificate_that_has_ended_or_ends_soon_is_told_at_the_start_and_when_it_is_read_again() {
+    let in_days = |days| OffsetDateTime::now_utc() + time::Duration::days(days);
+    let of = |not_before, not_after| {
+        CertificateFolder::with_validity(Validity {
+            not_before,
+            not_after,
+        })
+    };
+    let ends = in_days(10);
+    let certificates = of(in_days(-90), ends);
+    let (authority, address) = (certificates.authority(), free_address());
+    let device = Device::start(&of_cloud(address, &certificates, "reload_seconds = 1", ""));
+    let valid_until = "outpost_edge_credential_valid_until_timestamp_seconds{credential=\"cloud.certificate_authority\"}";
+    let is_known = |ends: OffsetDateTime| {
+        until("the day", || {
+            let known = device.metric(valid_until);
+            (known == Some(ends.unix_timestamp() as f64)).then_some(())
+        });
+    };
+    is_known(ends);
+    let ended = in_days(-1);
+    fs::copy(of(in_days(-90), ended).authority(), &authority).unwrap();
+    is_known(ended);
+    // One that lasts is no news.
+    let lasts = in_days(400);
+    fs::copy(of(in_days(-1), lasts).authority(), &authority).unwrap();
+    is_known(lasts);
+    let (log, _) = device.end();
+    let told: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("is not valid, or not for long"))
+        .collect();
+    assert_eq!(told.len(), 2, "{log}");
+    assert!(told[0].contains("validity=9 days left"), "{log}");
+    assert!(told[1].contains("validity=expired 24 hours ago"), "{log}");
+    for line in told {
+        assert!(line.contains("WARN") && line.contains("ca.pem"), "{line}");
+        assert!(line.contains("get the new authority"), "{line}");
+    }
+}
+
 /// The server's certificate ends while the device runs; the service is started again with it, and gets a new one later.
 #[test]
 fn a_server_certificate_that_ends_costs_the_clouds_answers_until_there_is_a_new_one() {

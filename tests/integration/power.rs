@@ -108,7 +108,7 @@ fn offloads_end_with_their_energy_while_the_device_runs_from_its_battery() {
     // A reload changes nothing of it.
     device.process.hang_up();
     until("the reload", || {
-        device.metric("outpost_edge_reloads_total{result=\"applied\"}")
+        device.counted("outpost_edge_reloads_total{result=\"applied\"}")
     });
     assert_eq!(reason(&device), "fallback:budget");
     // What cannot be read is as before.

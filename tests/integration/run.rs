@@ -136,6 +136,11 @@ impl Device {
         found.map(|value| value.trim().parse().unwrap())
     }
 
+    /// What a counter says, once it says something.
+    pub(crate) fn counted(&self, line: &str) -> Option<f64> {
+        self.metric(line).filter(|&count| count > 0.0)
+    }
+
     /// Asks it to end; gives what it logged.
     pub(crate) fn end(self) -> (String, TempDir) {
         self.process.terminate();
@@ -482,7 +487,7 @@ fn a_full_disk_holds_up_the_file_of_answers_and_costs_no_line() {
     // More than is left of the file's page, and fewer than may wait.
     said.extend((0..40).map(|_| classify()));
     until("a failure", || {
-        device.metric("outpost_edge_output_failures_total{output=\"file\"}")
+        device.counted("outpost_edge_output_failures_total{output=\"file\"}")
     });
     fs::remove_file(filler).unwrap();
     until("all answers", || {
@@ -546,7 +551,7 @@ fn what_was_taken_up_is_answered_before_the_end() {
             })
             .collect();
         until("an image", || {
-            device.metric("outpost_edge_images_total{input=\"api\"}")
+            device.counted("outpost_edge_images_total{input=\"api\"}")
         });
         device.process.terminate();
         calls

@@ -132,7 +132,7 @@ fn images_of_a_camera_are_answered_and_come_again_once_it_is_plugged_in_again() 
     }
     camera.unplug();
     until("the outage", || {
-        device.metric("outpost_edge_input_failures_total{input=\"door\"}")
+        device.counted("outpost_edge_input_failures_total{input=\"door\"}")
     });
     camera.plug_in();
     let before = answers().len();
@@ -168,7 +168,7 @@ fn pixels_are_answered_as_well_and_what_is_no_frame_is_not() {
     });
     assert_eq!(
         device.metric("outpost_edge_images_total{input=\"door\"}"),
-        None
+        Some(0.0)
     );
     let (log, _folder) = device.end();
     assert!(

@@ -97,7 +97,7 @@ fn events_come_in_order_over_tls_with_a_token_and_no_secret_is_logged() {
     let image = fs::read(&some_cifar(1)[0]).unwrap();
     json(device.post("/v1/classify", "image/jpeg", &image));
     until("a failure", || {
-        device.metric("outpost_edge_output_failures_total{output=\"webhook\"}")
+        device.counted("outpost_edge_output_failures_total{output=\"webhook\"}")
     });
     assert!(stranger.events().is_empty());
     let (log, _) = device.end();
@@ -137,7 +137,7 @@ fn events_wait_for_a_server_that_is_away_or_fails_and_the_inputs_with_them() {
             })
             .collect();
         until("an event that waits", || {
-            device.metric("outpost_edge_output_failures_total{output=\"webhook\"}")
+            device.counted("outpost_edge_output_failures_total{output=\"webhook\"}")
         });
         let before = until("the inputs to wait", || {
             let before = taken();

@@ -49,6 +49,8 @@ pub(super) fn source(arguments: Run) -> Source {
 /// # Errors
 /// What kept the program from starting.
 pub(super) async fn run(config: Config, source: Source) -> anyhow::Result<()> {
+    // One that comes while the networks are loaded does not end the program; the files are looked at afterwards in any case.
+    let _ignored = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let program = Program::start(&config, source)?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     if let Some(address) = program.api_addr() {

@@ -1,20 +1,12 @@
 //! Authorities, certificates, keys and tokens in files.
 
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, SystemTime},
-};
+use std::{fs, path::Path, time::SystemTime};
 
 use outpost_engine::{PeerConfig, error_chain};
 use outpost_transport::{BearerToken, CertificateFacts, Identity};
 
 use super::{Examination, Finding, report::Subject};
-use crate::{api, config::Config};
-
-/// A certificate with less time left is warned of.
-const SOON: Duration = Duration::from_secs(14 * DAY);
-const DAY: u64 = 86_400;
+use crate::{api, certificates::Validity, config::Config};
 
 /// Looks at the files of credentials.
 pub(super) fn examine(config: &Config, examination: &mut Examination<'_>) {
@@ -143,36 +135,20 @@ pub(super) fn validity(
     renew: &str,
 ) -> Finding {
     let names = facts.names.join(", ");
-    if let Ok(before) = facts.valid_from.duration_since(now)
-        && !before.is_zero()
-    {
-        return subject.failed(
-            format!("{names}: valid in {} only, by this machine's clock ({})", days(before), date(now)),
-            "set the clock (`timedatectl set-ntp true`); if it is right, wait or have another issued",
-        );
-    }
-    match facts.valid_until.duration_since(now) {
-        Err(past) => subject.failed(
-            format!(
-                "{names}: expired {} ago, by this machine's clock ({})",
-                days(past.duration()),
-                date(now)
-            ),
+    let validity = Validity::of(facts, now);
+    let found = format!("{names}: {validity}");
+    let by_the_clock = format!("{found}, by this machine's clock ({})", date(now));
+    match validity {
+        Validity::Valid(_) => subject.good(found),
+        Validity::EndsSoon(_) => subject.warning(found, format!("{renew} soon")),
+        Validity::Expired(_) => subject.failed(
+            by_the_clock,
             format!("{renew}; if the clock is wrong, set it (`timedatectl set-ntp true`)"),
         ),
-        Ok(left) if left < SOON => subject.warning(
-            format!("{names}: {} left", days(left)),
-            format!("{renew} soon"),
+        Validity::Early(_) => subject.failed(
+            by_the_clock,
+            "set the clock (`timedatectl set-ntp true`); if it is right, wait or have another issued",
         ),
-        Ok(left) => subject.good(format!("{names}: {} left", days(left))),
-    }
-}
-
-fn days(time: Duration) -> String {
-    match time.as_secs() {
-        seconds if seconds < 2 * 3600 => format!("{} minutes", seconds / 60),
-        seconds if seconds < 2 * DAY => format!("{} hours", seconds / 3600),
-        seconds => format!("{} days", seconds / DAY),
     }
 }
 
@@ -189,13 +165,15 @@ pub(super) fn date(time: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::doctor::Verdict;
 
     #[test]
     fn certificates_are_warned_of_before_they_end_and_clocks_are_suspected() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        let day = Duration::from_secs(DAY);
+        let day = Duration::from_hours(24);
         for (from, until, verdict, says) in [
             (now - day, now + 20 * day, Verdict::Good, "20 days left"),
             (now - day, now + 13 * day, Verdict::Warning, "13 days left"),

@@ -66,23 +66,12 @@ impl Camera {
         metrics: Metrics,
         power: Power,
     ) -> Result<Self, WebError> {
-        let timeout = Duration::from_millis(config.timeout_ms);
-        let server = Server::new(Access {
-            section: "urls",
-            url: &config.url,
-            token: config.token.as_deref(),
-            username: config.username.as_deref(),
-            password: config.password.as_deref(),
-            certificate_authority: config.certificate_authority.as_deref(),
-            plain_http: config.plain_http,
-            timeout,
-            redirects: REDIRECTS,
-        })?;
+        let server = server(config)?;
         Ok(Self {
             outage: Outage::new(&config.name, server.name(), metrics),
             server,
             every: config.every_ms.map(Duration::from_millis),
-            timeout,
+            timeout: Duration::from_millis(config.timeout_ms),
             max_bytes,
             newest,
             power,
@@ -169,6 +158,21 @@ impl Camera {
             }
         }
     }
+}
+
+/// The server of an address, with what this device is known by; it is not called.
+pub(super) fn server(config: &UrlConfig) -> Result<Server, WebError> {
+    Server::new(Access {
+        section: "urls",
+        url: &config.url,
+        token: config.token.as_deref(),
+        username: config.username.as_deref(),
+        password: config.password.as_deref(),
+        certificate_authority: config.certificate_authority.as_deref(),
+        plain_http: config.plain_http,
+        timeout: Duration::from_millis(config.timeout_ms),
+        redirects: REDIRECTS,
+    })
 }
 
 async fn chunk(response: &mut Response) -> Result<Option<bytes::Bytes>, Failure> {

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::FILE;
 use crate::{config::FileOutput, event::Event, metrics::Metrics};
 
 /// Pauses between attempts to write a line, in a file system that is full or away. The last one goes on.
@@ -35,7 +36,7 @@ const LAST_ATTEMPTS: usize = 3;
 #[error("cannot write {}: make its folder and give this program the right to write there", path.display())]
 pub struct FileError {
     path: PathBuf,
-    source: io::Error,
+    pub(crate) source: io::Error,
 }
 
 /// Images whose last events are remembered: far more than an end of the program can leave half done.
@@ -128,6 +129,19 @@ impl RotatingFile {
             kept: config.keep,
             done,
         })
+    }
+
+    /// Whether [`Self::open`] can do with a file that is there; nothing is changed, nor made where there is none.
+    pub(super) fn look(config: &FileOutput) -> Result<(), FileError> {
+        let opened = File::options().append(true).open(&config.path);
+        let read = opened.and_then(|_| Done::default().note_last(&File::open(&config.path)?));
+        match read {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(FileError {
+                path: config.path.clone(),
+                source,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Returns once what was added is on the disk, where it is a file on one.
@@ -240,7 +254,7 @@ pub(super) fn write_all(
             let Err(error) = file.add(&line) else {
                 break true;
             };
-            metrics.output_failed("file");
+            metrics.output_failed(FILE);
             if attempt == 0 {
                 tracing::error!(file = %file.path.display(), %error, "an answer waits to be written");
             }
@@ -262,7 +276,7 @@ pub(super) fn write_all(
         // Who waits for it forgets it then: it must be on the disk, not with the system alone.
         match event.is_awaited().then(|| file.sync()) {
             Some(Err(error)) => {
-                metrics.output_failed("file");
+                metrics.output_failed(FILE);
                 tracing::error!(
                     file = %file.path.display(), %error,
                     "an answer may not be on the disk: it is said again at the next start"

@@ -26,7 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
 use super::{
-    is_for,
+    MQTT, is_for,
     patience::{Patience, body},
 };
 use crate::{
@@ -37,8 +37,6 @@ use crate::{
     web::{WebError, secret, trust},
 };
 
-/// The output's name in metrics.
-const MQTT: &str = "mqtt";
 /// Messages that may be under way without an acknowledgement.
 const UNDER_WAY: u16 = 32;
 /// Seconds of silence after which the broker is asked for a sign of life; without one the connection is given up after as

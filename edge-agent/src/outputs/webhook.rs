@@ -26,7 +26,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
-    is_for,
+    WEBHOOK, is_for,
     patience::{Patience, body},
 };
 use crate::{
@@ -37,8 +37,6 @@ use crate::{
     web::{Access, Server, WebError, failure},
 };
 
-/// The output's name in metrics.
-const WEBHOOK: &str = "webhook";
 /// The name of an event to its receiver, as the draft of the IETF has it.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// The longest that a server's `Retry-After` is obeyed.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -114,6 +114,21 @@ pub(super) struct Left {
     pub(super) finals: Vec<Event>,
     /// The queue's time as it was last written.
     pub(super) mark: Option<Mark>,
+}
+
+/// What a start of the program would find.
+#[derive(Debug)]
+pub(crate) enum Present {
+    /// No file: one is begun.
+    Nothing,
+    /// A queue with so many images.
+    Whole(usize),
+    /// A queue that another program, an edge-agent that runs, has open.
+    InUse,
+    /// A queue whose program ended before it could close it: it is opened all the same.
+    Unclosed,
+    /// A queue that is damaged: it is set aside.
+    Damaged(redb::Error),
 }
 
 impl Store {
@@ -223,7 +238,29 @@ impl Store {
     }
 }
 
-fn left(database: &Database) -> Result<Left, redb::Error> {
+/// What [`Store::load`] would find at `path`, where nothing is changed.
+pub(super) fn look(path: &Path) -> Result<Present, redb::Error> {
+    match look_inside(path) {
+        Ok(left) => Ok(Present::Whole(left.entries.len())),
+        Err(redb::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(Present::Nothing)
+        }
+        Err(redb::Error::DatabaseAlreadyOpen) => Ok(Present::InUse),
+        Err(redb::Error::RepairAborted) => Ok(Present::Unclosed),
+        // Of an earlier version of the program, before anything was kept.
+        Err(redb::Error::TableDoesNotExist(_)) => Ok(Present::Whole(0)),
+        Err(error) if is_damage(&error) && is_ours(path)? => Ok(Present::Damaged(error)),
+        Err(error) => Err(error),
+    }
+}
+
+fn look_inside(path: &Path) -> Result<Left, redb::Error> {
+    // Whether it may be written, too, as it will be.
+    File::options().read(true).write(true).open(path)?;
+    left(&builder().open_read_only(path)?)
+}
+
+fn left(database: &impl ReadableDatabase) -> Result<Left, redb::Error> {
     let reading = database.begin_read()?;
     let mark = reading.open_table(CLOCK)?.get(THE_MARK)?;
     Ok(Left {
@@ -231,6 +268,12 @@ fn left(database: &Database) -> Result<Left, redb::Error> {
         finals: all(&reading.open_table(FINALS)?)?,
         mark: mark.and_then(|mark| read(mark.value())),
     })
+}
+
+fn builder() -> Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
 }
 
 /// Opens the file, or begins one where there is none.
@@ -243,7 +286,7 @@ fn open(path: &Path) -> Result<Database, redb::Error> {
 
 /// Opens a file that is there. Writes nothing where that is not needed: the disk may be full.
 fn open_present(path: &Path) -> Result<Database, redb::Error> {
-    let database = Database::builder().set_cache_size(CACHE_BYTES).open(path)?;
+    let database = builder().open(path)?;
     let tables = database.begin_read()?.list_tables()?.count();
     if tables < TABLES {
         // Of an earlier version of the program.
@@ -282,9 +325,7 @@ fn create(path: &Path) -> Result<Database, redb::Error> {
         .create_new(true)
         .mode(0o600)
         .open(path)?;
-    let database = Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .create(path)?;
+    let database = builder().create(path)?;
     add_tables(&database)?;
     Ok(database)
 }
@@ -452,6 +493,39 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_look_finds_what_a_start_would_and_changes_nothing() {
+        let (folder, path) = kept();
+        let whole = fs::read(&path).unwrap();
+        let file = |name: &str, content: &[u8]| {
+            let path = folder.path().join(name);
+            fs::write(&path, content).unwrap();
+            path
+        };
+        let unclosed = {
+            let mut store = Store::new(&path);
+            keep(&mut store).unwrap();
+            assert!(matches!(look(&path), Ok(Present::InUse)));
+            file("unclosed", &fs::read(&path).unwrap())
+        };
+        assert!(matches!(look(&path), Ok(Present::Whole(2))));
+        assert!(matches!(look(&unclosed), Ok(Present::Unclosed)));
+        assert_eq!(images(&unclosed), 2);
+        let none = folder.path().join("none");
+        assert!(matches!(look(&none), Ok(Present::Nothing)));
+        assert!(!none.exists());
+        for damaged in [&whole[..whole.len() / 2], &whole[..20], &[0; 99], &[]] {
+            let path = file("damaged", damaged);
+            assert!(matches!(look(&path), Ok(Present::Damaged(_))));
+            assert_eq!(fs::read(&path).unwrap(), damaged);
+        }
+        let text = file("text", b"a text");
+        assert!(is_damage(&look(&text).unwrap_err()));
+        assert_eq!(fs::read(&text).unwrap(), b"a text");
+        let of_the_folder = look(folder.path()).unwrap_err();
+        assert!(matches!(of_the_folder, redb::Error::Io(_)));
+    }
+
+    #[test]
     fn a_file_that_is_none_of_ours_is_left_as_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("answers.jsonl");
@@ -471,6 +545,7 @@ pub(super) mod tests {
         writing.open_table(table).unwrap();
         writing.commit().unwrap();
         drop(other);
+        assert!(look(&path).is_err());
         assert!(Store::new(&path).load().is_err());
         assert!(path.exists() && !beside(&path, DAMAGED).exists());
     }
