@@ -24,9 +24,15 @@ fn every_image_has_one_final_answer_while_all_around_it_dies() {
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(holds("exactly one final answer"), "{said}{log}");
     assert!(holds("no image fails"), "{said}{log}");
+    assert!(
+        holds("every call is answered while the device lives"),
+        "{said}{log}"
+    );
+    assert!(said.contains("too short to tell"), "{said}");
     let page = fs::read_to_string(page).unwrap();
     for part in [
         "Who answered",
+        "too short to tell",
         "the device is killed",
         "the cloud is started again",
         "<polyline",

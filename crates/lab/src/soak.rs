@@ -2,8 +2,10 @@
 //!
 //! The built `edge-agent run` and `cloud-service` are started on loopback, with a relay between them that is the link.
 //! Images come by HTTP and to a folder, with `delivery = "eventually"`; the programs are killed as by `kill -9`. What is
-//! promised is then counted: one final answer for each accepted image, in time, with flat memory.
+//! promised is then counted: one final answer for each accepted image, and one for each call while the device lives, in time,
+//! with flat memory.
 
+mod calls;
 mod page;
 mod plan;
 mod relay;
@@ -36,9 +38,10 @@ use crate::{
     programs::{Program, ProgramError, beside, free_address, networks_of_the_cloud},
     table::{row, table},
 };
+use calls::{Death, Unanswered};
 use plan::{Happening, Link, Planned, plan};
 use relay::Relay;
-use tally::{Kind, Said, Seen};
+use tally::{Kind, Outcome, Said, Seen};
 
 /// Between looks at memory and output.
 const LOOK: Duration = Duration::from_millis(500);
@@ -46,6 +49,8 @@ const LOOK: Duration = Duration::from_millis(500);
 const SETTLE: Duration = Duration::from_secs(300);
 /// What a caller waits beyond the deadline.
 const CALLERS_PATIENCE: Duration = Duration::from_secs(10);
+/// Callers keep idle connections for less than the ten seconds of the device: what it closes is no call that is cut.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// What `lab soak` is asked.
 #[derive(Debug, clap::Args)]
@@ -183,14 +188,18 @@ pub fn run(args: &SoakArgs, out: &mut dyn Write) -> Result<(), SoakError> {
     fs::write(&args.out, page).map_err(file(&args.out))?;
     let mut rows = table(&["promise", "found", ""]);
     for verdict in &verdicts {
-        let holds = if verdict.holds { "holds" } else { "BROKEN" };
+        let outcome = match verdict.outcome {
+            Outcome::Holds => "holds",
+            Outcome::Broken => "BROKEN",
+            Outcome::NotJudged => "not judged",
+        };
         rows.add_row(row(
             &verdict.promise,
-            [verdict.found.clone(), holds.to_owned()],
+            [verdict.found.clone(), outcome.to_owned()],
         ));
     }
     writeln!(out, "{rows}\n{}", args.out.display()).map_err(SoakError::Print)?;
-    let broken = verdicts.iter().filter(|verdict| !verdict.holds).count();
+    let broken = tally::broken(&verdicts);
     if broken > 0 {
         stage.folder.disable_cleanup(true);
         return Err(SoakError::Broken {
@@ -246,6 +255,9 @@ struct Feed<'a> {
     incoming: PathBuf,
     images: &'a [Vec<u8>],
     pause: Duration,
+    /// How long a caller waits.
+    patience: Duration,
+    started: Instant,
     seen: &'a Mutex<Seen>,
     is_over: &'a AtomicBool,
 }
@@ -332,15 +344,17 @@ impl Stage {
         seen_of(&seen).device.push(Vec::new());
         seen_of(&seen).cloud.push(Vec::new());
         let is_over = AtomicBool::new(false);
+        let started = Instant::now();
         let feed = Feed {
             api: self.api,
             incoming: self.folder.path().join("incoming"),
             images,
             pause: Duration::from_secs_f64(1.0 / args.rate),
+            patience: Duration::from_millis(args.deadline) + CALLERS_PATIENCE,
+            started,
             seen: &seen,
             is_over: &is_over,
         };
-        let started = Instant::now();
         let happened = thread::scope(|scope| {
             let feeding = scope.spawn(|| feed.run());
             let happened = self.happen(started, length, args.seed, &seen);
@@ -372,7 +386,7 @@ impl Stage {
             while let Some((_, happening)) = to_come.next_if(|next| next.0 <= started.elapsed()) {
                 happened.push((started.elapsed(), happening));
                 bar.set_message(happening.to_string());
-                self.bring_about(happening, seen)?;
+                self.bring_about(happening, started, seen)?;
             }
             self.look(started, seen)?;
             bar.set_position(started.elapsed().as_secs());
@@ -384,7 +398,12 @@ impl Stage {
         Ok(happened)
     }
 
-    fn bring_about(&mut self, happening: Happening, seen: &Mutex<Seen>) -> Result<(), SoakError> {
+    fn bring_about(
+        &mut self,
+        happening: Happening,
+        started: Instant,
+        seen: &Mutex<Seen>,
+    ) -> Result<(), SoakError> {
         match happening {
             Happening::Link(link) => {
                 self.relay.link.send_replace(link);
@@ -395,9 +414,13 @@ impl Stage {
                 seen_of(seen).cloud.push(Vec::new());
             }
             Happening::DeviceDies => {
+                let killed = started.elapsed();
                 self.device.kill()?;
                 self.device.start()?;
-                seen_of(seen).device.push(Vec::new());
+                let ready = started.elapsed();
+                let mut seen = seen_of(seen);
+                seen.deaths.push(Death { killed, ready });
+                seen.device.push(Vec::new());
             }
         }
         Ok(())
@@ -450,7 +473,7 @@ impl Stage {
         let bar =
             ProgressBar::new_spinner().with_message("until all images have their final answer");
         bar.enable_steady_tick(LOOK);
-        let agent = agent();
+        let agent = agent(CALLERS_PATIENCE);
         let began = Instant::now();
         while began.elapsed() < SETTLE {
             self.look(started, seen)?;
@@ -474,7 +497,7 @@ impl Stage {
 impl Feed<'_> {
     /// Brings images until it is over: to the folder and by HTTP in turns.
     fn run(&self) -> Result<(), SoakError> {
-        let agent = agent();
+        let agent = agent(self.patience);
         let mut number = 0;
         let mut next = Instant::now();
         thread::scope(|scope| {
@@ -506,36 +529,30 @@ impl Feed<'_> {
 
     fn call(&self, agent: &Agent, name: String, image: &[u8]) {
         let url = format!("http://{}/v1/classify?name={name}", self.api);
-        let called = Instant::now();
+        let called = self.started.elapsed();
         let reply = agent
             .post(url)
             .header("content-type", "image/jpeg")
             .send(image);
-        let told = match reply {
-            Ok(reply) if reply.status() == 503 => {
-                seen_of(self.seen).refused += 1;
-                return;
-            }
-            Ok(mut reply) if reply.status().is_success() => reply.body_mut().read_to_string().ok(),
-            _ => None,
-        };
-        let waited = called.elapsed().as_secs_f64() * 1e3;
+        let answer = calls::answer(reply);
+        let ended = self.started.elapsed();
         let mut seen = seen_of(self.seen);
-        match told.and_then(|told| said(&told).ok()) {
-            Some(said) => {
+        match answer {
+            Ok(said) => {
                 seen.accepted.push(name);
                 seen.replies.push(said);
-                seen.waits.push(waited);
+                seen.waits.push((ended - called).as_secs_f64() * 1e3);
             }
-            None => seen.unanswered += 1,
+            Err(why) => seen.unanswered.push(Unanswered { called, ended, why }),
         }
     }
 }
 
-fn agent() -> Agent {
+fn agent(patience: Duration) -> Agent {
     Agent::config_builder()
         .http_status_as_error(false)
-        .timeout_global(Some(CALLERS_PATIENCE))
+        .timeout_global(Some(patience))
+        .max_idle_age(IDLE)
         .build()
         .into()
 }

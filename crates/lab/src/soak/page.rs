@@ -6,7 +6,8 @@ use maud::{Markup, html};
 
 use super::{
     Happening, Kind, Link, Planned, Said, Seen, SoakArgs,
-    tally::{Memory, Verdict},
+    calls::{Explanation, Unanswered},
+    tally::{self, Memory, Outcome, Verdict},
 };
 use crate::{
     host,
@@ -18,6 +19,8 @@ type IsKind = fn(&Said) -> bool;
 
 /// Bars of the course of a soak.
 const BINS: f64 = 120.0;
+/// Calls without an answer that are listed.
+const LISTED: usize = 20;
 
 /// The page.
 pub(super) fn page(
@@ -26,10 +29,11 @@ pub(super) fn page(
     happened: &[Planned],
     verdicts: &[Verdict],
 ) -> Markup {
-    let broken = verdicts.iter().filter(|verdict| !verdict.holds).count();
-    let title = match broken {
+    let is_unjudged = |verdict: &Verdict| verdict.outcome == Outcome::NotJudged;
+    let title = match tally::broken(verdicts) {
+        0 if verdicts.iter().any(is_unjudged) => "Every promise that was judged holds".to_owned(),
         0 => "Every promise holds".to_owned(),
-        _ => format!("{broken} of {} promises do not hold", verdicts.len()),
+        broken => format!("{broken} of {} promises do not hold", verdicts.len()),
     };
     let away = away(happened);
     let body = html! {
@@ -44,6 +48,7 @@ pub(super) fn page(
         }
         main {
             (promises(verdicts))
+            @if !seen.unanswered.is_empty() { (unanswered(seen)) }
             section {
                 h2 { "Who answered" }
                 (figure(&answers(seen, &away), "Grey: no link. First answers a second; a correction is the cloud's answer \
@@ -80,13 +85,19 @@ fn cards(seen: &Seen) -> Markup {
         .iter()
         .filter(|line| line.1.kind == Kind::Correction)
         .count();
+    let unanswered = |wanted| {
+        let is_wanted = |call: &&Unanswered| call.explanation(&seen.deaths) == wanted;
+        seen.unanswered.iter().filter(is_wanted).count()
+    };
     html! {
         div.cards {
             div.card { b { (seen.accepted.len()) } span { "images accepted" } }
             div.card { b { (offloaded) } span { "of " (all) " first answers were the cloud's" } }
             div.card { b { (corrections) } span { "answers of the cloud that came later" } }
-            div.card { b { (seen.refused) } span { "calls told to come back" } }
-            div.card { b { (seen.unanswered) } span { "calls without a reply while the device was dead" } }
+            div.card { b { (seen.replies.len()) } span { "calls answered" } }
+            div.card { b { (unanswered(Explanation::Backpressure)) } span { "calls told to come back (503)" } }
+            div.card { b { (unanswered(Explanation::Death)) } span { "calls in vain as the device was dead" } }
+            div.card { b { (unanswered(Explanation::Nothing)) } span { "calls in vain that nothing explains" } }
         }
     }
 }
@@ -100,12 +111,42 @@ fn promises(verdicts: &[Verdict]) -> Markup {
                     @for verdict in verdicts {
                         tr {
                             th { (verdict.promise) }
-                            td { (if verdict.holds { "✓" } else { "✗" }) }
-                            td { (verdict.found) }
+                            td {
+                                (match verdict.outcome {
+                                    Outcome::Holds => "✓",
+                                    Outcome::Broken => "✗",
+                                    Outcome::NotJudged => "–",
+                                })
+                            }
+                            td.words { (verdict.found) }
                         }
                     }
                 }
             }
+        }
+    }
+}
+
+/// The first calls without an answer, those that nothing explains before all others.
+fn unanswered(seen: &Seen) -> Markup {
+    let explained = |call: &Unanswered| call.explanation(&seen.deaths);
+    let mut calls: Vec<_> = seen.unanswered.iter().collect();
+    calls.sort_by_key(|call| (explained(call) != Explanation::Nothing, call.called));
+    html! {
+        section {
+            h2 { "Calls without an answer" }
+            div.scroll {
+                table {
+                    @for call in calls.iter().take(LISTED) {
+                        tr {
+                            th { (format!("{:.1} s", call.called.as_secs_f64())) }
+                            td.words { (call.why) }
+                            td.words { (explained(call)) }
+                        }
+                    }
+                }
+            }
+            @if calls.len() > LISTED { p { "And " (calls.len() - LISTED) " more." } }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::{
 
 use serde::Deserialize;
 
+use super::calls::{self, Death, Unanswered};
 use crate::percentile::nearest_rank;
 
 /// An answer may be this much later than the deadline.
@@ -60,10 +61,10 @@ pub(super) struct Seen {
     pub(super) lines: Vec<(Duration, Said)>,
     /// Bytes of the output that have been read.
     pub(super) read_bytes: u64,
-    /// Calls that were told to come back.
-    pub(super) refused: usize,
-    /// Calls without a reply, as the device died or was not there.
-    pub(super) unanswered: usize,
+    /// Calls that had no answer.
+    pub(super) unanswered: Vec<Unanswered>,
+    /// When the device was dead. It is asked to end only once all callers have gone.
+    pub(super) deaths: Vec<Death>,
     /// The device's memory in each of its lives.
     pub(super) device: Vec<Vec<Memory>>,
     /// The cloud's memory in each of its lives.
@@ -75,7 +76,28 @@ pub(super) struct Seen {
 pub(super) struct Verdict {
     pub(super) promise: String,
     pub(super) found: String,
-    pub(super) holds: bool,
+    pub(super) outcome: Outcome,
+}
+
+/// What came of a promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Holds,
+    Broken,
+    /// What was found says why.
+    NotJudged,
+}
+
+impl Outcome {
+    pub(super) const fn of(holds: bool) -> Self {
+        if holds { Self::Holds } else { Self::Broken }
+    }
+}
+
+/// How many promises do not hold.
+pub(super) fn broken(verdicts: &[Verdict]) -> usize {
+    let is_broken = |verdict: &&Verdict| verdict.outcome == Outcome::Broken;
+    verdicts.iter().filter(is_broken).count()
 }
 
 impl Seen {
@@ -101,15 +123,15 @@ impl Seen {
 
     /// Whether each promise holds, with images that have a deadline of `deadline_ms`.
     pub(super) fn verdicts(&self, deadline_ms: u64) -> Vec<Verdict> {
-        let mut verdicts = vec![
+        vec![
             self.one_final_each(),
-            self.answered(),
+            self.no_failures(),
+            calls::answered(self.replies.len(), &self.unanswered, &self.deaths),
             self.in_time(deadline_ms),
-        ];
-        verdicts.extend(self.callers_in_time(deadline_ms));
-        verdicts.extend(flat("device", &self.device));
-        verdicts.extend(flat("cloud", &self.cloud));
-        verdicts
+            self.callers_in_time(deadline_ms),
+            flat("device", &self.device),
+            flat("cloud", &self.cloud),
+        ]
     }
 
     fn one_final_each(&self) -> Verdict {
@@ -141,11 +163,11 @@ impl Seen {
                 [] => format!("{} images, one each", finals.len()),
                 [first, ..] => format!("not {} of {}: {first}", faults.len(), finals.len()),
             },
-            holds: faults.is_empty() && !finals.is_empty(),
+            outcome: Outcome::of(faults.is_empty() && !finals.is_empty()),
         }
     }
 
-    fn answered(&self) -> Verdict {
+    fn no_failures(&self) -> Verdict {
         let failures = self
             .lines
             .iter()
@@ -154,7 +176,7 @@ impl Seen {
         Verdict {
             promise: "no image fails".to_owned(),
             found: format!("{failures} failures"),
-            holds: failures == 0,
+            outcome: Outcome::of(failures == 0),
         }
     }
 
@@ -163,15 +185,14 @@ impl Seen {
         within(promise, self.times(), deadline_ms)
     }
 
-    /// The same by the callers' clocks, with what comes before an image is taken up and after it is answered; none where
-    /// nobody called.
-    fn callers_in_time(&self, deadline_ms: u64) -> Option<Verdict> {
+    /// The same by the callers' clocks, with what comes before an image is taken up and after it is answered.
+    fn callers_in_time(&self, deadline_ms: u64) -> Verdict {
         let promise = format!("callers have their reply within {deadline_ms} + {LATE_MS:.0} ms");
-        (!self.waits.is_empty()).then(|| within(promise, self.waits.clone(), deadline_ms))
+        within(promise, self.waits.clone(), deadline_ms)
     }
 }
 
-/// Whether all that took so many milliseconds was in time.
+/// Whether all that took so many milliseconds was in time; not where there was none.
 fn within(promise: String, mut times: Vec<f64>, deadline_ms: u64) -> Verdict {
     let bound = deadline_ms as f64 + LATE_MS;
     let late = times.iter().filter(|&&ms| ms > bound).count();
@@ -186,28 +207,46 @@ fn within(promise: String, mut times: Vec<f64>, deadline_ms: u64) -> Verdict {
             show(p99),
             show(most),
         ),
-        holds: late == 0 && most.is_some(),
+        outcome: Outcome::of(late == 0 && most.is_some()),
     }
 }
 
-/// Whether memory is flat in the longest life, where that is long enough and the system tells it.
-fn flat(who: &str, lives: &[Vec<Memory>]) -> Option<Verdict> {
-    let life = lives.iter().max_by_key(|life| life.len())?;
-    let length = life.last()?.0 - life.first()?.0;
-    if length < LIFE {
-        return None;
-    }
-    let most = |half: &[Memory]| half.iter().map(|sample| sample.1).reduce(f64::max);
-    let (first, second) = life.split_at(life.len() / 2);
-    let (first, second) = (most(first)?, most(second)?);
-    let minutes = length.as_secs_f64() / 60.0;
-    Some(Verdict {
-        promise: format!("the {who}'s memory is flat"),
-        found: format!(
-            "at most {first:.1} MB, later {second:.1} MB in its longest life, {minutes:.1} minutes"
+/// Whether memory is flat in the longest life; not judged where that is too short or the system does not tell.
+fn flat(who: &str, lives: &[Vec<Memory>]) -> Verdict {
+    let minutes = |time: Duration| time.as_secs_f64() / 60.0;
+    let length = |life: &[Memory]| match life {
+        [first, .., last] => last.0 - first.0,
+        _ => Duration::ZERO,
+    };
+    let lives = lives.iter().filter(|life| !life.is_empty());
+    let (found, outcome) = match lives.max_by_key(|life| length(life)) {
+        None => ("the system does not tell".to_owned(), Outcome::NotJudged),
+        Some(life) if length(life) < LIFE => (
+            format!(
+                "too short to tell: its longest life had {:.1} minutes, and {:.0} are needed",
+                minutes(length(life)),
+                minutes(LIFE)
+            ),
+            Outcome::NotJudged,
         ),
-        holds: second - first <= GROWTH_MB.max(GROWTH * first),
-    })
+        Some(life) => {
+            let most = |half: &[Memory]| half.iter().map(|sample| sample.1).fold(0.0, f64::max);
+            let (first, second) = life.split_at(life.len() / 2);
+            let (first, second) = (most(first), most(second));
+            (
+                format!(
+                    "at most {first:.1} MB, later {second:.1} MB in its longest life, {:.1} minutes",
+                    minutes(length(life))
+                ),
+                Outcome::of(second - first <= GROWTH_MB.max(GROWTH * first)),
+            )
+        }
+    };
+    Verdict {
+        promise: format!("the {who}'s memory is flat"),
+        found,
+        outcome,
+    }
 }
 
 #[cfg(test)]
@@ -234,9 +273,10 @@ mod tests {
         }
     }
 
+    /// Whether there is one final answer each, without failures and in time.
     fn holds(seen: &Seen) -> [bool; 3] {
-        let verdicts = seen.verdicts(100);
-        [0, 1, 2].map(|i| verdicts[i].holds)
+        let verdicts = [seen.one_final_each(), seen.no_failures(), seen.in_time(100)];
+        verdicts.map(|verdict| verdict.outcome == Outcome::Holds)
     }
 
     #[test]
@@ -284,12 +324,12 @@ mod tests {
     #[test]
     fn what_callers_waited_counts_by_their_own_clocks() {
         let mut seen = seen(&[said("a", Kind::Answer, true, 1.0)]);
-        assert_eq!(seen.callers_in_time(100), None);
+        assert_eq!(seen.callers_in_time(100).outcome, Outcome::Broken);
         seen.waits = vec![3.0, 119.0];
-        assert!(seen.callers_in_time(100).unwrap().holds);
+        assert_eq!(seen.callers_in_time(100).outcome, Outcome::Holds);
         seen.waits.push(121.0);
-        let verdict = seen.callers_in_time(100).unwrap();
-        assert!(!verdict.holds);
+        let verdict = seen.callers_in_time(100);
+        assert_eq!(verdict.outcome, Outcome::Broken);
         assert!(
             verdict.found.ends_with("most 121 ms; 1 later"),
             "{}",
@@ -308,9 +348,44 @@ mod tests {
             };
             vec![(0..seconds).map(sample).collect::<Vec<_>>()]
         };
-        assert!(flat("device", &life(0.01, 200)).is_some_and(|verdict| verdict.holds));
-        assert!(flat("device", &life(0.2, 200)).is_some_and(|verdict| !verdict.holds));
-        assert_eq!(flat("device", &life(0.2, 100)), None);
-        assert_eq!(flat("device", &[]), None);
+        let outcome = |lives: &[Vec<Memory>]| flat("device", lives).outcome;
+        assert_eq!(outcome(&life(0.01, 200)), Outcome::Holds);
+        assert_eq!(outcome(&life(0.2, 200)), Outcome::Broken);
+    }
+
+    #[test]
+    fn memory_that_is_not_judged_says_so() {
+        let life = |seconds| vec![(Duration::ZERO, 40.0), (Duration::from_secs(seconds), 90.0)];
+        let short = flat("device", &[life(42), life(30), vec![]]);
+        assert_eq!(short.outcome, Outcome::NotJudged);
+        assert_eq!(
+            short.found,
+            "too short to tell: its longest life had 0.7 minutes, and 2 are needed"
+        );
+        for untold in [&[][..], &[vec![]]] {
+            let untold = flat("device", untold);
+            assert_eq!(untold.outcome, Outcome::NotJudged);
+            assert_eq!(untold.found, "the system does not tell");
+        }
+    }
+
+    #[test]
+    fn a_device_that_answers_each_call_with_500_is_at_fault() {
+        let mut seen = seen(&[
+            said("a", Kind::Answer, true, 1.0),
+            said("b", Kind::Answer, true, 1.0),
+        ]);
+        seen.unanswered = vec![Unanswered {
+            called: Duration::from_secs(1),
+            ended: Duration::from_secs(1),
+            why: calls::Why::Status(500, "see the program's log".to_owned()),
+        }];
+        assert_eq!(holds(&seen), [true; 3]);
+        let verdicts = seen.verdicts(100);
+        assert_eq!(broken(&verdicts), 2, "{verdicts:?}");
+        seen.unanswered.clear();
+        seen.replies = vec![said("a", Kind::Answer, true, 1.0)];
+        seen.waits = vec![1.0];
+        assert_eq!(broken(&seen.verdicts(100)), 0);
     }
 }
