@@ -31,12 +31,13 @@ pub const DECODED_FORMATS: &[&str] = &[
 pub struct ImageLimits {
     /// Largest encoded size in bytes.
     pub max_bytes: usize,
-    /// Largest width × height.
+    /// Largest width × height, where a pixel takes four bytes at most; where it takes more, as with 16 bits a channel, so much
+    /// less.
     pub max_pixels: u64,
 }
 
 impl Default for ImageLimits {
-    /// 32 MiB and 64 megapixels: above what phone cameras make, below what hurts a 1 GB device.
+    /// 32 MiB and 64 megapixels: above what phone cameras make, and what a device with 1 GB has room for.
     fn default() -> Self {
         Self {
             max_bytes: 32 << 20,
@@ -70,6 +71,20 @@ pub enum DecodeError {
         /// Height from the header.
         height: u32,
         /// The limit on their product.
+        limit: u64,
+    },
+    /// More memory for the pixels than so many of four bytes take.
+    #[error(
+        "the image has {width}×{height} pixels of {bytes} bytes, over the limit of {limit} of 4: save it with 8 bits a channel, shrink it or raise the limit"
+    )]
+    WidePixels {
+        /// Width from the header.
+        width: u32,
+        /// Height from the header.
+        height: u32,
+        /// Bytes of a pixel.
+        bytes: u8,
+        /// The limit on pixels.
         limit: u64,
     },
     /// The bytes begin like no known format.
@@ -175,13 +190,22 @@ fn decode_other(
     limits: &ImageLimits,
 ) -> Result<RgbImage, DecodeError> {
     let mut reader = ImageReader::with_format(Cursor::new(encoded), format);
-    // 16-bit RGBA, the widest layout, takes 8 bytes a pixel; decoders may hold a second copy.
+    // Decoders may hold more than what they give, of which there are at most 4 bytes a pixel.
     let mut allocation = image::Limits::default();
     allocation.max_alloc = Some(limits.max_pixels.saturating_mul(16));
     reader.limits(allocation);
     let mut decoder = reader.into_decoder().map_err(image_error)?;
     let (width, height) = decoder.dimensions();
     check_pixels(width, height, limits)?;
+    let bytes = decoder.color_type().bytes_per_pixel();
+    if decoder.total_bytes() > limits.max_pixels.saturating_mul(4) {
+        return Err(DecodeError::WidePixels {
+            width,
+            height,
+            bytes,
+            limit: limits.max_pixels,
+        });
+    }
     // An unreadable EXIF block costs the orientation, not the image.
     let orientation = decoder.orientation().ok();
     let image = DynamicImage::from_decoder(decoder).map_err(image_error)?;
@@ -199,7 +223,9 @@ fn check_pixels(width: u32, height: u32, limits: &ImageLimits) -> Result<(), Dec
     Ok(())
 }
 
-fn upright(mut image: DynamicImage, orientation: Option<Orientation>) -> RgbImage {
+fn upright(image: DynamicImage, orientation: Option<Orientation>) -> RgbImage {
+    // As it is wanted first: turning makes a copy.
+    let mut image = DynamicImage::ImageRgb8(image.into_rgb8());
     image.apply_orientation(orientation.unwrap_or(Orientation::NoTransforms));
     image.into_rgb8()
 }

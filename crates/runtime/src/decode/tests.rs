@@ -99,6 +99,15 @@ fn limits_are_checked_on_the_header() {
             ..
         }
     ));
+    // Pixels of eight bytes count as two of four.
+    let wide = png(&DynamicImage::ImageRgba16(image::ImageBuffer::new(4, 4)));
+    let with = |max_pixels| ImageLimits {
+        max_pixels,
+        ..ImageLimits::default()
+    };
+    let error = decode(&wide, &with(31)).unwrap_err();
+    assert!(matches!(error, DecodeError::WidePixels { bytes: 8, .. }));
+    assert!(decode(&wide, &with(32)).is_ok());
     let limits = ImageLimits {
         max_bytes: 10,
         ..ImageLimits::default()
