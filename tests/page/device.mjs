@@ -5,7 +5,7 @@
 // browser.mjs says where the browser is. Ends with an error where the page does not do what it should.
 import assert from "node:assert/strict";
 import fs from "node:fs";
-import { CAMERAS, launch, open as openIn, pale, PHONE, says, WIDE } from "./browser.mjs";
+import { CAMERAS, launch, open as openIn, pale, PATIENCE, PHONE, says, WIDE } from "./browser.mjs";
 
 const [url, token, picture, screenshots, configuration] = process.argv.slice(2);
 const SCREENS = [["wide", WIDE, {}], ["narrow", PHONE, { deviceScaleFactor: 2 }]];
@@ -107,10 +107,11 @@ assert.match(await ask(page), /: (it was sure enough|the device was not sure, an
   assert.match(await page.evaluate(() => why({ reason: "fallback:deadline", final: false }, "policy")), /did not answer by the deadline; the cloud may still answer$/);
   // A turn that was waited for is told from a millisecond on, and time that is nobody's is not hidden.
   const event = { id: "x", label: "ship", confidence: 0.5, site: "device", network: "x", exit: null, reason: "fallback:deadline", final: true, device_ms: 20, encode_ms: null, link_ms: null, cloud_ms: null, total_ms: 134, bytes_sent: 0, encoding: null, top5: [] };
-  const show = async wait_ms => { await page.evaluate(event => answer(event, "policy"), { ...event, wait_ms }); return times(page); };
+  const show = async (wait_ms, more) => { await page.evaluate(event => answer(event, "policy"), { ...event, wait_ms, ...more }); return times(page); };
   assert.deepEqual(await show(14), { wait: 14, device: 20, rest: 100, total: 134 });
   assert.deepEqual(await show(0.4), { device: 20, rest: 114, total: 134 });
   assert.deepEqual(await show(undefined), { device: 20, rest: 114, total: 134 });
+  assert.deepEqual(await show(undefined, { device_ms: 0.5, total_ms: 0.5 }), { device: 0.5, total: 0.5 }, "less than a millisecond fills the bar, too");
 }
 
 // Nothing that is no image gets an answer, and the page says why.
@@ -137,6 +138,182 @@ await page.click("#camera");
 await says(page, "#camera", "Use the camera");
 assert.equal(await page.evaluate(() => stream), null);
 await mode(page, "policy");
+
+// Pictures that come while another is asked about, with calls that last until the test ends them and answers named after their pictures.
+/** A page whose calls wait: `asked` has the names of the pictures that came, `answered()` gives the oldest its answer. */
+async function held(options) {
+  const asked = [], waiting = [];
+  const opened = await live({ ...options, prepare: context => context.route("**/v1/classify", async route => {
+    const name = /filename="([^"]*)"/.exec(route.request().postDataBuffer()?.toString("latin1"))?.[1];
+    if (!name) return route.continue();  // of a file that is gone
+    asked.push(name);
+    await new Promise(done => waiting.push(done));
+    const top5 = [1, 2, 3, 4, 5].map(one => ({ label: `${name} ${one}`, confidence: 0.2 }));
+    await route.fulfill({ json: { id: `${name} ${asked.length}`, label: name, confidence: 1, site: "device", network: "x", exit: null, reason: "confident", final: true, device_ms: 1, total_ms: 1, bytes_sent: 0, encoding: null, top5 } }).catch(() => {});  // the page is gone
+  }) });
+  const until = async is => { for (const end = Date.now() + PATIENCE; !is(); await new Promise(done => setTimeout(done, 20))) assert.ok(Date.now() < end, `asked about ${asked}`); };
+  const { page } = opened, text = () => page.locator("#answer").innerText();
+  return {
+    ...opened, asked, text,
+    came: count => until(() => asked.length >= count),
+    answered: async () => { await until(() => waiting.length); await Promise.all([page.waitForResponse("**/v1/classify"), waiting.shift()()]); },
+    choose: name => page.setInputFiles("#file", { name, mimeType: "image/jpeg", buffer: fs.readFileSync(picture) }),
+    drop: (files, target = "#stage") => page.evaluate(async ([files, target]) => {
+      const made = new OffscreenCanvas(64, 64), transfer = new DataTransfer();
+      made.getContext("2d").fillRect(0, 0, 64, 64);
+      for (const [name, type] of files) transfer.items.add(new File([await made.convertToBlob()], name, { type }));
+      if (!files.length) transfer.setData("text/plain", "words");
+      document.querySelector(target).dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+    }, [files, target]),
+    shows: async part => { for (const one of ["hint", "picture", "video"]) assert.equal(await page.locator(`#${one}`).isVisible(), one === part, `${one} is shown in place of ${part}`); },
+    end: async () => { await page.unrouteAll({ behavior: "ignoreErrors" }); await opened.close(); },
+  };
+}
+// A picture that is chosen while another is asked about waits, and has its own answer beside it; of those that wait, the newest.
+{
+  const { page, asked, text, came, answered, choose, shows, end } = await held({ screen: PHONE });
+  await choose("one");
+  assert.match(await text(), /asking…/);
+  await answered();
+  await says(page, "#answer .label", "one");
+  const below = () => page.locator("[aria-label='The last minutes']").evaluate(one => one.getBoundingClientRect().top);
+  const before = await below();
+  await choose("two");
+  await came(2);
+  for (const name of ["three", "four"]) await choose(name);
+  await page.evaluate(id => heard(`id: ${last}\ndata: ${JSON.stringify({ kind: "correction", id, at: new Date(), image: "one", label: "late", site: "cloud", network: "x", confidence: 1, reason: "offloaded", total_ms: 1, bytes_sent: 1, top5: [] })}`), "one 1");
+  assert.equal(await text(), "Answer\n\nasking…", "an answer is of another picture");
+  assert.equal(await below(), before, "what is below moves while it is asked");
+  await answered();
+  await came(3);
+  assert.equal(await text(), "Answer\n\nasking…", "an answer is of another picture");
+  await answered();
+  await says(page, "#answer .label", "four");
+  assert.equal(await below(), before);
+  assert.deepEqual(asked, ["one", "two", "four"]);
+  await shows("picture");
+  await end();
+}
+// A picture goes before the camera's frames, and ends them; the camera waits for a picture. Where it stops, its last frame stays with its answer.
+{
+  const { page, asked, text, came, answered, choose, shows, end } = await held();
+  await page.click("#camera");
+  await came(1);
+  await shows("video");
+  await choose("one");
+  await says(page, "#camera", "Use the camera");
+  await shows("picture");
+  await answered();
+  await came(2);
+  assert.match(await text(), /asking…/, "the frame's answer is beside the picture");
+  await answered();
+  await says(page, "#answer .label", "one");
+  await choose("two");
+  await came(3);
+  await choose("three");
+  await page.click("#camera");
+  await says(page, "#camera", "Stop the camera");
+  await page.locator("#video").waitFor();
+  await shows("video");
+  for (const count of [4, 5]) {
+    await answered();
+    await came(count);
+    assert.match(await text(), /asking…/, "a picture's answer is beside the camera");
+  }
+  await answered();
+  await says(page, "#answer .label", "camera");
+  await came(6);
+  await page.click("#camera");
+  await shows("picture");
+  await says(page, "#answer .label", "camera");
+  assert.deepEqual(asked, ["camera", "one", "two", "three", "camera", "camera"]);
+  await answered();
+  await page.waitForFunction(() => shown.id === "camera 6");
+  // One that is stopped before its first frame leaves nothing that asks on.
+  await choose("four");
+  await page.click("#camera");
+  await says(page, "#camera", "Stop the camera");
+  await page.click("#camera");
+  await shows("hint");
+  assert.match(await text(), /Nothing was asked/);
+  await end();
+}
+// A camera that is unplugged is stopped, and that is said.
+{
+  const { page, came, answered, asked, end } = await held();
+  await page.click("#camera");
+  await came(1);
+  await page.evaluate(() => stream.getTracks()[0].dispatchEvent(new Event("ended")));
+  await says(page, "#note.error", "The camera gave up");
+  await says(page, "#camera", "Use the camera");
+  assert.equal(await page.evaluate(() => stream), null);
+  await answered();
+  await says(page, "#answer .label", "camera");
+  await page.waitForTimeout(500);
+  assert.equal(asked.length, 1, "frames are asked about after the end");
+  assert.deepEqual(await pale(page), []);
+  await page.click("#camera");
+  await came(2);
+  assert.equal(await page.locator("#note").isVisible(), false);
+  await end();
+}
+// However often its button is pressed while the browser asks whether it may: one camera, and none once a picture was chosen.
+{
+  const before = () => {
+    const get = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+    window.cameras = [];
+    window.prompts = [];
+    navigator.mediaDevices.getUserMedia = async what => { await new Promise(done => prompts.push(done)); const one = await get(what); cameras.push(one); return one; };
+  };
+  const { page, choose, came, end } = await held({ before });
+  const allow = () => page.evaluate(() => prompts.splice(0).forEach(allow => allow()));
+  const running = () => page.evaluate(() => cameras.flatMap(one => one.getTracks()).filter(track => track.readyState === "live").length);
+  await page.click("#camera");
+  await page.click("#camera");
+  assert.equal(await page.locator("#camera").getAttribute("aria-busy"), "true");
+  await allow();
+  await says(page, "#camera", "Stop the camera");
+  await came(1);
+  assert.equal(await page.evaluate(() => cameras.length), 1);
+  await page.click("#camera");
+  assert.equal(await running(), 0, "a camera is never stopped");
+  await page.click("#camera");
+  await choose("one");
+  await allow();
+  await page.waitForFunction(() => cameras.length === 2);
+  await page.waitForTimeout(100);
+  assert.equal(await running(), 0, "a camera runs that nobody waits for");
+  assert.equal(await page.locator("#camera").innerText(), "Use the camera");
+  await end();
+}
+// Several files at once, something that is no picture, and a file that is gone are told; a file may fall anywhere on the page.
+{
+  const { page, asked, text, came, answered, choose, drop, shows, end } = await held();
+  await drop([["notes.txt", "text/plain"]]);
+  await says(page, "#note.error", "notes.txt is no picture");
+  await shows("hint");
+  await drop([]);
+  await says(page, "#note.error", "That is no picture");
+  await drop([["notes.txt", "text/plain"], ["one", "image/png"], ["two", "image/png"]], "#answer");
+  await says(page, "#note:not(.error)", "of 3 files one was taken");
+  await answered();
+  await says(page, "#answer .label", "one");
+  await drop([["notes.txt", "text/plain"]]);
+  await says(page, "#note.error", "notes.txt is no picture");
+  assert.match(await text(), /^Answer\n+one\n/, "the answer of what is shown is lost");
+  assert.deepEqual(await pale(page), []);
+  await choose("three");
+  await came(2);
+  assert.equal(await page.locator("#note").isVisible(), false);
+  const gone = `${screenshots}/gone.jpg`;
+  fs.copyFileSync(picture, gone);
+  await page.setInputFiles("#file", gone);
+  fs.rmSync(gone);
+  await answered();
+  await says(page, "#answer .error", "gone.jpg cannot be read");
+  assert.deepEqual(asked, ["one", "three"]);
+  await end();
+}
 
 // A configuration that is refused, and one that is in use.
 {
