@@ -18,7 +18,7 @@ mod description;
 mod problem;
 mod state;
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -30,12 +30,14 @@ use axum::{
 };
 use axum_server::tls_rustls::RustlsConfig;
 use outpost_transport::{Identity, IdentityError};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::ApiConfig, event::Announcer, intake::Intake, listen::Listening, metrics::Metrics,
     power::Power, reloads::Reloads,
 };
+pub(crate) use answers::MOST_LISTENERS;
 pub use authorisation::TokenError;
 use authorisation::{Authorisation, Guard};
 
@@ -55,6 +57,8 @@ pub(crate) struct Context {
     pub(crate) max_image_bytes: usize,
     /// How long a caller may take over a body.
     pub(crate) upload: Duration,
+    /// Places for listeners.
+    pub(crate) listeners: Arc<Semaphore>,
     pub(crate) reloads: Reloads,
     pub(crate) power: Power,
 }
@@ -189,6 +193,12 @@ fn router(context: Context, guard: Guard) -> Router {
         .route("/metrics", get(scrape))
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readiness))
+        .method_not_allowed_fallback(|| async {
+            problem::Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this path takes another method; /openapi.json tells which",
+            )
+        })
         .fallback(|| async {
             problem::Problem::new(
                 StatusCode::NOT_FOUND,
@@ -202,6 +212,8 @@ async fn scrape(State(context): State<Context>) -> impl IntoResponse {
     context
         .metrics
         .look_at(context.intake.agent().get().engine());
+    let listeners = MOST_LISTENERS - context.listeners.available_permits();
+    context.metrics.listen(listeners);
     (
         [(header::CONTENT_TYPE, OPEN_METRICS)],
         context.metrics.encode(),

@@ -44,6 +44,17 @@ pub(crate) struct AuditStatus {
     pub(crate) has_drifted: bool,
 }
 
+impl Account {
+    fn new(config: &AuditConfig, rng: Rng) -> Self {
+        Self {
+            rng,
+            agreement: Agreement::default(),
+            detector: DriftDetector::new(config.false_alarm_after),
+            has_drifted: false,
+        }
+    }
+}
+
 impl Auditor {
     /// None where no answer is to be drawn.
     pub(crate) fn new(config: &AuditConfig, metrics: &Metrics, power: &Power) -> Option<Self> {
@@ -56,13 +67,15 @@ impl Auditor {
             config: *config,
             metrics: metrics.clone(),
             power: power.clone(),
-            account: Arc::new(Mutex::new(Account {
-                rng: Rng::with_seed(seed),
-                agreement: Agreement::default(),
-                detector: DriftDetector::new(config.false_alarm_after),
-                has_drifted: false,
-            })),
+            account: Arc::new(Mutex::new(Account::new(config, Rng::with_seed(seed)))),
         })
+    }
+
+    /// Other networks or another policy answer from now on: what was said of those before says nothing of them.
+    pub(crate) fn begin_anew(&self) {
+        let account = &mut *self.account();
+        *account = Account::new(&self.config, account.rng.clone());
+        self.metrics.audits_say(None, None, false);
     }
 
     /// Whether the next answer is drawn, by lot alone; none is while what the device runs from is spared.
@@ -97,9 +110,8 @@ impl Auditor {
             false => AuditResult::Contradicts,
         };
         self.metrics.audited(result, Some(cloud));
-        let agreement = estimate.map(|estimate| estimate.agreement);
         self.metrics
-            .audits_say(agreement, expected, account.has_drifted);
+            .audits_say(estimate, expected, account.has_drifted);
         agrees
     }
 

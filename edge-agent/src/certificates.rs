@@ -253,7 +253,7 @@ mod tests {
              [page]\ncertificate = \"page.pem\"\nkey = \"page.key\"\n\
              [[urls]]\nname = \"door\"\nurl = \"https://c\"\ncertificate_authority = \"c.pem\"\n\
              [outputs.webhook]\nurl = \"https://d\"\ncertificate_authority = \"d.pem\"\n\
-             [outputs.mqtt]\nurl = \"mqtts://e\"\ntopic = \"t\"\ncertificate_authority = \"e.pem\"\n",
+             [outputs.mqtt]\nhost = \"e\"\ntopic = \"t\"\ncertificate_authority = \"e.pem\"\n",
         )
         .unwrap();
         let all = Certificate::all_of(&config);

@@ -204,6 +204,11 @@ pub enum ConfigError {
     /// A number that must not be zero.
     #[error("`{0}` is 0: no image would ever be answered")]
     Zero(&'static str),
+    /// One image may have more bytes than all callers.
+    #[error(
+        "`api.max_waiting_bytes` of {0} is less than `images.max_bytes`, which one image may have: raise it"
+    )]
+    LittleRoom(usize),
     /// A runtime that runs no cascade.
     #[error(
         "`runtime.kind` is \"tract-cuda\", which does not run networks stage by stage, as a device does: choose \"tract\" or \"onnxruntime\""
@@ -404,6 +409,9 @@ impl Config {
             _ => {}
         }
         if let Some(api) = &self.api {
+            if api.max_waiting_bytes < self.images.max_bytes {
+                return Err(ConfigError::LittleRoom(api.max_waiting_bytes));
+            }
             match (&api.certificate, &api.key) {
                 (Some(_), None) => return Err(ConfigError::Incomplete("api.key")),
                 (None, Some(_)) => return Err(ConfigError::Incomplete("api.certificate")),
@@ -503,6 +511,16 @@ mod tests {
                 .to_string()
                 .contains("deadline_ms")
         );
+    }
+
+    #[test]
+    fn callers_have_room_for_one_image_at_least() {
+        let check = |toml: &str| toml::from_str::<Config>(toml).unwrap().check_run();
+        assert!(check("[api]\n").is_ok());
+        let refused = check("[api]\nmax_waiting_bytes = 1000\n").unwrap_err();
+        let said = refused.to_string();
+        assert!(said.contains("`api.max_waiting_bytes` of 1000"), "{said}");
+        assert!(check("[api]\nmax_waiting_bytes = 1000\n[images]\nmax_bytes = 1000\n").is_ok());
     }
 
     #[test]

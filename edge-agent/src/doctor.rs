@@ -1,7 +1,7 @@
 //! `edge-agent doctor`: whether a device can do what its configuration says, and what to do where it cannot.
 //!
 //! Everything is looked at as `run` would, without taking an image up: what is here ([`models`], [`page`], [`places`], [`cameras`]),
-//! credentials ([`credentials`]) and the services ([`services`]). One fault does not keep the others from being found.
+//! credentials ([`credentials`]), who looks ([`user`]) and the services ([`services`]). One fault does not keep the others from being found.
 
 mod cameras;
 mod credentials;
@@ -10,6 +10,7 @@ mod page;
 mod places;
 mod report;
 mod services;
+mod user;
 
 use outpost_engine::error_chain;
 
@@ -55,9 +56,14 @@ pub async fn examine(config: &Config, progress: &(dyn Fn(&str) + Sync)) -> Vec<F
             configuration.failed(error_chain(&error), "correct it in the file or the flags")
         }
     });
+    if let Err(error) = config.traces.check() {
+        let subject = Finding::new("configuration", "traces");
+        examination.add(subject.failed(error_chain(&error), "correct `[traces]` or the flags"));
+    }
     models::examine(config, &mut examination).await;
     credentials::examine(config, &mut examination);
     places::examine(config, &mut examination);
+    user::examine(config, &mut examination);
     cameras::examine(config, &mut examination).await;
     page::examine(config, &mut examination);
     examination.look_at("the device as a whole");
@@ -83,7 +89,7 @@ pub async fn examine(config: &Config, progress: &(dyn Fn(&str) + Sync)) -> Vec<F
         Err(_) => {
             examination.add(device.failed(
                 "a library crashed over one of the files",
-                "fetch the models again with `lab fetch`; if that does not help, please report it",
+                "put the models' files back as they were; if that does not help, please report it",
             ));
             None
         }

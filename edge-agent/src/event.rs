@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    ops::Deref,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -9,6 +10,7 @@ use std::{
 };
 
 use outpost_offload::Kind;
+use prometheus_client::metrics::gauge::Gauge;
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::{broadcast, mpsc};
@@ -16,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::record::Record;
+use crate::{metrics::Metrics, record::Record};
 
 /// What is said about an image.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -94,7 +96,68 @@ impl Event {
 const RECENT: usize = 256;
 
 /// The way of events into an output.
-pub(crate) type WayIn = mpsc::Sender<Arc<Event>>;
+#[derive(Debug)]
+pub(crate) struct WayIn {
+    output: &'static str,
+    events: mpsc::Sender<Undelivered>,
+    waiting: Gauge,
+}
+
+impl WayIn {
+    /// The way into an output for which so many events may wait, and where it takes them.
+    pub(crate) fn new(
+        output: &'static str,
+        max_waiting: usize,
+        metrics: &Metrics,
+    ) -> (Self, mpsc::Receiver<Undelivered>) {
+        let (events, taken) = mpsc::channel(max_waiting);
+        let waiting = metrics.output_waiting(output);
+        let way_in = Self {
+            output,
+            events,
+            waiting,
+        };
+        (way_in, taken)
+    }
+
+    /// Returns once the output has taken the event, or has ended.
+    async fn send(&self, event: &Arc<Event>) {
+        let event = Undelivered::new(event.clone(), &self.waiting);
+        // An output ends after all who speak.
+        let _ = self.events.send(event).await;
+    }
+}
+
+/// An event for an output, where it counts as waiting until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Undelivered {
+    event: Arc<Event>,
+    waiting: Gauge,
+}
+
+impl Undelivered {
+    pub(crate) fn new(event: Arc<Event>, waiting: &Gauge) -> Self {
+        waiting.inc();
+        Self {
+            event,
+            waiting: waiting.clone(),
+        }
+    }
+}
+
+impl Deref for Undelivered {
+    type Target = Arc<Event>;
+
+    fn deref(&self) -> &Arc<Event> {
+        &self.event
+    }
+}
+
+impl Drop for Undelivered {
+    fn drop(&mut self) {
+        self.waiting.dec();
+    }
+}
 
 /// Brings events to outputs, which must not miss any and hold up who speaks, and to listeners, who may come, go, and
 /// be too slow. Clones share it.
@@ -131,15 +194,15 @@ impl Announcer {
         }
     }
 
-    /// Brings an event to all; returns once every output has taken it.
+    /// Tells listeners of an event, and brings it to outputs; returns once every output has taken it.
     pub(crate) async fn announce(&self, event: Event) -> Arc<Event> {
-        let event = Arc::new(event);
+        let event = self.tell(event);
         self.bring(&event).await;
-        self.tell(event.clone());
         event
     }
 
-    /// Brings an event to all; returns once every output has done with it, and whether all have delivered it.
+    /// Tells listeners of an event, and brings it to outputs; returns once every output has done with it, and whether all have
+    /// delivered it.
     pub(crate) async fn announce_surely(&self, event: Event) -> bool {
         let done = CancellationToken::new();
         let missing = Arc::new(AtomicUsize::new(self.outputs.len()));
@@ -151,24 +214,32 @@ impl Announcer {
             receipt: Some(Arc::new(receipt)),
             ..event.clone()
         };
+        self.tell(event);
         self.bring(&Arc::new(guarded)).await;
-        self.tell(Arc::new(event));
         done.cancelled().await;
         missing.load(Ordering::Relaxed) == 0
     }
 
-    async fn bring(&self, event: &Arc<Event>) {
+    /// Brings an event that listeners were told of to outputs; returns once every one has taken it.
+    pub(crate) async fn bring(&self, event: &Arc<Event>) {
         for output in self.outputs.iter() {
-            // An output ends after all who speak.
-            let _ = output.send(event.clone()).await;
+            output.send(event).await;
         }
     }
 
-    fn tell(&self, event: Arc<Event>) {
+    /// Outputs that can take no more for now.
+    pub(crate) fn full(&self) -> impl Iterator<Item = &'static str> {
+        let full = |way_in: &&WayIn| way_in.events.capacity() == 0;
+        self.outputs.iter().filter(full).map(|way_in| way_in.output)
+    }
+
+    /// Tells listeners of an event, which outputs are still to get.
+    pub(crate) fn tell(&self, event: Event) -> Arc<Event> {
+        let event = Arc::new(event);
         let mut recent = self.recent();
         let said = Said {
             number: recent.next,
-            event,
+            event: event.clone(),
         };
         recent.next += 1;
         if recent.said.len() == RECENT {
@@ -177,6 +248,7 @@ impl Announcer {
         recent.said.push_back(said.clone());
         // Without listeners nobody hears it. Within the lock: a listener gets each event once, in order.
         let _ = self.listeners.send(said);
+        event
     }
 
     /// The name of an event's place among all that were said.
@@ -213,6 +285,10 @@ mod tests {
 
     use super::*;
     use crate::record::FailureCause;
+
+    fn output() -> (WayIn, mpsc::Receiver<Undelivered>) {
+        WayIn::new("file", 1, &Metrics::default())
+    }
 
     fn event() -> Event {
         let record = Record::Failed {
@@ -251,7 +327,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_wants_to_be_sure_waits_until_the_outputs_have_done() {
-        let (output, mut taken) = mpsc::channel(1);
+        let (output, mut taken) = output();
         let announcer = Announcer::new([output]);
         let mut announced = Box::pin(announcer.announce_surely(event()));
         assert!(announced.as_mut().now_or_never().is_none());
@@ -265,8 +341,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_one_output_drops_is_not_delivered() {
-        let (output, mut taken) = mpsc::channel(1);
-        let (other, mut taken_by_other) = mpsc::channel(1);
+        let (output, mut taken) = output();
+        let (other, mut taken_by_other) = self::output();
         let announcer = Announcer::new([output, other]);
         let outputs = async {
             taken.recv().await.unwrap().delivered();
@@ -283,13 +359,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_output_holds_up_who_speaks() {
-        let (output, mut taken) = mpsc::channel(1);
+    async fn an_output_holds_up_who_speaks_and_no_listener() {
+        let metrics = Metrics::default();
+        let (output, mut taken) = WayIn::new("webhook", 1, &metrics);
         let announcer = Announcer::new([output]);
+        let (_, mut heard) = announcer.listen(None);
+        let waiting = || {
+            let waiting = "outpost_edge_output_waiting_events{output=\"webhook\"} ";
+            let text = metrics.encode();
+            let waiting = text.lines().find_map(|line| line.strip_prefix(waiting));
+            waiting.unwrap().parse::<u64>().unwrap()
+        };
+        assert_eq!((waiting(), announcer.full().count()), (0, 0));
         announcer.announce(event()).await;
         let mut second = Box::pin(announcer.announce(event()));
         assert!(second.as_mut().now_or_never().is_none());
-        taken.recv().await.unwrap();
+        let mut sure = Box::pin(announcer.announce_surely(event()));
+        assert!(sure.as_mut().now_or_never().is_none());
+        assert_eq!(waiting(), 3);
+        assert!(announcer.full().eq(["webhook"]));
+        for number in 0..3 {
+            assert_eq!(heard.try_recv().unwrap().number, number);
+        }
+        let first = taken.recv().await.unwrap();
+        assert_eq!(waiting(), 3);
+        drop(first);
         second.await;
+        assert_eq!(waiting(), 2);
     }
 }

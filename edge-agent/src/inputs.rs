@@ -50,7 +50,8 @@ pub(crate) fn watch(
     tasks: &TaskTracker,
 ) -> Result<(), InputError> {
     for folder in &config.folders {
-        let folder = folder::Folder::open(folder, intake.clone(), metrics)?;
+        let max_bytes = config.images.max_bytes;
+        let folder = folder::Folder::open(folder, max_bytes, intake.clone(), metrics)?;
         tasks.spawn(folder.watch(ending.clone()));
     }
     for url in &config.urls {

@@ -2,12 +2,21 @@
 //!
 //! An input that can wait, such as a folder, waits for a [`Place`]. A caller of the API is counted before its image is
 //! read into memory, and told to come back where too many are here already: [`Intake::caller`].
+//!
+//! A place is kept until the outputs have taken what was said, so that one that is away holds up the inputs. A caller has
+//! its answer before that; of those that wait for a place then, none waits for longer than a while.
 
-use std::sync::Arc;
+mod room;
+
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::poll;
 use outpost_offload::Kind;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -21,15 +30,26 @@ use crate::{
     record::{FailureCause, Record},
 };
 
+pub(crate) use room::Room;
+
+/// How long callers wait while outputs take nothing and hold all places: as long as one is asked to stay away who is told to
+/// come back.
+const HELD_UP: Duration = Duration::from_secs(1);
+
 /// Takes up images and announces what came of them. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Intake {
     agent: InCharge,
     announcer: Announcer,
     metrics: Metrics,
+    bounds: Bounds,
     places: Arc<Semaphore>,
-    /// One permit a caller of the API, from before its image is read until it has its answer.
+    /// Places whose image was answered, and whose event an output has not taken yet.
+    held: watch::Sender<usize>,
+    /// One permit a caller of the API, from before its image is read until it has its answer and the outputs have taken it.
     callers: Arc<Semaphore>,
+    /// One permit a byte of theirs.
+    bytes: Arc<Semaphore>,
     /// One permit a late call that may still correct an answer; as many as there are places.
     late: Arc<Semaphore>,
     /// Keeps images that find no cloud, where they are to be answered by it eventually.
@@ -48,6 +68,8 @@ pub(crate) struct Bounds {
     pub(crate) places: usize,
     /// Callers that may be here at a time.
     pub(crate) callers: usize,
+    /// Bytes that they may have here.
+    pub(crate) bytes: usize,
 }
 
 /// The right to have one image taken up.
@@ -60,11 +82,31 @@ pub(crate) struct Place {
 #[derive(Debug)]
 pub(crate) struct Caller {
     _permit: OwnedSemaphorePermit,
+    room: Arc<Room>,
 }
 
-/// Too many callers are here already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Full;
+impl Caller {
+    /// Where the caller's bytes are counted, as long as the caller is here.
+    pub(crate) fn room(&self) -> &Arc<Room> {
+        &self.room
+    }
+}
+
+/// Why a caller has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unanswered {
+    /// Too many callers are here already.
+    Full,
+    /// All callers have too many bytes here already.
+    NoRoom,
+    /// An output takes nothing for now, and what was said before waits for it.
+    HeldUp {
+        /// Which, in words.
+        output: String,
+    },
+    /// The task ended before its time.
+    Failed,
+}
 
 impl Intake {
     pub(crate) fn new(
@@ -80,8 +122,11 @@ impl Intake {
             agent,
             announcer,
             metrics,
+            bounds,
             places: Arc::new(Semaphore::new(bounds.places)),
+            held: watch::Sender::new(0),
             callers: Arc::new(Semaphore::new(bounds.callers)),
+            bytes: Arc::new(Semaphore::new(bounds.bytes.min(Semaphore::MAX_PERMITS))),
             late: Arc::new(Semaphore::new(bounds.places)),
             queue,
             auditor,
@@ -114,15 +159,61 @@ impl Intake {
     }
 
     /// A caller who brings an image, where not too many are here already: those with a place, and those that wait.
-    pub(crate) fn caller(&self) -> Result<Caller, Full> {
+    pub(crate) fn caller(&self) -> Result<Caller, Unanswered> {
         let permit = self.callers.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| Full)?;
-        Ok(Caller { _permit: permit })
+        let permit = permit.map_err(|_| {
+            let held = *self.held.borrow();
+            match held == self.bounds.places {
+                true => self.held_up(),
+                false => Unanswered::Full,
+            }
+        })?;
+        Ok(Caller {
+            _permit: permit,
+            room: Arc::new(Room::of(self.bytes.clone())),
+        })
+    }
+
+    /// Answers the image of a caller, who has the answer as soon as there is one. What was accepted is answered and
+    /// announced also where the caller goes away.
+    pub(crate) async fn answer(
+        &self,
+        caller: Caller,
+        input: Arc<str>,
+        image: Image,
+    ) -> Result<Arc<Event>, Unanswered> {
+        let (tell, told) = oneshot::channel();
+        let intake = self.clone();
+        self.tasks.spawn(async move {
+            let place = tokio::select! {
+                biased;
+                place = intake.place() => place,
+                () = intake.wait_until_held_up() => {
+                    let _ = tell.send(Err(intake.held_up()));
+                    return;
+                }
+            };
+            let asker = Asker { caller, tell };
+            intake.take_for(Some(asker), place, input, image).await;
+        });
+        told.await.unwrap_or(Err(Unanswered::Failed))
     }
 
     /// Answers an image and announces the answer, or that there is none; where that is not final, what is follows later.
-    /// Of a file that cannot be opened for now nothing is announced: who has it brings it again.
+    /// Of a file that cannot be opened for now nothing is announced: who has it brings it again. Returns once all outputs
+    /// have taken what was said.
     pub(crate) async fn take(&self, place: Place, input: Arc<str>, image: Image) -> Arc<Event> {
+        self.take_for(None, place, input, image).await
+    }
+
+    /// As [`Self::take`], for somebody who need not wait for the outputs.
+    async fn take_for(
+        &self,
+        mut asker: Option<Asker>,
+        place: Place,
+        input: Arc<str>,
+        image: Image,
+    ) -> Arc<Event> {
         let id = image.id.unwrap_or_else(Uuid::now_v7);
         let in_flight = self.metrics.taken(&input);
         let said = self.agent.get().answer(image).await;
@@ -131,7 +222,11 @@ impl Intake {
             ..
         } = said.record
         {
-            return Arc::new(Event::first(id, &input, said.record, false));
+            let event = Arc::new(Event::first(id, &input, said.record, false));
+            if let Some(asker) = asker {
+                asker.leave(&event);
+            }
+            return event;
         }
         self.metrics.said(&input, &said.record);
         drop(in_flight);
@@ -159,9 +254,21 @@ impl Intake {
         });
         let is_final = kept.is_none() && late.is_none() && audit.is_none();
         let event = Event::first(id, &input, said.record, is_final);
-        let event = self.announcer.announce(event).await;
+        let event = self.announcer.tell(event);
+        {
+            let mut bringing = pin!(self.announcer.bring(&event));
+            if poll!(bringing.as_mut()).is_pending() {
+                let _held = Held::new(&self.held);
+                let caller = asker.take().map(|asker| asker.tell(&event));
+                bringing.await;
+                drop(caller);
+            }
+        }
         // Kept until now: an output that does not take what was said holds up the inputs.
         drop(place);
+        if let Some(asker) = asker {
+            asker.leave(&event);
+        }
         if let Some((auditor, audit, permit)) = audit {
             let intake = self.clone();
             let said = event.clone();
@@ -183,6 +290,42 @@ impl Intake {
             (None, None) => {}
         }
         event
+    }
+
+    /// Announces that an image has no answer, as it cannot be read; returns once all outputs have taken that.
+    pub(crate) async fn fail(&self, place: Place, input: &str, id: Uuid, record: Record) {
+        let in_flight = self.metrics.taken(input);
+        self.metrics.said(input, &record);
+        drop(in_flight);
+        let event = Event::first(id, input, record, true);
+        let event = self.announcer.tell(event);
+        let _held = Held::new(&self.held);
+        self.announcer.bring(&event).await;
+        drop(place);
+    }
+
+    /// Returns once outputs have held all places for a while, without taking anything.
+    async fn wait_until_held_up(&self) {
+        let mut held = self.held.subscribe();
+        loop {
+            let _ = held.wait_for(|&held| held == self.bounds.places).await;
+            if timeout(HELD_UP, held.changed()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// What a caller is told whom an output holds up.
+    fn held_up(&self) -> Unanswered {
+        let full = self.announcer.full().map(|output| format!("`{output}`"));
+        let full: Vec<String> = full.collect();
+        let output = match full.len() {
+            // It has just taken something.
+            0 => "an output".to_owned(),
+            1 => format!("the output {}", full[0]),
+            _ => format!("the outputs {}", full.join(" and ")),
+        };
+        Unanswered::HeldUp { output }
     }
 
     /// Keeps an image until the cloud is back; none where it cannot be kept, so that what was said about it holds.
@@ -245,6 +388,43 @@ impl Intake {
                 self.announcer.announce(event).await;
             }
         }
+    }
+}
+
+/// A caller that waits for its answer.
+struct Asker {
+    caller: Caller,
+    tell: oneshot::Sender<Result<Arc<Event>, Unanswered>>,
+}
+
+impl Asker {
+    /// Gives the event to the caller, who counts until what is returned is dropped.
+    fn tell(self, event: &Arc<Event>) -> Caller {
+        // It may have gone away.
+        let _ = self.tell.send(Ok(event.clone()));
+        self.caller
+    }
+
+    /// Gives the event to the caller, who counts no more by then.
+    fn leave(self, event: &Arc<Event>) {
+        drop(self.caller);
+        let _ = self.tell.send(Ok(event.clone()));
+    }
+}
+
+/// Counts a place whose event waits for an output, until it is dropped.
+struct Held<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Held<'a> {
+    fn new(held: &'a watch::Sender<usize>) -> Self {
+        held.send_modify(|held| *held += 1);
+        Self(held)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|held| *held -= 1);
     }
 }
 

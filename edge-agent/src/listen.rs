@@ -1,18 +1,24 @@
 //! Listeners for HTTP, with and without TLS, whose callers are bounded.
 
 use std::{
+    future::ready,
     io,
     net::{SocketAddr, TcpListener},
+    sync::Arc,
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Router, http::Request};
 use axum_server::{Handle, Server, tls_rustls::RustlsConfig};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioTimer;
-use tokio::task::JoinHandle;
+use tokio::{sync::Semaphore, task::JoinHandle};
+use tower::{ServiceExt, service_fn};
 
 /// How long a caller may take over the headers of a call.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections at a time; others are closed at once. Each takes one of the files that the system lets the program have open.
+const MOST_CONNECTIONS: usize = 256;
 /// Calls at a time of one connection over HTTP/2.
 const CALLS_OF_A_CONNECTION: u32 = 64;
 
@@ -39,16 +45,27 @@ impl Listening {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let router = router.into_make_service();
+        let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        let connections = service_fn(move |_: SocketAddr| {
+            let place = places.clone().try_acquire_owned().map(Arc::new);
+            let router = router.clone();
+            ready(place.map(|place| {
+                service_fn(move |request: Request<Incoming>| {
+                    // As long as the connection is there.
+                    let _place = &place;
+                    router.clone().oneshot(request)
+                })
+            }))
+        });
         let handle = Handle::new();
         let task = match tls {
             None => {
                 let server = axum_server::from_tcp(listener)?;
-                tokio::spawn(bounded(server).handle(handle.clone()).serve(router))
+                tokio::spawn(bounded(server).handle(handle.clone()).serve(connections))
             }
             Some(tls) => {
                 let server = axum_server::from_tcp_rustls(listener, tls)?;
-                tokio::spawn(bounded(server).handle(handle.clone()).serve(router))
+                tokio::spawn(bounded(server).handle(handle.clone()).serve(connections))
             }
         };
         Ok(Self {

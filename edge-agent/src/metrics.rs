@@ -24,6 +24,7 @@ use prometheus_client::{
 };
 
 use outpost_engine::Engine;
+use outpost_exit_policy::Estimate;
 use outpost_offload::Answered;
 use outpost_transport::CertificateFacts;
 
@@ -140,6 +141,7 @@ pub struct Metrics {
     cloud: Histogram,
     sent: Family<OfEncoding, Counter>,
     output_failures: Family<OfOutput, Counter>,
+    output_waiting: Family<OfOutput, Gauge>,
     queue_images: Gauge,
     queue_bytes: Gauge,
     queue_left: Family<OfQueue, Counter>,
@@ -154,6 +156,7 @@ pub struct Metrics {
     page: Family<OfStatus, Counter>,
     credential_until: Family<OfCredential, Gauge>,
     process: ProcessMetrics,
+    listeners: Gauge,
     runtime: Family<OfRuntime, Gauge>,
 }
 
@@ -174,6 +177,7 @@ impl Default for Metrics {
         let (failures, answers) = (Family::default(), Family::default());
         let (output_failures, corrections) = (Family::default(), Family::default());
         let (output_refusals, input_failures) = (Family::default(), Family::default());
+        let output_waiting = Family::default();
         let in_flight = Gauge::default();
         let (sent, followed) = (Family::default(), Counter::default());
         let (queue_images, queue_bytes) = (Gauge::default(), Gauge::default());
@@ -262,6 +266,11 @@ impl Default for Metrics {
             output_failures.clone(),
         );
         registry.register(
+            "output_waiting_events",
+            "Events that an output has still to deliver, by output",
+            output_waiting.clone(),
+        );
+        registry.register(
             "queue_images",
             "Images that wait on disk for a cloud",
             queue_images.clone(),
@@ -310,6 +319,12 @@ impl Default for Metrics {
             credential_until.clone(),
         );
         let process = ProcessMetrics::register(&mut registry);
+        let listeners = Gauge::default();
+        registry.register(
+            "listeners",
+            "Who listens to all answers by the HTTP API",
+            listeners.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             taken,
@@ -327,6 +342,7 @@ impl Default for Metrics {
             cloud,
             sent,
             output_failures,
+            output_waiting,
             queue_images,
             queue_bytes,
             queue_left,
@@ -341,6 +357,7 @@ impl Default for Metrics {
             page,
             credential_until,
             process,
+            listeners,
             runtime,
         }
     }
@@ -375,6 +392,7 @@ impl Metrics {
                 };
                 drop(metrics.output_failures.get_or_create(&labels));
                 drop(metrics.output_refusals.get_or_create(&labels));
+                drop(metrics.output_waiting.get_or_create(&labels));
             }
         }
         for class in ["same", "other"] {
@@ -486,6 +504,14 @@ impl Metrics {
         self.output_failures.get_or_create(&labels).inc();
     }
 
+    /// Events that an output has still to deliver.
+    pub(crate) fn output_waiting(&self, output: &str) -> Gauge {
+        let labels = OfOutput {
+            output: output.to_owned(),
+        };
+        self.output_waiting.get_or_create_owned(&labels)
+    }
+
     /// So many images, of so many bytes, wait on disk.
     pub(crate) fn queued(&self, images: usize, bytes: u64) {
         self.queue_images.set(images as i64);
@@ -541,11 +567,11 @@ impl Metrics {
     /// What audits say by now.
     pub(crate) fn audits_say(
         &self,
-        agreement: Option<f64>,
+        estimate: Option<Estimate>,
         expected: Option<f64>,
         has_drifted: bool,
     ) {
-        self.audits.say(agreement, expected, has_drifted);
+        self.audits.say(estimate, expected, has_drifted);
     }
 
     /// What runs networks here now, and what the endpoints of the peers are.
@@ -562,6 +588,11 @@ impl Metrics {
         // A reload may have put it in the place of another.
         self.runtime.clear();
         self.runtime.get_or_create(&labels).set(1);
+    }
+
+    /// So many listen to all answers.
+    pub(crate) fn listen(&self, listeners: usize) {
+        self.listeners.set(listeners as i64);
     }
 
     /// What the device runs from now.
@@ -599,5 +630,56 @@ impl Metrics {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// Where metrics are registered. A family without a label set yet is not among what is encoded.
+    const REGISTERED: &str = concat!(
+        include_str!("metrics.rs"),
+        include_str!("metrics/audits.rs"),
+        include_str!("metrics/endpoints.rs"),
+        include_str!("metrics/links.rs"),
+        include_str!("metrics/power.rs"),
+        include_str!("metrics/process.rs"),
+    );
+
+    #[test]
+    fn what_documents_and_alerts_name_is_a_metric() {
+        let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        for text in [
+            include_str!("../../docs/device.md"),
+            include_str!("../../deploy/prometheus/edge-agent.rules.yml"),
+        ] {
+            let prefix = concat!("outpost", "_edge_");
+            let names: BTreeSet<&str> = text
+                .match_indices(prefix)
+                .map(|(from, _)| {
+                    let name = &text[from + prefix.len()..];
+                    &name[..name.find(|c| !is_name(c)).unwrap_or(name.len())]
+                })
+                .filter(|name| !name.is_empty())
+                .collect();
+            assert!(names.len() >= 6, "{names:?}");
+            for name in names {
+                // A counter, a histogram, and a unit have their endings.
+                let mut name = name;
+                let mut is_there = false;
+                loop {
+                    is_there |= REGISTERED.contains(&format!("\"{name}\""));
+                    let endings = [
+                        "_total", "_bytes", "_seconds", "_bucket", "_sum", "_count", "_info",
+                    ];
+                    match endings.iter().find_map(|ending| name.strip_suffix(ending)) {
+                        Some(stem) if !is_there => name = stem,
+                        _ => break,
+                    }
+                }
+                assert!(is_there, "{name} is no metric");
+            }
+        }
     }
 }

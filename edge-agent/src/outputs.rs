@@ -6,7 +6,7 @@ mod patience;
 mod webhook;
 
 use outpost_offload::Kind;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -75,28 +75,28 @@ impl Outputs {
             Mqtt::open(mqtt, metrics.clone()).map(|mqtt| (mqtt, max_waiting))
         });
         let mqtt = mqtt.transpose()?;
-        let (mut tasks, mut senders) = (Vec::new(), Vec::new());
+        let (mut tasks, mut ways_in) = (Vec::new(), Vec::new());
         if let Some(file) = file {
-            let (sender, events) = mpsc::channel(WAITING);
+            let (way_in, events) = WayIn::new(FILE, WAITING, metrics);
             let (metrics, ending) = (metrics.clone(), ending.clone());
             tasks.push(tokio::task::spawn_blocking(move || {
                 file::write_all(file, events, &metrics, &ending);
             }));
-            senders.push(sender);
+            ways_in.push(way_in);
         }
         if let Some((webhook, max_waiting)) = webhook {
-            let (sender, events) = mpsc::channel(max_waiting);
+            let (way_in, events) = WayIn::new(WEBHOOK, max_waiting, metrics);
             let patience = Patience::new(ending.clone());
             tasks.push(tokio::spawn(webhook.deliver_all(events, patience)));
-            senders.push(sender);
+            ways_in.push(way_in);
         }
         if let Some((mqtt, max_waiting)) = mqtt {
-            let (sender, events) = mpsc::channel(max_waiting);
+            let (way_in, events) = WayIn::new(MQTT, max_waiting, metrics);
             let patience = Patience::new(ending.clone());
             tasks.push(tokio::spawn(mqtt.deliver_all(events, patience)));
-            senders.push(sender);
+            ways_in.push(way_in);
         }
-        Ok((Self { tasks }, senders))
+        Ok((Self { tasks }, ways_in))
     }
 
     /// Waits until all that was announced is delivered; the ways in must be gone.

@@ -14,6 +14,12 @@ use futures::{
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio_stream::wrappers::SplitStream;
 
+/// What the names of images end in, in any case.
+pub(crate) const EXTENSIONS: &[&str] = match cfg!(feature = "avif") {
+    true => &[".jpg", ".jpeg", ".png", ".webp", ".avif"],
+    false => &[".jpg", ".jpeg", ".png", ".webp"],
+};
+
 /// The images of `arguments`, in order; a folder gives its images sorted by name.
 ///
 /// A path that does not exist is passed on, so that it gets its line with the reason.
@@ -56,7 +62,11 @@ fn expand(path: PathBuf) -> Vec<PathBuf> {
         .collect();
     images.sort();
     if images.is_empty() {
-        tracing::warn!(folder = %path.display(), "the folder holds no JPEG, PNG or WebP files");
+        tracing::warn!(
+            folder = %path.display(),
+            "the folder holds no files that are called as images: {}",
+            EXTENSIONS.join(", ")
+        );
     }
     images
 }
@@ -64,9 +74,9 @@ fn expand(path: PathBuf) -> Vec<PathBuf> {
 /// Whether a file is called as an image that can be decoded.
 pub(crate) fn has_image_extension(path: &Path) -> bool {
     path.extension().is_some_and(|extension| {
-        ["jpg", "jpeg", "png", "webp"]
+        EXTENSIONS
             .iter()
-            .any(|known| extension.eq_ignore_ascii_case(known))
+            .any(|known| extension.eq_ignore_ascii_case(&known[1..]))
     })
 }
 
@@ -81,6 +91,22 @@ mod tests {
         assert_eq!(listed(Ok(b"  ".to_vec())), None);
         let broken = listed(Err(io::Error::other("pulled out")));
         assert_eq!(broken, Some(PathBuf::from("-")));
+    }
+
+    #[test]
+    fn images_are_known_by_their_names_in_any_case() {
+        let is_image = |name: &str| has_image_extension(Path::new(name));
+        assert!(
+            ["a.jpg", "b.JPEG", "c.Png", "d.webp"]
+                .iter()
+                .all(|name| is_image(name))
+        );
+        assert!(
+            !["a.heic", "b.gif", "jpg", ".jpg", "c.jpg.part"]
+                .iter()
+                .any(|name| is_image(name))
+        );
+        assert_eq!(is_image("a.avif"), cfg!(feature = "avif"));
     }
 
     #[tokio::test]

@@ -1,9 +1,12 @@
 //! The program that is left running: inputs, the agent, outputs, and an orderly end.
 
-use std::{future::Future, net::SocketAddr, thread, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use outpost_supervision::{ready, stopping, watchdog};
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::spawn_blocking,
+};
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
@@ -12,7 +15,7 @@ use tokio_util::{
 use crate::{
     agent::{Agent, StartError},
     allocator::give_back_in_time,
-    api::{Api, ApiError, Context},
+    api::{Api, ApiError, Context, MOST_LISTENERS},
     audit::Auditor,
     certificates::{self, Certificate},
     config::{ApiConfig, Config, ConfigError, Delivery},
@@ -97,6 +100,7 @@ impl Program {
         let bounds = Bounds {
             places: config.max_in_flight,
             callers: config.max_in_flight + config.api.as_ref().map_or(0, |api| api.max_waiting),
+            bytes: config.api.as_ref().map_or(0, |api| api.max_waiting_bytes),
         };
         let tasks = TaskTracker::new();
         let (queue, thread) = match config.delivery {
@@ -114,12 +118,13 @@ impl Program {
                 (Some(queue), Some(thread))
             }
         };
+        let auditor = Auditor::new(&config.audit, &metrics, &power);
         let intake = Intake::new(
             agent.clone(),
             announcer.clone(),
             metrics.clone(),
             bounds,
-            (queue, Auditor::new(&config.audit, &metrics, &power)),
+            (queue, auditor.clone()),
             tasks.clone(),
             ending.clone(),
         );
@@ -135,6 +140,7 @@ impl Program {
                 ending: ending.clone(),
                 max_image_bytes: config.images.max_bytes,
                 upload: Duration::from_secs(api.upload_seconds),
+                listeners: Arc::new(Semaphore::new(MOST_LISTENERS)),
                 reloads: reloads.clone(),
                 power: power.clone(),
             };
@@ -153,6 +159,7 @@ impl Program {
         let reloader = Reloader {
             config: config.clone(),
             certificates,
+            auditor,
             source,
             agent: agent.clone(),
             api: api.as_ref().map(|api| api.credentials().clone()),

@@ -491,6 +491,7 @@ mod tests {
     use std::{fs, os::unix::fs::symlink, path::Path};
 
     use super::{store::tests::entry, *};
+    use crate::event::WayIn;
 
     fn keeper(path: &Path) -> (Keeper, mpsc::UnboundedReceiver<Event>) {
         let (announce, announced) = mpsc::unbounded_channel();
@@ -533,7 +534,7 @@ mod tests {
             ..QueueConfig::default()
         };
         for start in 0..2 {
-            let (output, mut taken) = mpsc::channel(1);
+            let (output, mut taken) = WayIn::new("file", 1, &Metrics::default());
             let announcer = Announcer::new([output]);
             let (queue, thread) = Queue::open(&config, announcer, Metrics::default()).unwrap();
             if start == 0 {

@@ -64,9 +64,9 @@ impl FailureCause {
             }
             ImageError::Picture(PictureError::Read(_)) => Self::Unreadable,
             ImageError::Picture(PictureError::Decode(error)) => match error {
-                DecodeError::TooManyBytes { .. } | DecodeError::TooManyPixels { .. } => {
-                    Self::TooLarge
-                }
+                DecodeError::TooManyBytes { .. }
+                | DecodeError::TooManyPixels { .. }
+                | DecodeError::WidePixels { .. } => Self::TooLarge,
                 _ => Self::NotAnImage,
             },
             ImageError::NoAnswer(NoAnswer::OffloadFailed(_)) => Self::NoAnswer,

@@ -13,13 +13,14 @@ use std::{
 };
 
 use outpost_cascade::DecideBy;
-use outpost_engine::error_chain;
+use outpost_engine::{Engine, error_chain};
 use outpost_supervision::{Call, Digests, Watch, ready, reloading};
 use tokio::{runtime::Handle, sync::watch, task::spawn_blocking};
 
 use crate::{
     agent::{Agent, StartError},
     api::{ApiError, Credentials, InUse},
+    audit::Auditor,
     certificates::Certificate,
     config::{Config, ConfigError},
     in_charge::InCharge,
@@ -58,6 +59,8 @@ pub(crate) struct Reloader {
     pub(crate) api: Option<InUse>,
     /// None without a page.
     pub(crate) page: Option<page::InUse>,
+    /// None without audits.
+    pub(crate) auditor: Option<Auditor>,
     pub(crate) metrics: Metrics,
     pub(crate) reloads: Reloads,
     pub(crate) power: Power,
@@ -81,6 +84,17 @@ enum ReloadError {
     /// A library panicked over a file.
     #[error("a library crashed over one of the files: please report it with them")]
     Crashed,
+}
+
+/// Whether the same networks answer, by the same policy.
+fn says_as(before: &Engine, now: &Engine) -> bool {
+    let networks = |engine: &Engine| -> Vec<String> {
+        let nodes = engine.cascade().nodes();
+        nodes
+            .map(|(id, _)| engine.manifest(id).sha256.clone())
+            .collect()
+    };
+    before.policy() == now.policy() && networks(before) == networks(now)
 }
 
 impl Source {
@@ -247,6 +261,7 @@ impl Reloader {
         let credentials = config.api.as_ref().map(Credentials::load).transpose()?;
         let page = page::Loaded::load(&config)?;
         let agent = Agent::after(&config, Some(&self.agent.get()))?;
+        let is_the_same = says_as(self.agent.get().engine(), agent.engine());
         let keeps_goal = config.operating_point == self.config.operating_point;
         let keeps_mode = config.mode == self.config.mode;
         self.agent.replace(agent, |agent, deciding| {
@@ -268,6 +283,11 @@ impl Reloader {
                 }
             }
         });
+        if let Some(auditor) = &self.auditor
+            && !is_the_same
+        {
+            auditor.begin_anew();
+        }
         if let (Some(api), Some(credentials)) = (&self.api, credentials) {
             api.replace(credentials);
         }

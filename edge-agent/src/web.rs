@@ -1,16 +1,25 @@
 //! Web servers that this program calls: those that take events, and those that give images.
 //!
 //! What is secret in an address stays out of logs and errors: a server is named by its scheme, host and port alone.
+//!
+//! A password is shown as Basic has it (RFC 7617), and to a server that asks for that as Digest does (RFC 7616).
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use http_auth::{DigestClient, PasswordClient, PasswordParams, digest::Qop};
 use outpost_engine::error_chain;
 use outpost_transport::{BearerToken, Trust};
-use reqwest::{Client, Method, RequestBuilder, Url, redirect};
+use percent_encoding::percent_decode_str;
+use reqwest::{
+    Client, Method, RequestBuilder, Response, StatusCode, Url,
+    header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE},
+    redirect,
+};
 
 /// What is sent as the name of this program.
 const USER_AGENT: &str = concat!("outpost-edge-agent/", env!("CARGO_PKG_VERSION"));
@@ -46,13 +55,17 @@ pub(crate) struct Server {
 
 #[derive(Clone)]
 enum Credentials {
-    /// None, or those in the URL.
     None,
     Token(BearerToken),
-    Password {
-        username: String,
-        password: String,
-    },
+    Password(Arc<Password>),
+}
+
+/// A name with its password, and how it is shown.
+struct Password {
+    username: String,
+    password: String,
+    /// What the server asked for last, where that was Digest.
+    digest: Mutex<Option<DigestClient>>,
 }
 
 /// Why a web server cannot be called.
@@ -112,7 +125,7 @@ pub enum WebError {
 impl Server {
     pub(crate) fn new(access: Access<'_>) -> Result<Self, WebError> {
         let section = access.section;
-        let url: Url = access.url.parse().map_err(|source| WebError::Url {
+        let mut url: Url = access.url.parse().map_err(|source| WebError::Url {
             section,
             source: Box::new(source),
         })?;
@@ -121,15 +134,15 @@ impl Server {
         }
         let is_in_url = !url.username().is_empty() || url.password().is_some();
         let credentials = match (access.token, access.username, access.password) {
+            (None, None, None) if is_in_url => Password::take(&mut url),
             (None, None, None) => Credentials::None,
             (Some(path), None, None) if !is_in_url => Credentials::Token(BearerToken::load(path)?),
-            (None, Some(username), Some(path)) if !is_in_url => Credentials::Password {
-                username: username.to_owned(),
-                password: secret(path)?,
-            },
+            (None, Some(username), Some(path)) if !is_in_url => {
+                Password::credentials(username.to_owned(), secret(path)?)
+            }
             _ => return Err(WebError::Credentials(section)),
         };
-        let is_secret = is_in_url || !matches!(credentials, Credentials::None);
+        let is_secret = !matches!(credentials, Credentials::None);
         if is_secret && url.scheme() == "http" && !access.plain_http {
             return Err(WebError::InTheClear {
                 section,
@@ -156,21 +169,107 @@ impl Server {
 
     /// A call, with what this device is known by.
     pub(crate) fn request(&self, method: Method) -> RequestBuilder {
-        let request = self.client.request(method, self.url.clone());
+        let request = self.client.request(method.clone(), self.url.clone());
         match &self.credentials {
             Credentials::None => request,
-            Credentials::Token(token) => {
-                request.header(reqwest::header::AUTHORIZATION, token.header())
-            }
-            Credentials::Password { username, password } => {
-                request.basic_auth(username, Some(password))
-            }
+            Credentials::Token(token) => request.header(AUTHORIZATION, token.header()),
+            Credentials::Password(shown) => match shown.digest(&method, &self.url) {
+                Some(digest) => request.header(AUTHORIZATION, digest),
+                None => request.basic_auth(&shown.username, Some(&shown.password)),
+            },
         }
+    }
+
+    /// Calls it without a body; once more where it asks for Digest, as it is asked for from then on.
+    pub(crate) async fn call(&self, method: Method) -> Result<Response, reqwest::Error> {
+        let response = self.request(method.clone()).send().await?;
+        // Only what is within the same server is shown a password.
+        let is_here = response.url().origin() == self.url.origin();
+        let Credentials::Password(password) = &self.credentials else {
+            return Ok(response);
+        };
+        if response.status() != StatusCode::UNAUTHORIZED || !is_here || !password.ask(&response) {
+            return Ok(response);
+        }
+        let url = response.url().clone();
+        let Some(digest) = password.digest(&method, &url) else {
+            return Ok(response);
+        };
+        let request = self.client.request(method, url);
+        request.header(AUTHORIZATION, digest).send().await
+    }
+
+    /// Whether it is shown a token or password.
+    pub(crate) fn is_shown_secrets(&self) -> bool {
+        !matches!(self.credentials, Credentials::None)
     }
 
     /// The server without what may be secret in its address.
     pub(crate) fn name(&self) -> String {
         self.url.origin().ascii_serialization()
+    }
+}
+
+impl Password {
+    fn credentials(username: String, password: String) -> Credentials {
+        Credentials::Password(Arc::new(Self {
+            username,
+            password,
+            digest: Mutex::default(),
+        }))
+    }
+
+    /// Those in a URL, out of it.
+    fn take(url: &mut Url) -> Credentials {
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let (username, password) = (
+            decoded(url.username()),
+            decoded(url.password().unwrap_or_default()),
+        );
+        // Those of http:// and https:// can be without.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        Self::credentials(username, password)
+    }
+
+    /// Notes what a server asks for; whether that is Digest.
+    fn ask(&self, response: &Response) -> bool {
+        let asked = response.headers().get_all(WWW_AUTHENTICATE).iter();
+        let asked = asked.filter_map(|asked| asked.to_str().ok());
+        let client = asked.fold(PasswordClient::builder(), |client, asked| {
+            client.challenges(asked)
+        });
+        let Ok(PasswordClient::Digest(digest)) = client.build() else {
+            return false;
+        };
+        *self.lock() = Some(digest);
+        true
+    }
+
+    /// What is shown with a call without a body, where the server asks for Digest.
+    fn digest(&self, method: &Method, url: &Url) -> Option<HeaderValue> {
+        let uri = match url.query() {
+            Some(query) => format!("{}?{query}", url.path()),
+            None => url.path().to_owned(),
+        };
+        let mut digest = self.lock();
+        let digest = digest.as_mut()?;
+        // A body is part of it only where it has to be: not all who offer that do it right.
+        let wants_body = !(digest.qop() & Qop::Auth);
+        let shown = digest.respond(&PasswordParams {
+            username: &self.username,
+            password: &self.password,
+            uri: &uri,
+            method: method.as_str(),
+            body: wants_body.then_some(&[]),
+        });
+        let mut shown = HeaderValue::try_from(shown.ok()?).ok()?;
+        shown.set_sensitive(true);
+        Some(shown)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<DigestClient>> {
+        self.digest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -223,7 +322,7 @@ impl std::fmt::Debug for Credentials {
         f.write_str(match self {
             Self::None => "None",
             Self::Token(_) => "Token(hidden)",
-            Self::Password { .. } => "Password(hidden)",
+            Self::Password(_) => "Password(hidden)",
         })
     }
 }
@@ -251,7 +350,16 @@ mod tests {
         let server = Server::new(server(
             "https://me:se%20cret@camera:8443/se/cret?key=secret",
         ));
-        assert_eq!(server.unwrap().name(), "https://camera:8443");
+        let server = server.unwrap();
+        assert_eq!(server.name(), "https://camera:8443");
+        let Credentials::Password(taken) = &server.credentials else {
+            panic!("they were in the URL");
+        };
+        assert_eq!((&*taken.username, &*taken.password), ("me", "se cret"));
+        assert_eq!(
+            server.url.as_str(),
+            "https://camera:8443/se/cret?key=secret"
+        );
     }
 
     #[test]

@@ -86,6 +86,13 @@ fn every_answer_of_the_device_that_is_drawn_has_one_last_word_of_the_cloud() {
     assert_eq!(audit["expected"], 0.9, "{audit}");
     let (low, high) = (&audit["interval"][0], &audit["interval"][1]);
     assert!(low.as_f64().unwrap() <= said && said <= high.as_f64().unwrap());
+    for (end, name) in [(low, "low"), (high, "high")] {
+        let told = device.metric(&format!("outpost_edge_audit_agreement_{name} "));
+        assert!(
+            (told.unwrap() - end.as_f64().unwrap()).abs() < 1e-9,
+            "{audit}"
+        );
+    }
     device.end();
 }
 
@@ -102,6 +109,32 @@ fn an_alarm_is_logged_and_counted_and_private_images_are_not_drawn() {
     });
     let audit = &json(device.get("/v1/state"))["audit"];
     assert_eq!(audit["drift_alarm"], true, "{audit}");
+    // The same read again keeps the account; of another policy it says nothing.
+    let applied = |times: f64| {
+        device.process.hang_up();
+        until("a reload", || {
+            let applied = device.metric("outpost_edge_reloads_total{result=\"applied\"}");
+            (applied == Some(times)).then_some(())
+        });
+        json(device.get("/v1/state"))["audit"].clone()
+    };
+    assert_eq!(applied(1.0)["drift_alarm"], true);
+    let policy = repository().join("models/policies/cifar10-alexnet-resnet.json");
+    let mut other: Value = serde_json::from_slice(&fs::read(&policy).unwrap()).unwrap();
+    other["reference"]["accuracy"] = 0.5.into();
+    let file = device.folder.path().join("other.json");
+    fs::write(&file, other.to_string()).unwrap();
+    let path = device.folder.path().join("edge-agent.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let is_of = |path: &std::path::Path| format!("policy = {path:?}");
+    fs::write(&path, text.replace(&is_of(&policy), &is_of(&file))).unwrap();
+    let audit = applied(2.0);
+    assert_eq!(
+        (&audit["drift_alarm"], &audit["audits"]),
+        (&false.into(), &0.into())
+    );
+    assert_eq!(device.metric("outpost_edge_audit_drift_alarm "), Some(0.0));
+    assert_eq!(device.metric("outpost_edge_audit_agreement_low "), None);
     let (log, _) = device.end();
     assert_eq!(
         log.matches("less often than was expected").count(),

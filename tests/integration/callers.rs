@@ -8,7 +8,10 @@ use std::{
     thread,
 };
 
-use outpost_tests::{CertificateFolder, CloudService, repository, some_cifar};
+use axum::{Router, http::StatusCode};
+use outpost_tests::{
+    CertificateFolder, CloudService, WebServer, free_address, repository, some_cifar,
+};
 use serde_json::Value;
 use ureq::BodyReader;
 
@@ -113,6 +116,79 @@ fn a_caller_whose_image_takes_too_long_is_told_so() {
 }
 
 #[test]
+fn callers_have_so_many_bytes_here_and_the_next_is_told_to_come_back() {
+    let device = Device::start(&format!(
+        "{API}max_waiting_bytes = 100000\n[images]\nmax_bytes = 90000\n"
+    ));
+    let image = fs::read(&some_cifar(1)[0]).unwrap();
+    let half = vec![7; 45_000];
+    let slow = [(); 2].map(|()| send(&device, &head("slow", 90_000), &half));
+    let says = until("another to be told to come back", || {
+        let mut long = image.clone();
+        long.resize(20_000, 0);
+        let answer = device.post("/v1/classify", "image/jpeg", &long);
+        (answer.status() == 503).then(|| json(answer))
+    });
+    let detail = says["detail"].as_str().unwrap();
+    assert!(detail.contains("`api.max_waiting_bytes`"), "{says}");
+    // What fits is answered, and there is room again once they are gone.
+    let answer = device.post("/v1/classify", "image/jpeg", &image);
+    assert_eq!(answer.status(), 200);
+    drop(slow);
+    until("room", || {
+        let long = vec![7; 80_000];
+        let answer = device.post("/v1/classify", "image/jpeg", &long);
+        (answer.status() == 422).then_some(())
+    });
+    device.end();
+}
+
+#[test]
+fn listeners_are_so_many_and_leave_their_place_when_they_go() {
+    let device = Device::start(API);
+    let listen = || {
+        let listening = send(&device, "GET /v1/answers HTTP/1.1", b"");
+        let mut status = [0; 12];
+        (&listening).read_exact(&mut status).unwrap();
+        (listening, String::from_utf8(status.to_vec()).unwrap())
+    };
+    let mut listening: Vec<_> = (0..64).map(|_| listen()).collect();
+    assert!(listening.iter().all(|(_, status)| status == "HTTP/1.1 200"));
+    assert_eq!(device.metric("outpost_edge_listeners "), Some(64.0));
+    assert_eq!(listen().1, "HTTP/1.1 503");
+    listening.pop();
+    until("a place", || (listen().1 == "HTTP/1.1 200").then_some(()));
+    // Nobody else is kept from calling.
+    let image = fs::read(&some_cifar(1)[0]).unwrap();
+    let answer = device.post("/v1/classify", "image/jpeg", &image);
+    assert_eq!(answer.status(), 200);
+    device.end();
+}
+
+#[test]
+fn connections_are_so_many_and_the_next_is_closed_at_once() {
+    let device = Device::start(API);
+    let address = device.url.strip_prefix("http://").unwrap();
+    let connect = || {
+        let connection = TcpStream::connect(address).unwrap();
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        connection
+    };
+    let held: Vec<_> = (0..256).map(|_| connect()).collect();
+    // Those before it have been taken up by now.
+    assert_eq!(connect().read(&mut [0]).unwrap_or(0), 0);
+    drop(held);
+    let image = fs::read(&some_cifar(1)[0]).unwrap();
+    until("a connection", || {
+        let answer = send(&device, &head("later", image.len()), &image);
+        let mut status = [0; 12];
+        let answered = (&answer).read_exact(&mut status);
+        (answered.is_ok() && &status == b"HTTP/1.1 200").then_some(())
+    });
+    device.end();
+}
+
+#[test]
 fn an_image_whose_caller_goes_away_is_answered_once_nonetheless() {
     let certificates = CertificateFolder::valid();
     let models = repository().join("models");
@@ -144,6 +220,56 @@ fn an_image_whose_caller_goes_away_is_answered_once_nonetheless() {
     // Nothing else is said about it.
     device.post("/v1/classify?name=next", "image/jpeg", b"none");
     assert_eq!(events.next().data["image"], "next");
+    device.end();
+}
+
+#[test]
+fn who_calls_while_an_output_is_away_gets_an_answer_or_is_told_to_come_back() {
+    let away = free_address();
+    let device = Device::start(&format!(
+        "deadline_ms = 20000\nmax_in_flight = 1\n[api]\naddress = \"127.0.0.1:0\"\nmax_waiting = 1\n[outputs.webhook]\nurl = \"http://{away}/\"\nmax_waiting = 2\n"
+    ));
+    let mut events = listen(&device, None);
+    let image = fs::read(&some_cifar(1)[0]).unwrap();
+    let begin = || {
+        let head = format!("{}\r\nConnection: close", head("x", image.len()));
+        send(&device, &head, &image)
+    };
+    let told = |mut caller: TcpStream| {
+        let mut told = String::new();
+        caller.read_to_string(&mut told).unwrap();
+        told
+    };
+    let mut said = 0;
+    let refused = loop {
+        let told = told(begin());
+        if !told.starts_with("HTTP/1.1 200") {
+            break told;
+        }
+        let event: Value = serde_json::from_str(told.split_once("\r\n\r\n").unwrap().1).unwrap();
+        assert_eq!(events.next().data, event);
+        said += 1;
+    };
+    // One under way, one at hand, two that wait, and one whose place is kept.
+    assert!((3..=5).contains(&said), "{said}");
+    // One that waits for the place, and one for whom there is no room beside it.
+    let callers = [begin(), begin()];
+    for told in callers.map(told).into_iter().chain([refused]) {
+        assert!(told.starts_with("HTTP/1.1 503"), "{told}");
+        assert!(told.contains("retry-after: 1"), "{told}");
+        assert!(told.contains("wait for the output `webhook`"), "{told}");
+    }
+    let count = |metric| device.metric(metric).unwrap();
+    let waiting = "outpost_edge_output_waiting_events{output=\"webhook\"}";
+    assert_eq!(count(waiting), f64::from(said));
+    let taken = "outpost_edge_images_total{input=\"api\"}";
+    assert_eq!(count(taken), f64::from(said));
+    let dropped = "outpost_edge_dropped_images_total{input=\"api\"}";
+    assert_eq!(count(dropped), 3.0);
+    let receiver = Router::new().fallback(async || StatusCode::OK);
+    let _receiver = WebServer::start_at(away, receiver);
+    until("the output", || (count(waiting) == 0.0).then_some(()));
+    assert!(told(begin()).starts_with("HTTP/1.1 200"));
     device.end();
 }
 

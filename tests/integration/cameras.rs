@@ -14,13 +14,14 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Redirect, Response},
-    routing::get,
+    routing::{MethodRouter, get},
 };
 use futures::{Stream, StreamExt, stream};
 use outpost_tests::{CertificateFolder, WebServer, free_address, some_cifar};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::run::{Device, until};
 
@@ -114,6 +115,116 @@ fn an_image_is_fetched_again_and_again_over_tls_with_a_password() {
         !log.contains("p4ssw0rd") && !log.contains("s3cr3t"),
         "{log}"
     );
+}
+
+/// Gives images to who shows the password by Digest, with a nonce that is good for two, over SHA-256 (RFC 7616).
+fn digest_camera() -> MethodRouter {
+    let given = Arc::new(AtomicUsize::new(0));
+    get(async move |uri: Uri, headers: HeaderMap| {
+        let images = given.load(Ordering::Relaxed);
+        let (nonce, count) = (format!("nonce-{}", images / 2), images % 2 + 1);
+        let shown = headers.get(header::AUTHORIZATION);
+        let shown = shown.map_or("", |shown| shown.to_str().unwrap());
+        let field = |name: &str| {
+            let mut fields = shown.trim_start_matches("Digest ").split(", ");
+            let field = fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+            field.unwrap_or_default().trim_matches('"').to_owned()
+        };
+        let user = hash("camera:the door:p4ss w0rd");
+        let call = hash(&format!("GET:{uri}"));
+        let (nc, cnonce) = (format!("{count:08x}"), field("cnonce"));
+        let response = hash(&format!("{user}:{nonce}:{nc}:{cnonce}:auth:{call}"));
+        if shown.starts_with("Digest ") && field("response") == response {
+            assert_eq!(field("nc"), nc);
+            given.fetch_add(1, Ordering::Relaxed);
+            return ([(header::CONTENT_TYPE, "image/jpeg")], image()).into_response();
+        }
+        let asked = format!(
+            "Digest realm=\"the door\", qop=\"auth,auth-int\", algorithm=SHA-256, nonce=\"{nonce}\", opaque=\"o\", stale=true"
+        );
+        let mut response = StatusCode::UNAUTHORIZED.into_response();
+        for asked in ["Negotiate", &asked] {
+            let asked = asked.parse().unwrap();
+            response
+                .headers_mut()
+                .append(header::WWW_AUTHENTICATE, asked);
+        }
+        response
+    })
+}
+
+fn hash(text: &str) -> String {
+    let hash = Sha256::digest(text);
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn a_camera_that_asks_for_digest_is_shown_the_password_so() {
+    let router = Router::new()
+        .route("/door", digest_camera())
+        .route("/gate", digest_camera())
+        .route("/stranger", digest_camera());
+    let server = WebServer::start(router);
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("password"), "p4ss w0rd\n").unwrap();
+    fs::write(folder.path().join("wrong"), "an0ther\n").unwrap();
+    let address = server.address();
+    let device = Device::start_in(
+        folder,
+        &format!(
+            "{API}[[urls]]\nname = \"door\"\nurl = \"http://{address}/door?channel=1\"\nevery_ms = 50\nusername = \"camera\"\npassword = \"password\"\nplain_http = true\n\
+         [[urls]]\nname = \"gate\"\nurl = \"http://camera:p4ss%20w0rd@{address}/gate\"\nevery_ms = 50\nplain_http = true\n\
+         [[urls]]\nname = \"stranger\"\nurl = \"http://{address}/stranger\"\nusername = \"camera\"\npassword = \"wrong\"\nplain_http = true\n"
+        ),
+    );
+    let folder = device.folder.path().to_owned();
+    for name in ["door", "gate"] {
+        until("five images", || {
+            let events = events(&folder);
+            let count = events.iter().filter(|event| event["input"] == name).count();
+            (count >= 5).then_some(())
+        });
+        let failures = format!("outpost_edge_input_failures_total{{input=\"{name}\"}}");
+        assert!(
+            device
+                .metric(&failures)
+                .is_none_or(|failures| failures == 0.0)
+        );
+    }
+    until("the stranger's failure", || {
+        device
+            .metric("outpost_edge_input_failures_total{input=\"stranger\"}")
+            .filter(|&failures| failures > 0.0)
+    });
+    let (log, _folder) = device.end();
+    assert!(log.contains("does not take the token or password"), "{log}");
+    for secret in ["p4ss", "an0ther"] {
+        assert!(!log.contains(secret), "{log}");
+    }
+}
+
+#[test]
+fn another_cause_of_an_outage_is_told_too() {
+    let address = free_address();
+    let device = Device::start(&format!(
+        "{API}[[urls]]\nname = \"door\"\nurl = \"http://{address}/\"\n"
+    ));
+    let failures = || {
+        let failures = device.metric("outpost_edge_input_failures_total{input=\"door\"}");
+        failures.unwrap_or_default()
+    };
+    until("failures", || (failures() >= 2.0).then_some(()));
+    let _server = WebServer::start_at(
+        address,
+        Router::new().fallback(async || StatusCode::UNAUTHORIZED),
+    );
+    let before = failures();
+    until("others", || (failures() >= before + 3.0).then_some(()));
+    let (log, _folder) = device.end();
+    for cause in ["Connection refused", "401 Unauthorized: give the `token`"] {
+        let is_of = |line: &&str| line.contains("no images come") && line.contains(cause);
+        assert_eq!(log.lines().filter(is_of).count(), 1, "{log}");
+    }
 }
 
 #[test]

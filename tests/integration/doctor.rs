@@ -3,6 +3,10 @@
 use std::{
     fs,
     net::TcpListener,
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, chown},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::Command,
 };
@@ -16,11 +20,18 @@ use time::{Duration, OffsetDateTime};
 
 use super::security::issue;
 
+/// Somebody who is not root.
+const NOBODY: u32 = 65_534;
+
 /// Examines a configuration; gives the exit code and the findings.
 fn examine(folder: &Path, config: &str) -> (i32, Vec<Value>) {
+    examine_as(&mut Command::new(program("edge-agent")), folder, config)
+}
+
+fn examine_as(doctor: &mut Command, folder: &Path, config: &str) -> (i32, Vec<Value>) {
     let path = folder.join("edge-agent.toml");
     fs::write(&path, config).unwrap();
-    let output = Command::new(program("edge-agent"))
+    let output = doctor
         .args(["doctor", "--format", "json", "--config"])
         .arg(path)
         .output()
@@ -42,14 +53,24 @@ fn examine(folder: &Path, config: &str) -> (i32, Vec<Value>) {
     (output.status.code().unwrap(), findings)
 }
 
+fn finding<'a>(findings: &'a [Value], area: &str, subject: &str) -> &'a Value {
+    let found = findings.iter().find(|finding| {
+        finding["area"] == area && finding["subject"].as_str().unwrap().starts_with(subject)
+    });
+    found.unwrap_or_else(|| panic!("nothing about {area} {subject}: {findings:#?}"))
+}
+
 /// The verdict about a thing, and what was found.
 fn about<'a>(findings: &'a [Value], area: &str, subject: &str) -> (&'a str, &'a str) {
-    let text = |finding: &'a Value, field: &str| finding[field].as_str().unwrap();
-    let found = findings.iter().find(|finding| {
-        text(finding, "area") == area && text(finding, "subject").starts_with(subject)
-    });
-    let found = found.unwrap_or_else(|| panic!("nothing about {area} {subject}: {findings:#?}"));
-    (text(found, "verdict"), text(found, "found"))
+    let found = finding(findings, area, subject);
+    let text = |field: &str| found[field].as_str().unwrap();
+    (text("verdict"), text("found"))
+}
+
+/// What to do about a thing.
+fn advice<'a>(findings: &'a [Value], area: &str, subject: &str) -> &'a str {
+    let advice = finding(findings, area, subject)["advice"].as_str();
+    advice.unwrap_or_default()
 }
 
 fn cloud_of(url: &str, certificates: &CertificateFolder) -> String {
@@ -94,6 +115,7 @@ fn a_device_that_is_well_has_nothing_that_failed() {
         ("runtime", "tract", "version"),
         ("policy", "", "fits the cascade"),
         ("policy", "speed of cifar10-alexnet", "times as long"),
+        ("configuration", "deadline_ms", "of 1000 ms"),
         (
             "model",
             "cifar10-alexnet",
@@ -192,6 +214,252 @@ fn each_fault_is_found_beside_the_others() {
     let (verdict, found) = about(&findings, "cloud", "certificate");
     assert_eq!(verdict, "failed");
     assert!(found.contains("by this machine's clock"), "{found}");
+}
+
+#[test]
+fn what_keeps_run_from_starting_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    fs::create_dir(file("folder")).unwrap();
+    fs::write(file("text"), "of another program").unwrap();
+    fs::write(file("good.token"), "0123456789abcdef\n").unwrap();
+    let of_queue = |path: &str| {
+        edge_config("delivery = \"eventually\"")
+            + &format!("[cloud]\nurl = \"https://127.0.0.1:9\"\n[queue]\npath = {path:?}\n")
+    };
+    let of = |tables: &str| edge_config("") + tables;
+    for (config, area, subject, says, to_do) in [
+        (
+            of_queue("text"),
+            "place",
+            "queue",
+            "",
+            "no queue of this version",
+        ),
+        (
+            of_queue("folder"),
+            "place",
+            "queue",
+            "directory",
+            "a folder has its name",
+        ),
+        (
+            of("[outputs.file]\npath = \"folder\"\n"),
+            "place",
+            "output",
+            "no regular file",
+            "outputs.file.path",
+        ),
+        (
+            of("[outputs.webhook]\nurl = \"https://a\"\ntoken = \"missing.token\"\n"),
+            "credential",
+            "outputs.webhook",
+            "missing.token",
+            "put the file there",
+        ),
+        (
+            of("[outputs.webhook]\nurl = \"https://a\"\ncertificate_authority = \"text\"\n"),
+            "credential",
+            "outputs.webhook",
+            "certificate_authority",
+            "from whoever runs the server",
+        ),
+        (
+            of("[outputs.webhook]\nurl = \"http://a\"\ntoken = \"good.token\"\n"),
+            "credential",
+            "outputs.webhook",
+            "in the clear",
+            "correct the field",
+        ),
+        (
+            of(
+                "[outputs.mqtt]\nhost = \"a\"\ntopic = \"b\"\nusername = \"c\"\npassword = \"missing.password\"\n",
+            ),
+            "credential",
+            "outputs.mqtt",
+            "missing.password",
+            "put the file there",
+        ),
+        (
+            of("[outputs.mqtt]\nhost = \"a\"\ntopic = \"b\"\ncertificate_authority = \"text\"\n"),
+            "credential",
+            "outputs.mqtt",
+            "text",
+            "from whoever runs the server",
+        ),
+        (
+            of(
+                "[[urls]]\nname = \"door\"\nurl = \"https://a\"\nusername = \"b\"\npassword = \"missing.password\"\n",
+            ),
+            "credential",
+            "urls door",
+            "missing.password",
+            "put the file there",
+        ),
+        (
+            of("[[urls]]\nurl = \"https://a\"\ncertificate_authority = \"missing.pem\"\n"),
+            "credential",
+            "urls url",
+            "missing.pem",
+            "put the file there",
+        ),
+        (
+            of("[traces]\nendpoint = \"nowhere\"\n"),
+            "configuration",
+            "traces",
+            "nowhere",
+            "[traces]",
+        ),
+    ] {
+        let (code, findings) = examine(folder.path(), &config);
+        let (verdict, found) = about(&findings, area, subject);
+        assert_eq!((code, verdict), (1, "failed"), "{found}");
+        assert!(found.contains(says), "{found}");
+        let advice = advice(&findings, area, subject);
+        assert!(advice.contains(to_do), "{advice}");
+    }
+    assert_eq!(
+        fs::read_to_string(file("text")).unwrap(),
+        "of another program"
+    );
+
+    // And what is well is found to be.
+    let certificates = CertificateFolder::with_validity(Validity::days(30));
+    let authority = certificates.authority();
+    let config = of(&format!(
+        "[outputs.webhook]\nurl = \"https://a\"\ntoken = \"good.token\"\ncertificate_authority = {authority:?}\n\
+         [[urls]]\nurl = \"https://a\"\nusername = \"b\"\npassword = \"good.token\"\n\
+         [outputs.mqtt]\nhost = \"a\"\ntopic = \"b\"\ncertificate_authority = {authority:?}\n"
+    ));
+    let (code, findings) = examine(folder.path(), &config);
+    assert_eq!(code, 0, "{findings:#?}");
+    for subject in [
+        "outputs.webhook",
+        "outputs.webhook.certificate_authority",
+        "outputs.mqtt",
+        "outputs.mqtt.certificate_authority",
+        "urls url",
+    ] {
+        let (verdict, found) = about(&findings, "credential", subject);
+        assert_eq!(verdict, "good", "{found}");
+    }
+}
+
+#[test]
+fn files_that_this_user_may_not_write_are_found_and_root_is_told_that_it_may() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    set(folder.path(), 0o777).unwrap();
+    for name in ["queue.redb", "answers.jsonl"] {
+        fs::write(file(name), "").unwrap();
+        set(&file(name), 0o444).unwrap();
+    }
+    let config = edge_config("delivery = \"eventually\"")
+        + "[cloud]\nurl = \"https://127.0.0.1:9\"\n[outputs.file]\npath = \"answers.jsonl\"\n";
+    let is_root = fs::metadata(folder.path()).unwrap().uid() == 0;
+    let mut doctor = if is_root {
+        // Where anybody may run it.
+        fs::copy(program("edge-agent"), file("edge-agent")).unwrap();
+        let mut doctor = Command::new(file("edge-agent"));
+        doctor.uid(NOBODY).gid(NOBODY);
+        doctor
+    } else {
+        Command::new(program("edge-agent"))
+    };
+    let (_, findings) = examine_as(&mut doctor, folder.path(), &config);
+    for (subject, to_do) in [
+        ("queue", "the right to write"),
+        ("output", "may read and write"),
+    ] {
+        let (verdict, found) = about(&findings, "place", subject);
+        assert_eq!(verdict, "failed", "{found}");
+        assert!(found.contains("denied"), "{found}");
+        let advice = advice(&findings, "place", subject);
+        assert!(advice.contains(to_do), "{advice}");
+    }
+    let of_user = |findings: &[Value]| {
+        let mut of_user = findings.iter().filter(|found| found["subject"] == "user");
+        let finding = of_user.next().cloned();
+        assert!(of_user.next().is_none());
+        finding
+    };
+    assert_eq!(of_user(&findings), None);
+    if is_root {
+        chown(file("answers.jsonl"), Some(NOBODY), None).unwrap();
+        let (_, findings) = examine(folder.path(), &config);
+        assert_eq!(about(&findings, "place", "output").0, "good");
+        let warning = of_user(&findings).unwrap();
+        assert_eq!(warning["verdict"], "warning", "{warning}");
+        let found = warning["found"].as_str().unwrap();
+        assert!(
+            found.contains("answers.jsonl belongs to another user"),
+            "{found}"
+        );
+
+        fs::write(file("root.pem"), "").unwrap();
+        set(&file("root.pem"), 0o600).unwrap();
+        let url = "[[urls]]\nurl = \"https://a\"\ncertificate_authority = \"root.pem\"\n";
+        let (_, findings) = examine(folder.path(), &(edge_config("") + url));
+        let warning = of_user(&findings).unwrap();
+        let found = warning["found"].as_str().unwrap();
+        assert!(found.contains("only root may read"), "{found}");
+        assert!(found.ends_with("root.pem"), "{found}");
+    }
+}
+
+#[test]
+fn a_service_that_speaks_tls_is_not_reached_over_http() {
+    let certificates = CertificateFolder::valid();
+    let cloud = CloudService::start(&certificates);
+    let folder = tempfile::tempdir().unwrap();
+    let url = cloud.url().replace("https://", "http://");
+    let config = edge_config("") + &format!("[cloud]\nurl = {url:?}\n");
+    let (code, findings) = examine(folder.path(), &config);
+    let (verdict, found) = about(&findings, "cloud", "reached over HTTP/2");
+    assert_eq!((code, verdict), (1, "failed"), "{found}");
+    let advice = advice(&findings, "cloud", "reached over HTTP/2");
+    assert!(advice.contains("write https://"), "{advice}");
+    let of_cloud = findings.iter().filter(|found| found["area"] == "cloud");
+    assert_eq!(of_cloud.count(), 1, "{findings:#?}");
+}
+
+#[test]
+fn a_deadline_that_is_too_short_and_weights_that_are_wrong_say_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, findings) = examine(folder.path(), &edge_config("deadline_ms = 1"));
+    let (verdict, found) = about(&findings, "configuration", "deadline_ms");
+    assert_eq!((code, verdict), (0, "warning"), "{found}");
+    assert!(found.contains("no image is answered in time"), "{found}");
+    assert!(advice(&findings, "configuration", "deadline_ms").contains("runtime.threads"));
+
+    let models = folder.path().join("models");
+    for name in ["squeezenet1.0", "efficientnet-lite2"] {
+        fs::create_dir_all(models.join(name)).unwrap();
+        let manifest = format!("{name}/model.toml");
+        fs::copy(
+            repository().join("models").join(&manifest),
+            models.join(&manifest),
+        )
+        .unwrap();
+    }
+    let labels = "imagenet-labels.txt";
+    fs::copy(
+        repository().join("models").join(labels),
+        models.join(labels),
+    )
+    .unwrap();
+    fs::write(models.join("squeezenet1.0/squeezenet1.0.onnx"), "broken").unwrap();
+    let cascade = repository().join("models/cascades/squeezenet-lite2.toml");
+    let config = format!("models = {models:?}\ncascade = {cascade:?}\n");
+    let (code, findings) = examine(folder.path(), &config);
+    let (verdict, found) = about(&findings, "model", "squeezenet1.0");
+    assert_eq!((code, verdict), (1, "failed"), "{found}");
+    let advice = advice(&findings, "model", "squeezenet1.0");
+    assert!(
+        !advice.contains("lab fetch") && advice.contains("back from where"),
+        "{advice}"
+    );
 }
 
 #[test]

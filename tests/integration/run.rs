@@ -448,6 +448,59 @@ fn images_in_a_folder_are_answered_once_and_put_away() {
     device.end();
 }
 
+#[test]
+fn answers_go_on_in_a_file_of_the_name_where_somebody_moves_or_removes_it() {
+    let device = Device::start(
+        "deadline_ms = 20000\n[api]\naddress = \"127.0.0.1:0\"\n[outputs.file]\npath = \"answers.jsonl\"\n",
+    );
+    let image = fs::read(&some_cifar(1)[0]).unwrap();
+    let answers = device.folder.path().join("answers.jsonl");
+    let moved = device.folder.path().join("moved.jsonl");
+    let classify = || {
+        let event = json(device.post("/v1/classify", "image/jpeg", &image));
+        until("its line", || {
+            (lines(&answers).last() == Some(&event)).then_some(())
+        });
+        event
+    };
+    let first = classify();
+    fs::rename(&answers, &moved).unwrap();
+    let second = classify();
+    assert_eq!(lines(&moved), [first]);
+    assert_eq!(lines(&answers), [second]);
+    fs::remove_file(&answers).unwrap();
+    let third = classify();
+    fs::write(&answers, "").unwrap();
+    let fourth = classify();
+    assert_ne!(third, fourth);
+    assert_eq!(lines(&answers), [fourth]);
+    let (log, _) = device.end();
+    assert_eq!(
+        log.matches("somebody moved or removed it").count(),
+        2,
+        "{log}"
+    );
+    assert!(log.contains("somebody cut it off"), "{log}");
+}
+
+#[test]
+fn a_file_of_answers_that_is_a_pipe_or_a_folder_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    for path in ["pipe", "."] {
+        let extra = format!("[api]\naddress = \"127.0.0.1:0\"\n[outputs.file]\npath = {path:?}\n");
+        let (code, says) = Device::refused(&folder, &extra);
+        assert_eq!(code, 1, "{says}");
+        assert!(says.contains("it is no regular file"), "{says}");
+        assert!(
+            says.contains("name a file as `outputs.file.path`"),
+            "{says}"
+        );
+    }
+}
+
 /// Runs a device whose answers go to a file system of 64 kB, which only root may make.
 #[test]
 fn a_full_disk_holds_up_the_file_of_answers_and_costs_no_line() {

@@ -133,7 +133,16 @@ fn events_wait_for_a_server_that_is_away_or_fails_and_the_inputs_with_them() {
             .map(|image| {
                 let image = fs::read(image).unwrap();
                 let device = &device;
-                scope.spawn(move || json(device.post("/v1/classify", "image/jpeg", &image)))
+                scope.spawn(move || {
+                    loop {
+                        let answer = device.post("/v1/classify", "image/jpeg", &image);
+                        if answer.status() == 200 {
+                            break json(answer);
+                        }
+                        assert_eq!(answer.status(), 503);
+                        thread::sleep(Duration::from_millis(100));
+                    }
+                })
             })
             .collect();
         until("an event that waits", || {
@@ -174,20 +183,62 @@ fn events_wait_for_a_server_that_is_away_or_fails_and_the_inputs_with_them() {
 }
 
 #[test]
-fn an_event_that_is_refused_is_dropped_and_counted_and_the_others_go_on() {
+fn a_file_in_a_folder_is_put_away_once_the_webhook_has_taken_its_event() {
+    let address = free_address();
+    let folder = tempfile::tempdir().unwrap();
+    let incoming = folder.path().join("incoming");
+    fs::create_dir(&incoming).unwrap();
+    let images = some_cifar(8);
+    for image in &images {
+        fs::copy(image, incoming.join(image.file_name().unwrap())).unwrap();
+    }
+    let device = Device::start_in(
+        folder,
+        &format!(
+            "deadline_ms = 20000\nmax_in_flight = 1\n[api]\naddress = \"127.0.0.1:0\"\n[[folders]]\nname = \"door\"\npath = \"incoming\"\n[outputs.webhook]\nurl = \"http://{address}/events/x\"\nmax_waiting = 1\n"
+        ),
+    );
+    let taken = || device.metric("outpost_edge_images_total{input=\"door\"}");
+    let answered = || fs::read_dir(incoming.join("answered")).map_or(0, Iterator::count);
+    let taken = until("the folder to wait", || {
+        let before = taken().filter(|&taken| taken >= 3.0);
+        thread::sleep(Duration::from_secs(1));
+        before.filter(|_| taken() == before)
+    });
+    assert_eq!(answered() as f64, taken - 1.0);
     let receiver = Receiver::default();
-    receiver.answers.lock().unwrap().extend([
-        StatusCode::UNPROCESSABLE_ENTITY,
-        StatusCode::UNPROCESSABLE_ENTITY,
-        StatusCode::PERMANENT_REDIRECT,
-    ]);
+    let _server = WebServer::start_at(address, receiver.router());
+    until("all files", || (answered() == images.len()).then_some(()));
+    until("all events", || {
+        (receiver.events().len() == images.len()).then_some(())
+    });
+    device.end();
+}
+
+#[test]
+fn what_is_about_an_event_drops_it_and_who_is_not_let_in_calls_again() {
+    let receiver = Receiver::default();
+    let (taken, dropped) = (StatusCode::NO_CONTENT, StatusCode::UNPROCESSABLE_ENTITY);
+    let events: [&[StatusCode]; 9] = [
+        &[dropped],
+        &[dropped],
+        &[StatusCode::UNAUTHORIZED, taken],
+        &[StatusCode::PERMANENT_REDIRECT, StatusCode::NOT_FOUND, taken],
+        &[StatusCode::FORBIDDEN, taken],
+        &[StatusCode::PROXY_AUTHENTICATION_REQUIRED, taken],
+        &[dropped],
+        &[StatusCode::UNAUTHORIZED, taken],
+        &[StatusCode::METHOD_NOT_ALLOWED, taken],
+    ];
+    let answers = events.concat();
+    receiver.answers.lock().unwrap().extend(&answers);
     let server = WebServer::start(receiver.router());
     let device = Device::start(&format!(
         "deadline_ms = 20000\n[api]\naddress = \"127.0.0.1:0\"\n[outputs.webhook]\nurl = \"http://{}/events/x\"\nevents = [\"failure\"]\n",
         server.address(),
     ));
     let image = fs::read(&some_cifar(1)[0]).unwrap();
-    for _ in 0..4 {
+    for _ in events {
         // Of a kind that is not sent.
         assert_eq!(
             device.post("/v1/classify", "image/jpeg", &image).status(),
@@ -198,19 +249,40 @@ fn an_event_that_is_refused_is_dropped_and_counted_and_the_others_go_on() {
             422
         );
     }
-    until("four events", || {
-        (receiver.events().len() == 4).then_some(())
+    until("all calls", || {
+        (receiver.events().len() == answers.len()).then_some(())
     });
     for event in receiver.events() {
         assert_eq!(event["kind"], "failure");
     }
-    until("three refusals", || {
-        let refused = device.metric("outpost_edge_output_refusals_total{output=\"webhook\"}");
-        (refused == Some(3.0)).then_some(())
+    let mut calls = Vec::new();
+    for key in receiver.headers("idempotency-key") {
+        match calls.last_mut() {
+            Some((last, count)) if *last == key => *count += 1,
+            _ => calls.push((key, 1)),
+        }
+    }
+    let calls: Vec<usize> = calls.into_iter().map(|(_, count)| count).collect();
+    assert_eq!(calls, events.map(<[StatusCode]>::len));
+    let count = |metric| device.metric(&format!("{metric}{{output=\"webhook\"}}"));
+    until("the last event", || {
+        (count("outpost_edge_output_waiting_events") == Some(0.0)).then_some(())
     });
+    assert_eq!(count("outpost_edge_output_refusals_total"), Some(3.0));
+    assert_eq!(count("outpost_edge_output_failures_total"), Some(7.0));
     let (log, _) = device.end();
-    assert_eq!(log.matches("422 Unprocessable Entity").count(), 1, "{log}");
-    assert!(log.contains("change `outputs.webhook.url`"), "{log}");
+    // Told once, and again after an event was taken.
+    for (says, times) in [
+        ("422 Unprocessable Entity", 2),
+        ("401 Unauthorized", 2),
+        ("as `outputs.webhook.token`", 3),
+        ("change `outputs.webhook.url`", 1),
+        ("that `outputs.webhook.url` is its address", 2),
+        ("the proxy on the way", 1),
+        ("events are taken again", 6),
+    ] {
+        assert_eq!(log.matches(says).count(), times, "{says}: {log}");
+    }
 }
 
 /// A body without an end.

@@ -4,17 +4,20 @@ use std::convert::Infallible;
 
 use axum::{
     extract::State,
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{
-        IntoResponse, Sse,
+        IntoResponse, Response, Sse,
         sse::{self, KeepAlive},
     },
 };
 use futures::{StreamExt, stream};
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
-use super::Context;
+use super::{Context, problem::Problem};
 use crate::event::{Event, Said};
+
+/// Listeners at a time.
+pub(crate) const MOST_LISTENERS: usize = 64;
 
 /// All answers as they come, whatever input their images came from, as server-sent events.
 ///
@@ -27,13 +30,20 @@ use crate::event::{Event, Said};
     params(("Last-Event-ID" = Option<String>, Header, description = "The last event that the caller has had")),
     responses(
         (status = 200, description = "Events whose data is an `Event`", body = Event, content_type = "text/event-stream"),
-        (status = 401, description = "The token is missing or wrong", body = super::problem::Problem, content_type = "application/problem+json"),
+        (status = 401, description = "The token is missing or wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many listen", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn answers(
     State(context): State<Context>,
     headers: HeaderMap,
-) -> impl IntoResponse {
+) -> Result<Response, Problem> {
+    let Ok(place) = context.listeners.clone().try_acquire_owned() else {
+        return Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{MOST_LISTENERS} listen already: close a page, or come back later"),
+        ));
+    };
     let last = headers.get("last-event-id");
     let last = last.and_then(|id| id.to_str().ok());
     let (missed, to_come) = context.announcer.listen(last);
@@ -47,11 +57,15 @@ pub(super) async fn answers(
     };
     let missed: Vec<_> = missed.iter().map(&sent).collect();
     let missed = stream::iter(missed);
-    let to_come = BroadcastStream::new(to_come).map(move |said| match said {
-        Ok(said) => sent(&said),
-        Err(BroadcastStreamRecvError::Lagged(missed)) => sse::Event::default()
-            .event("missed")
-            .data(missed.to_string()),
+    let to_come = BroadcastStream::new(to_come).map(move |said| {
+        // As long as it listens.
+        let _place = &place;
+        match said {
+            Ok(said) => sent(&said),
+            Err(BroadcastStreamRecvError::Lagged(missed)) => sse::Event::default()
+                .event("missed")
+                .data(missed.to_string()),
+        }
     });
     let ending = context.ending.cancelled_owned();
     let events = missed
@@ -66,5 +80,5 @@ pub(super) async fn answers(
     response.headers_mut().insert("x-accel-buffering", no);
     let cache = HeaderValue::from_static("no-store");
     response.headers_mut().insert(header::CACHE_CONTROL, cache);
-    response
+    Ok(response)
 }

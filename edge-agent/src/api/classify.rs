@@ -1,10 +1,10 @@
 //! `POST /v1/classify`: an image in, its answer out.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    body::Bytes,
+    body::{Body, Bytes},
     extract::{
         FromRequest, Multipart, Query, Request, State,
         multipart::MultipartError,
@@ -13,6 +13,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use futures::StreamExt;
 use serde::Deserialize;
 use tokio::time::timeout;
 use utoipa::{IntoParams, ToSchema};
@@ -22,6 +23,8 @@ use crate::{
     agent::{Content, Image},
     config::API,
     event::Event,
+    intake::{Room, Unanswered},
+    metrics::Metrics,
     record::{FailureCause, Record},
 };
 
@@ -74,7 +77,7 @@ pub(super) struct Form {
         (status = 415, description = "The content type is none of an image or a form", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "The image is empty, corrupt or of an unknown format", body = Problem, content_type = "application/problem+json"),
         (status = 500, description = "A network on the device failed", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Too many wait, the program ends, or nobody could answer: come back after `Retry-After`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many wait, an output is away, the program ends, or nobody could answer: come back after `Retry-After`", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn classify(
@@ -96,15 +99,16 @@ pub(super) async fn classify(
             "the program ends: come back once it runs again",
         ));
     }
-    let caller = context.intake.caller().map_err(|_| {
-        context.metrics.dropped(API);
-        Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too many images wait already (`api.max_waiting`): come back in a second",
-        )
-    })?;
+    let unanswered = |why| unanswered(&context.metrics, why);
+    let caller = context.intake.caller().map_err(unanswered)?;
+    let room = caller.room().clone();
+    let request = request.map(|body| counted(body, room.clone()));
     let read = timeout(context.upload, read(request, context.max_image_bytes));
-    let (encoded, file_name) = read.await.map_err(|_| {
+    let read = read.await;
+    if room.is_full() {
+        return Err(unanswered(Unanswered::NoRoom));
+    }
+    let (encoded, file_name) = read.map_err(|_| {
         Problem::new(
             StatusCode::REQUEST_TIMEOUT,
             format!(
@@ -121,20 +125,42 @@ pub(super) async fn classify(
         deadline: parameters.deadline_ms.map(Duration::from_millis),
         id: None,
     };
-    // A task of its own: what was accepted is answered and announced, also where the caller goes away.
-    let taken = tokio::spawn(async move {
-        let place = context.intake.place().await;
-        let event = context.intake.take(place, API.into(), image).await;
-        drop(caller);
-        event
-    });
-    let event = taken
-        .await
-        .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "see the program's log"))?;
+    let answer = context.intake.answer(caller, API.into(), image);
+    let event = answer.await.map_err(unanswered)?;
     match &event.record {
         Record::Answered(_) => Ok(Json(&*event).into_response()),
         Record::Failed { cause, error, .. } => Err(Problem::new(status(*cause), error.clone())),
     }
+}
+
+/// A body that ends where there is no room for more of it.
+fn counted(body: Body, room: Arc<Room>) -> Body {
+    let chunks = body.into_data_stream().map(move |chunk| {
+        let chunk = chunk?;
+        room.take(chunk.len()).map_err(axum::Error::new)?;
+        Ok::<_, axum::Error>(chunk)
+    });
+    Body::from_stream(chunks)
+}
+
+/// Counts an image that was not taken up, and says why.
+fn unanswered(metrics: &Metrics, why: Unanswered) -> Problem {
+    let says = match why {
+        Unanswered::Full => {
+            "too many images wait already (`api.max_waiting`): come back in a second".to_owned()
+        }
+        Unanswered::NoRoom => {
+            "the images of all callers have too many bytes already (`api.max_waiting_bytes`): come back in a second".to_owned()
+        }
+        Unanswered::HeldUp { output } => format!(
+            "answers wait for {output}, which is away or too slow, and no image is taken until then: see the program's log, and come back in a second"
+        ),
+        Unanswered::Failed => {
+            return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "see the program's log");
+        }
+    };
+    metrics.dropped(API);
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, says)
 }
 
 const fn status(cause: FailureCause) -> StatusCode {

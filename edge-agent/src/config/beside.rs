@@ -43,6 +43,11 @@ impl Config {
                     &running.max_waiting,
                 );
                 waiting.keep(
+                    "api.max_waiting_bytes",
+                    &mut api.max_waiting_bytes,
+                    &running.max_waiting_bytes,
+                );
+                waiting.keep(
                     "api.upload_seconds",
                     &mut api.upload_seconds,
                     &running.upload_seconds,

@@ -29,6 +29,8 @@ pub struct ApiConfig {
     /// Callers that may be here beside `max_in_flight` others, with their images in memory; more are told to come back.
     /// Default 32.
     pub max_waiting: usize,
+    /// Bytes of images that all callers may have here; who brings more is told to come back. Default 128 MiB.
+    pub max_waiting_bytes: usize,
     /// Seconds that a caller may take over an image's bytes. Default 60.
     pub upload_seconds: u64,
 }
@@ -146,6 +148,7 @@ impl Default for ApiConfig {
             hosts: Vec::new(),
             plain_http: false,
             max_waiting: 32,
+            max_waiting_bytes: 128 << 20,
             upload_seconds: 60,
         }
     }

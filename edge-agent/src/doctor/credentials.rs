@@ -6,7 +6,17 @@ use outpost_engine::{PeerConfig, error_chain};
 use outpost_transport::{BearerToken, CertificateFacts, Identity};
 
 use super::{Examination, Finding, report::Subject};
-use crate::{api, certificates::Validity, config::Config};
+use crate::{
+    api,
+    certificates::Validity,
+    config::Config,
+    inputs,
+    outputs::{self, MqttError},
+    web::WebError,
+};
+
+const NO_AUTHORITY: &str = "take the authority's certificate (PEM) from whoever runs the server";
+const WRONG_FIELD: &str = "correct the field that the message names";
 
 /// Looks at the files of credentials.
 pub(super) fn examine(config: &Config, examination: &mut Examination<'_>) {
@@ -26,6 +36,26 @@ pub(super) fn examine(config: &Config, examination: &mut Examination<'_>) {
     {
         identity("page.certificate", certificate, key, now, examination);
     }
+    for url in &config.urls {
+        let name = format!("urls {}", url.name);
+        let authority = url.certificate_authority.as_deref();
+        let loaded = inputs::look_at_url(url).map_err(|error| at_fault(&error));
+        of_server(&name, loaded, authority, now, examination);
+    }
+    if let Some(webhook) = &config.outputs.webhook {
+        let authority = webhook.certificate_authority.as_deref();
+        let loaded = outputs::look_at_webhook(webhook).map_err(|error| at_fault(&error));
+        of_server("outputs.webhook", loaded, authority, now, examination);
+    }
+    if let Some(mqtt) = &config.outputs.mqtt {
+        let authority = mqtt.certificate_authority.as_deref();
+        let loaded = outputs::look_at_mqtt(mqtt).map_err(|error| match &error {
+            MqttError::File(of_file) => at_fault(of_file),
+            MqttError::Authority { .. } => (error_chain(&error), NO_AUTHORITY),
+            _ => (error_chain(&error), WRONG_FIELD),
+        });
+        of_server("outputs.mqtt", loaded, authority, now, examination);
+    }
     let Some(api) = &config.api else { return };
     if let (Some(certificate), Some(key)) = (&api.certificate, &api.key) {
         identity("api.certificate", certificate, key, now, examination);
@@ -39,6 +69,40 @@ pub(super) fn examine(config: &Config, examination: &mut Examination<'_>) {
                 subject.failed(error_chain(&error), "make one with `openssl rand -hex 32`")
             }
         });
+    }
+}
+
+/// What is wrong with how a server is called, and what to do.
+type Fault = (String, &'static str);
+
+fn at_fault(error: &WebError) -> Fault {
+    let advice = match error {
+        WebError::Token(_) | WebError::Read { .. } => {
+            "put the file there, and give this user the right to read it"
+        }
+        WebError::Authority { .. } => NO_AUTHORITY,
+        _ => WRONG_FIELD,
+    };
+    (error_chain(error), advice)
+}
+
+/// A server that takes events or gives images: its token, password and authority are `loaded`, and it is not called.
+fn of_server(
+    name: &str,
+    loaded: Result<(), Fault>,
+    authority_file: Option<&Path>,
+    now: SystemTime,
+    examination: &mut Examination<'_>,
+) {
+    let subject = Finding::new("credential", name);
+    let is_loaded = loaded.is_ok();
+    examination.add(match loaded {
+        Ok(()) => subject.good("address and files can be used; not called"),
+        Err((found, advice)) => subject.failed(found, advice),
+    });
+    if is_loaded && let Some(path) = authority_file {
+        let subject = Finding::new("credential", format!("{name}.certificate_authority"));
+        examination.add(authority(subject, path, now));
     }
 }
 

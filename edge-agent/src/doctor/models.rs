@@ -23,6 +23,9 @@ const RUNS: usize = 5;
 /// then chosen by times that do not hold here.
 const MUCH_SLOWER: f64 = 2.0;
 
+/// Where the package has its models.
+const PACKAGE: &str = "/usr/share/outpost";
+
 /// Looks at what runs here.
 pub(super) async fn examine(config: &Config, examination: &mut Examination<'_>) {
     let runtime = runtime(config, examination);
@@ -63,8 +66,14 @@ pub(super) async fn examine(config: &Config, examination: &mut Examination<'_>) 
             times.extend(load(&folder, network, here, runtime.clone(), examination).await);
         }
     }
-    if let (Some(bundle), Some(_)) = (&bundle, &runtime) {
-        let entry = cascade.node(cascade.entry()).name();
+    if runtime.is_none() {
+        return;
+    }
+    let entry = cascade.node(cascade.entry()).name();
+    if let Some((_, seconds)) = times.iter().find(|(node, _)| node == entry) {
+        examination.add(deadline(config, entry, *seconds));
+    }
+    if let Some(bundle) = &bundle {
         speed(bundle, entry, &times, examination);
     }
 }
@@ -181,12 +190,26 @@ async fn load(
             times
         }
         Err(found) => {
-            examination.add(subject.failed(
-                found,
-                format!("run `lab fetch {network}`, or make the manifest and its files fit"),
-            ));
+            examination.add(subject.failed(found, restore(folder, network)));
             Vec::new()
         }
+    }
+}
+
+/// What to do about a network with a file that is missing or wrong.
+fn restore(folder: &ModelFolder, network: &str) -> String {
+    let manifest = folder.manifest(network).ok();
+    match manifest.and_then(|manifest| manifest.download) {
+        Some(address) => format!(
+            "have its weights fetched by `lab fetch {network}`, or fetch {address} yourself, or make the manifest and its files fit"
+        ),
+        None if folder.path().starts_with(PACKAGE) => {
+            "put the package's files back: `sudo apt install --reinstall ./outpost-edge-agent_VERSION_arm64.deb`".to_owned()
+        }
+        None => format!(
+            "put the files in {} back from where they came from, or make the manifest and its files fit",
+            folder.path().join(network).display()
+        ),
     }
 }
 
@@ -204,6 +227,29 @@ fn median(
     }
     times.sort_unstable();
     Ok(times[RUNS / 2])
+}
+
+/// Whether the first network, which takes up every image, leaves time before the deadline, for an answer from elsewhere, too.
+fn deadline(config: &Config, entry: &str, seconds: f64) -> Finding {
+    let subject = Finding::new("configuration", "deadline_ms");
+    let given = Duration::from_millis(config.deadline_ms).as_secs_f64();
+    let found = format!(
+        "{entry} takes {:.1} of {} ms",
+        seconds * 1e3,
+        config.deadline_ms
+    );
+    let has_peers = config.cloud.is_some() || config.fog.is_some();
+    let lost = if seconds >= given {
+        "no image is answered in time"
+    } else if config.mode.offloads() && has_peers && seconds > given / 2.0 {
+        "little is left for an answer from elsewhere"
+    } else {
+        return subject.good(found);
+    };
+    subject.warning(
+        format!("{found}: {lost}"),
+        "raise `deadline_ms`, name a cascade with a smaller first network, or give it more cores by `runtime.threads`",
+    )
 }
 
 /// Compares the device with the one that a policy was learned for: every image goes through the first node, so that no
@@ -233,5 +279,42 @@ fn speed(bundle: &Bundle, entry: &str, times: &[(String, f64)], examination: &mu
             ),
             false => subject.good(found),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Verdict;
+
+    #[test]
+    fn a_first_network_that_leaves_too_little_of_the_deadline_is_warned_of() {
+        let alone = Config::default();
+        let with_cloud: Config = toml::from_str("[cloud]\nurl = \"https://cloud\"").unwrap();
+        let of_the_device: Config =
+            toml::from_str("mode = \"device-only\"\n[cloud]\nurl = \"https://cloud\"").unwrap();
+        for (config, seconds, verdict) in [
+            (&alone, 0.9, Verdict::Good),
+            (&alone, 1.0, Verdict::Warning),
+            (&with_cloud, 0.4, Verdict::Good),
+            (&with_cloud, 0.6, Verdict::Warning),
+            (&of_the_device, 0.6, Verdict::Good),
+        ] {
+            let finding = deadline(config, "small", seconds);
+            assert_eq!(finding.verdict, verdict, "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn missing_files_come_from_where_they_came_from() {
+        let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../models");
+        for (folder, network, says) in [
+            (models, "resnet50", "https://"),
+            (models, "squeezenet1.0", "back from where"),
+            ("/usr/share/outpost/models", "none", "apt install"),
+        ] {
+            let advice = restore(&ModelFolder::new(folder), network);
+            assert!(advice.contains(says), "{advice}");
+        }
     }
 }

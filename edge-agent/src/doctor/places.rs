@@ -7,10 +7,12 @@ use uuid::Uuid;
 
 use outpost_engine::error_chain;
 
-use super::{Examination, Finding, report::Subject};
+use super::{Examination, Finding, Verdict, report::Subject};
 use crate::{
-    config::{Config, Delivery, PowerClass, Then},
+    config::{Config, Delivery, FileOutput, PowerClass, QueueConfig, Then},
+    outputs,
     power::{Class, Supplies},
+    queue::{Present, Queue},
 };
 
 /// Less room on a disk that is written to is warned of: a day of answers of a busy camera fits.
@@ -33,25 +35,10 @@ pub(super) fn examine(config: &Config, examination: &mut Examination<'_>) {
         ));
     }
     if config.delivery == Delivery::Eventually {
-        let path = &config.queue.path;
-        let subject = Finding::new("place", format!("queue {}", path.display()));
-        let taken = fs::metadata(path).map_or(0, |file| file.len());
-        let wanted = config.queue.max_bytes.saturating_sub(taken);
-        examination.add(judged(
-            subject,
-            writable(parent(path)).map(Some),
-            wanted,
-            "make its folder and give this user the right to write there, or name another `queue.path`; lower `queue.max_bytes` where room is short",
-        ));
+        examination.add(queue(&config.queue));
     }
     if let Some(file) = &config.outputs.file {
-        let subject = Finding::new("place", format!("output {}", file.path.display()));
-        examination.add(judged(
-            subject,
-            writable(parent(&file.path)).map(Some),
-            file.max_bytes,
-            "make its folder and give this user the right to write there, or name another `outputs.file.path`; lower `max_bytes` where room is short",
-        ));
+        examination.add(output(file));
     }
     if config.power.class == PowerClass::Auto {
         let path = &config.power.supplies;
@@ -94,6 +81,54 @@ pub(super) fn examine(config: &Config, examination: &mut Examination<'_>) {
     }
 }
 
+fn queue(config: &QueueConfig) -> Finding {
+    let path = &config.path;
+    let subject = Finding::new("place", format!("queue {}", path.display()));
+    let present = match Queue::look(config) {
+        Ok(present) => present,
+        Err(error) => return subject.failed(error_chain(&*error.source), error.advice),
+    };
+    let taken = fs::metadata(path).map_or(0, |file| file.len());
+    let mut finding = judged(
+        subject,
+        writable(parent(path)).map(Some),
+        config.max_bytes.saturating_sub(taken),
+        "make its folder and give this user the right to write there, or name another `queue.path`; lower `queue.max_bytes` where room is short",
+    );
+    if finding.verdict == Verdict::Failed {
+        return finding;
+    }
+    let holds = match present {
+        Present::Nothing => return finding,
+        Present::Whole(images) => format!("; {images} images wait"),
+        Present::InUse => "; in use by an edge-agent that runs".to_owned(),
+        Present::Unclosed => "; not closed when its program ended: `run` repairs it, or sets it aside where it cannot".to_owned(),
+        Present::Damaged(error) => {
+            let advice = "`run` sets it aside and begins a new one, without the images in it: copy it first where they matter, and look after the disk";
+            let subject = Finding::new("place", finding.subject);
+            return subject.warning(format!("damaged: {}", error_chain(&error)), advice);
+        }
+    };
+    finding.found += &holds;
+    finding
+}
+
+fn output(config: &FileOutput) -> Finding {
+    let subject = Finding::new("place", format!("output {}", config.path.display()));
+    if let Err(error) = outputs::look_at_file(config) {
+        return subject.failed(
+            error.source.to_string(),
+            "make it a file that this user may read and write, or name another `outputs.file.path`",
+        );
+    }
+    judged(
+        subject,
+        writable(parent(&config.path)).map(Some),
+        config.max_bytes,
+        "make its folder and give this user the right to write there, or name another `outputs.file.path`; lower `max_bytes` where room is short",
+    )
+}
+
 /// `wanted` bytes are to have room there.
 fn judged(subject: Subject, found: io::Result<Option<u64>>, wanted: u64, advice: &str) -> Finding {
     match found {
@@ -125,7 +160,7 @@ fn writable(folder: &Path) -> io::Result<u64> {
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
-fn parent(path: &Path) -> &Path {
+pub(super) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),

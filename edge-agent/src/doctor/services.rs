@@ -61,9 +61,8 @@ impl Service<'_> {
     }
 
     async fn examine(&self, asked: &[Asked<'_>], examination: &mut Examination<'_>) {
-        let is_plain = self.peer.url.starts_with("http://");
         let transports: &[Transport] = match self.peer.transport {
-            _ if is_plain => &[Transport::H2],
+            _ if self.is_plain() => &[Transport::H2],
             Transport::H2 => &[Transport::H2],
             Transport::H3 => &[Transport::H3],
             Transport::Auto => &[Transport::H2, Transport::H3],
@@ -101,6 +100,10 @@ impl Service<'_> {
             match connected {
                 Ok(_) => {
                     let live = ask_whether_live(&channel).await;
+                    if let Some(error) = no_reply(&live) {
+                        examination.add(subject.failed(error_chain(error), self.unheard(error)));
+                        continue;
+                    }
                     let takes_early_data = self.peer.early_data && takes_early_data(&channel).await;
                     examination.add(subject.good(format!(
                         "connects in {:.0} ms, a round trip takes {:.1} ms{}",
@@ -137,9 +140,33 @@ impl Service<'_> {
         }
     }
 
+    /// What to do where a connection was made and no reply came.
+    fn unheard(&self, error: &CallError) -> String {
+        match error {
+            CallError::Connect(error) => self.advice(error),
+            CallError::Interrupted { .. } if self.is_plain() => self.wants_tls(),
+            CallError::Interrupted { .. } => {
+                "look at `client_certificate`, which the service may want, or not accept, and at the log of the service".to_owned()
+            }
+            _ => "look at the log of the service".to_owned(),
+        }
+    }
+
+    fn wants_tls(&self) -> String {
+        format!(
+            "write https:// in place of http:// in the `url` of `[{}]`, as the service may speak TLS; or see what listens there",
+            self.site
+        )
+    }
+
+    fn is_plain(&self) -> bool {
+        self.peer.url.starts_with("http://")
+    }
+
     fn advice(&self, error: &ConnectError) -> String {
         let url = &self.peer.url;
         match error {
+            ConnectError::Closed { .. } if self.is_plain() => self.wants_tls(),
             ConnectError::Tls(_) => format!(
                 "look at the certificates and the clock in the other lines; `[{}]` has `certificate_authority` and `server_name`",
                 self.site
@@ -194,8 +221,7 @@ impl Service<'_> {
             Err(status) => {
                 let advice = match status.code() {
                     Code::Unauthenticated => "have a token issued for this device at the service (`cloud-service new-token`), and give its file as `token`",
-                    _ if CallError::of(status).is_some() => "look at `client_certificate`, which the service may not accept, and at its log",
-                    _ => "look at the log of the service",
+                    _ => "look at the log of the service, or of the proxy before it",
                 };
                 subject.failed(said(status), advice)
             }
@@ -231,6 +257,16 @@ impl Service<'_> {
             }
         });
     }
+}
+
+/// Why nobody replied to a question; none where the service did, or a proxy before it.
+fn no_reply(live: &Answer<()>) -> Option<&CallError> {
+    let error = CallError::of(live.said.as_ref().err()?)?;
+    let is_none = matches!(
+        error,
+        CallError::Connect(_) | CallError::Interrupted { .. } | CallError::DeadlineExceeded { .. }
+    );
+    is_none.then_some(error)
 }
 
 /// Connects once more, as a device that was there before.

@@ -1,11 +1,14 @@
 //! A folder whose images are answered as they come.
 //!
 //! The system tells which files were closed or moved there; these are whole. Every now and then all of the folder is
-//! looked at, for what was not told: there a file is believed to be whole once it has not changed for a while. Then, and
-//! once the system tells that the folder has gone, it is seen whether another has taken its place.
+//! looked at, for what was not told: there a file is believed to be whole once it has not changed for a while, unless the
+//! system told of its writer. Then, and once the system tells that the folder has gone, it is seen whether another has taken
+//! its place.
+//!
+//! A file is read once it has a place, and before it waits for its turn: where that takes too long, nobody else waits for it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     fs,
     path::{self, PathBuf},
     sync::Arc,
@@ -15,30 +18,34 @@ use std::{
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::{
     sync::mpsc,
-    task::{JoinSet, spawn_blocking},
-    time::{Instant, sleep_until},
+    task::{JoinError, JoinSet, spawn_blocking},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::outage::Outage;
 use crate::{
-    agent::Image,
     config::{FolderConfig, Then},
     intake::Intake,
     metrics::Metrics,
-    record::{FailureCause, Record},
+    paths::EXTENSIONS,
 };
+use answering::{Answering, Outcome};
 use changes::{FolderId, Look, Teller, look};
-use file::{ANSWERED, FAILED, Left, Version, image, put_away};
+use file::{ANSWERED, FAILED, Left, Version, image, others};
+use reading::PATIENCE;
 
+mod answering;
 mod changes;
 mod file;
+mod reading;
 
-/// Files told of that may wait to be heard.
-const TOLD: usize = 1024;
+/// Files that the system takes too long over at a time; beyond that no others are taken up, as they would hang, too. Each
+/// holds a thread.
+const HANGING: usize = 4;
 /// Why images wait though they are there.
-const TOO_MANY_FILES: &str =
-    "this program has as many files open as it may: raise the limit (`LimitNOFILE` of systemd)";
+const HANGS: &str =
+    "the system takes more than 30 s over a file: see whether its disk or server is there";
 
 /// Why a folder cannot be watched.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +63,7 @@ pub(super) struct Folder {
     then: Then,
     settle: Duration,
     look: Duration,
+    max_bytes: usize,
     intake: Intake,
     /// Which folder is watched; none once it has gone.
     watched: Option<FolderId>,
@@ -69,6 +77,8 @@ pub(super) struct Folder {
     opening: Outage,
     /// Whether one could not since the last look.
     waits_for_files: bool,
+    /// Whether files that are not called as images were told of.
+    others_are_told: bool,
     /// Images that are being answered.
     taken: HashSet<PathBuf>,
     /// Images that stay though they were answered, as what, and the device of the folder that they are in.
@@ -79,6 +89,7 @@ impl Folder {
     /// Begins to hear what changes in the folder.
     pub(super) fn open(
         config: &FolderConfig,
+        max_bytes: usize,
         intake: Intake,
         metrics: &Metrics,
     ) -> Result<Self, FolderError> {
@@ -119,11 +130,7 @@ impl Folder {
                 }
             }
         }
-        let (tell, told) = mpsc::channel(TOLD);
-        let teller = Teller {
-            tell,
-            gone: Arc::default(),
-        };
+        let (teller, told) = Teller::new();
         let watcher = teller
             .watch(&path)
             .map_err(|error| failed("the system does not tell of its changes", error.into()))?;
@@ -136,6 +143,8 @@ impl Folder {
             reading: outage(),
             opening: outage(),
             waits_for_files: false,
+            others_are_told: false,
+            max_bytes,
             path,
             intake,
             watched,
@@ -149,88 +158,92 @@ impl Folder {
 
     /// Answers images until `ending`, and then those that were taken up.
     pub(super) async fn watch(mut self, ending: CancellationToken) {
-        let mut answering: JoinSet<Answered> = JoinSet::new();
+        let mut answering = JoinSet::new();
+        // What the system takes too long over.
+        let mut hanging = JoinSet::new();
+        let mut found = VecDeque::new();
         let mut next_look = Instant::now();
         loop {
-            let found = tokio::select! {
+            let goes_on = hanging.len() < HANGING;
+            let is_idle = goes_on && found.is_empty();
+            let ended = tokio::select! {
                 biased;
                 () = ending.cancelled() => break,
-                Some(answered) = answering.join_next() => {
-                    if let Some(wait) = self.answered(answered) {
-                        next_look = next_look.min(Instant::now() + wait);
-                    }
-                    continue;
-                }
+                Some(answered) = answering.join_next() => answered,
+                Some(answered) = hanging.join_next() => answered,
                 () = self.teller.gone.notified() => {
                     self.watched = None;
                     next_look = Instant::now();
                     continue;
                 }
-                Some(told) = self.told.recv() => vec![told],
-                () = sleep_until(next_look) => {
-                    let (whole, wait) = self.all().await;
+                place = self.intake.place(), if goes_on && !found.is_empty() => {
+                    if let Some(image) = self.next(&mut found) {
+                        answering.spawn(self.to_answer(image, ending.clone()).answer(place));
+                    }
+                    continue;
+                }
+                Some(told) = self.told.recv(), if is_idle => {
+                    found.push_back(told);
+                    continue;
+                }
+                () = sleep_until(next_look), if is_idle => {
+                    let Some((whole, wait)) = ending.run_until_cancelled(self.all()).await else {
+                        break;
+                    };
                     next_look = Instant::now() + wait;
-                    whole
+                    found.extend(whole);
+                    continue;
                 }
             };
-            for path in found {
-                if self.taken.contains(&path) {
-                    continue;
+            match ended {
+                Ok((path, Outcome::Hangs(end))) => {
+                    // It stays taken until then.
+                    hanging.spawn(async move { (path, end.await) });
+                    self.opening.failed(HANGS);
                 }
-                let place = tokio::select! {
-                    biased;
-                    () = ending.cancelled() => break,
-                    place = self.intake.place() => place,
-                };
-                // It may have gone, or been replaced, while others were answered.
-                let Some((path, version)) = image(path) else {
-                    continue;
-                };
-                if self.done.get(&path).is_some_and(|done| done.0 == version) {
-                    continue;
-                }
-                self.taken.insert(path.clone());
-                let (intake, name, then) = (self.intake.clone(), self.name.clone(), self.then);
-                answering.spawn(async move {
-                    let image = Image {
-                        id: Some(version.id(&path)),
-                        ..Image::file(path.clone())
-                    };
-                    let event = intake.take(place, name, image).await;
-                    let left = match event.record {
-                        Record::Failed {
-                            cause: FailureCause::TooManyFiles,
-                            ..
-                        } => Left::Unopened,
-                        _ => {
-                            let is_answered = matches!(event.record, Record::Answered(_));
-                            let from = path.clone();
-                            let left = spawn_blocking(move || {
-                                put_away(from, version, then, is_answered, event.id)
-                            });
-                            left.await.unwrap_or(Left::Same)
-                        }
-                    };
-                    Answered {
-                        path,
-                        version,
-                        left,
+                ended => {
+                    if let Some(wait) = self.answered(ended, hanging.is_empty()) {
+                        next_look = next_look.min(Instant::now() + wait);
                     }
-                });
+                }
             }
         }
         while let Some(answered) = answering.join_next().await {
-            self.answered(answered);
+            self.answered(answered, false);
+        }
+    }
+
+    /// The next of those found that may be taken up; from then on it is.
+    fn next(&mut self, found: &mut VecDeque<PathBuf>) -> Option<PathBuf> {
+        while let Some(path) = found.pop_front() {
+            // One that is written again is told of again.
+            if !self.teller.is_being_written(&path) && self.taken.insert(path.clone()) {
+                return Some(path);
+            }
+        }
+        None
+    }
+
+    /// What answers an image.
+    fn to_answer(&self, path: PathBuf, ending: CancellationToken) -> Answering {
+        Answering {
+            known: self.done.get(&path).map(|(version, _)| *version),
+            path,
+            input: self.name.clone(),
+            then: self.then,
+            max_bytes: self.max_bytes,
+            intake: self.intake.clone(),
+            ending,
         }
     }
 
     /// Notes what became of an image; gives when to look at the folder again, where one is there of which nobody tells.
-    fn answered(&mut self, answered: Result<Answered, tokio::task::JoinError>) -> Option<Duration> {
-        let Answered {
-            path,
-            version,
-            left,
-        } = match answered {
+    fn answered(
+        &mut self,
+        answered: Result<(PathBuf, Outcome), JoinError>,
+        nothing_hangs: bool,
+    ) -> Option<Duration> {
+        let (path, outcome) = match answered {
             Ok(answered) => answered,
             Err(error) => {
                 tracing::error!(%error, "the task of an image ended before its time");
@@ -238,33 +251,46 @@ impl Folder {
             }
         };
         self.taken.remove(&path);
-        if left == Left::Unopened {
-            // All that were taken up at that time are one failure.
-            let is_first = !std::mem::replace(&mut self.waits_for_files, true);
-            return is_first.then(|| self.opening.failed(TOO_MANY_FILES));
+        match outcome {
+            Outcome::PutAway(version, left) => {
+                if !self.waits_for_files && nothing_hangs {
+                    self.opening.came();
+                }
+                if left == Left::Same {
+                    let device = self.watched.map_or(0, |folder| folder.device);
+                    self.done.insert(path, (version, device));
+                }
+                (left == Left::Another).then_some(self.settle)
+            }
+            Outcome::Unopened(cause) => {
+                // All that were taken up at that time are one failure.
+                let is_first = !std::mem::replace(&mut self.waits_for_files, true);
+                is_first.then(|| self.opening.failed(cause))
+            }
+            Outcome::Again => Some(self.settle),
+            Outcome::Passed | Outcome::Hangs(_) => None,
         }
-        if !self.waits_for_files {
-            self.opening.came();
-        }
-        if left == Left::Same {
-            let device = self.watched.map_or(0, |folder| folder.device);
-            self.done.insert(path, (version, device));
-        }
-        (left == Left::Another).then_some(self.settle)
     }
 
-    /// All images that are whole, in order of name, and how long to wait for the next look.
+    /// All images that are whole and were not answered, in order of name, and how long to wait for the next look.
     async fn all(&mut self) -> (Vec<PathBuf>, Duration) {
         self.waits_for_files = false;
         let (path, settle) = (self.path.clone(), self.settle);
         let (watched, teller) = (self.watched, self.teller.clone());
-        let looked = spawn_blocking(move || look(&path, settle, watched, &teller)).await;
-        let Look {
-            folder,
-            whole,
-            young,
-            renewed,
-        } = match looked {
+        let asks_for_others = !self.others_are_told;
+        let mut looking = spawn_blocking(move || {
+            let others = asks_for_others.then(|| others(&path, settle)).flatten();
+            look(&path, settle, watched, &teller).map(|looked| (looked, others))
+        });
+        let looked = match timeout(PATIENCE, &mut looking).await {
+            Ok(looked) => looked,
+            // Another look would hang, too.
+            Err(_) => {
+                self.reading.failed(HANGS);
+                looking.await
+            }
+        };
+        let (looked, others) = match looked {
             Ok(Ok(looked)) => looked,
             Ok(Err(error)) => {
                 self.watched = None;
@@ -273,6 +299,22 @@ impl Folder {
             }
             Err(_) => return (Vec::new(), self.look),
         };
+        let Look {
+            folder,
+            whole,
+            young,
+            written,
+            renewed,
+        } = looked;
+        if let Some((count, example)) = others {
+            self.others_are_told = true;
+            tracing::warn!(
+                folder = %self.path.display(),
+                "{count} files here are not called as images ({}), for example {}: they stay",
+                EXTENSIONS.join(", "),
+                example.display(),
+            );
+        }
         self.reading.came();
         match renewed {
             // A disk that was away for a moment is the same, and nobody told that it was: this costs nothing otherwise.
@@ -296,20 +338,21 @@ impl Folder {
             }
         }
         // What is gone need not be remembered, except where its disk is gone and may come back.
-        let here: HashSet<&PathBuf> = whole.iter().chain(&young).collect();
+        let here: HashSet<&PathBuf> = whole
+            .iter()
+            .map(|(path, _)| path)
+            .chain(young.iter().chain(&written))
+            .collect();
         self.done
             .retain(|path, (_, device)| *device != folder.device || here.contains(path));
         let wait = match young.is_empty() {
             true => self.look,
             false => self.settle.min(self.look),
         };
-        (whole, wait)
+        let is_new = |(path, version): &(PathBuf, Version)| {
+            self.done.get(path).is_none_or(|(done, _)| done != version)
+        };
+        let whole = whole.into_iter().filter(is_new);
+        (whole.map(|(path, _)| path).collect(), wait)
     }
-}
-
-/// An image that was answered, or could not be opened.
-struct Answered {
-    path: PathBuf,
-    version: Version,
-    left: Left,
 }

@@ -1,4 +1,4 @@
-//! An input that gives no images: told once, and tried again after pauses that grow.
+//! An input that gives no images: each cause is told once, and it is tried again after pauses that grow.
 
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ pub(super) struct Outage {
     metrics: Metrics,
     /// The pauses between attempts while nothing comes.
     pauses: Option<ExponentialBackoff>,
+    /// The cause that was told last.
+    told: Option<String>,
 }
 
 impl Outage {
@@ -24,11 +26,13 @@ impl Outage {
             source: source.into(),
             metrics,
             pauses: None,
+            told: None,
         }
     }
 
     /// An image came.
     pub(super) fn came(&mut self) {
+        self.told = None;
         if self.pauses.take().is_some() {
             tracing::info!(input = self.input, "images come again");
         }
@@ -37,15 +41,17 @@ impl Outage {
     /// None came; gives how long to wait.
     pub(super) fn failed(&mut self, error: &str) -> Duration {
         self.metrics.input_failed(&self.input);
-        let pauses = self.pauses.get_or_insert_with(|| {
+        // Another cause is another thing to mend.
+        if self.told.as_deref() != Some(error) {
             tracing::warn!(
                 input = self.input,
                 source = self.source,
                 %error,
                 "no images come"
             );
-            pauses()
-        });
+            self.told = Some(error.to_owned());
+        }
+        let pauses = self.pauses.get_or_insert_with(pauses);
         pauses.next().unwrap_or_default()
     }
 }

@@ -44,8 +44,11 @@ enum Failure {
     Call(String),
     #[error("no image came within `timeout_ms`")]
     Slow,
-    #[error("it answered {status}{}", advice(*status))]
-    Status { status: StatusCode },
+    #[error("it answered {status}{}", advice(*status, *is_shown_secrets))]
+    Status {
+        status: StatusCode,
+        is_shown_secrets: bool,
+    },
     #[error(
         "it gave {0:?}, which is no image: give the address of an image or of a stream of images"
     )]
@@ -94,14 +97,17 @@ impl Camera {
 
     /// Fetches one image, or all of a stream.
     async fn visit(&mut self) -> Result<(), Failure> {
-        let call = self.server.request(Method::GET).send();
+        let call = self.server.call(Method::GET);
         let response = timeout(self.timeout, call)
             .await
             .map_err(|_| Failure::Slow)?;
         let response = response.map_err(|error| Failure::Call(failure(error)))?;
         let status = response.status();
         if status != StatusCode::OK {
-            return Err(Failure::Status { status });
+            return Err(Failure::Status {
+                status,
+                is_shown_secrets: self.server.is_shown_secrets(),
+            });
         }
         let content_type = response.headers().get(header::CONTENT_TYPE);
         let content_type = content_type.map(|value| String::from_utf8_lossy(value.as_bytes()));
@@ -180,12 +186,18 @@ async fn chunk(response: &mut Response) -> Result<Option<bytes::Bytes>, Failure>
     chunk.map_err(|error| Failure::Call(failure(error)))
 }
 
-fn advice(status: StatusCode) -> &'static str {
-    match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+fn advice(status: StatusCode, is_shown_secrets: bool) -> &'static str {
+    match (status, is_shown_secrets) {
+        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, false) => {
             ": give the `token`, or `username` and `password`, that it knows"
         }
-        StatusCode::NOT_FOUND => ": see the path in `url`",
+        (StatusCode::UNAUTHORIZED, true) => {
+            ": it does not take the token or password that it is shown; a password is shown by Basic or Digest, nothing else"
+        }
+        (StatusCode::FORBIDDEN, true) => {
+            ": who is named by the token or password that it is shown may not have this"
+        }
+        (StatusCode::NOT_FOUND, _) => ": see the path in `url`",
         _ => "",
     }
 }

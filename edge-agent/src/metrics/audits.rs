@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
+use outpost_exit_policy::Estimate;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -42,6 +43,8 @@ impl AuditResult {
 pub(super) struct AuditMetrics {
     audits: Family<OfAudit, Counter>,
     agreement: Family<Alone, Gauge<f64, AtomicU64>>,
+    low: Family<Alone, Gauge<f64, AtomicU64>>,
+    high: Family<Alone, Gauge<f64, AtomicU64>>,
     expected: Family<Alone, Gauge<f64, AtomicU64>>,
     alarm: Gauge,
 }
@@ -58,6 +61,16 @@ impl AuditMetrics {
             "audit_agreement",
             "Share of the device's answers that the cloud agrees with, as audits estimate it",
             metrics.agreement.clone(),
+        );
+        registry.register(
+            "audit_agreement_low",
+            "The lower end of its 95 % interval",
+            metrics.low.clone(),
+        );
+        registry.register(
+            "audit_agreement_high",
+            "The upper end of its 95 % interval",
+            metrics.high.clone(),
         );
         registry.register(
             "audit_expected_agreement",
@@ -77,10 +90,17 @@ impl AuditMetrics {
         self.audits.get_or_create(&OfAudit { result }).inc();
     }
 
-    pub(super) fn say(&self, agreement: Option<f64>, expected: Option<f64>, has_drifted: bool) {
-        for (gauge, value) in [(&self.agreement, agreement), (&self.expected, expected)] {
-            if let Some(value) = value {
-                gauge.get_or_create(&[]).set(value);
+    /// What audits say by now; none before the first.
+    pub(super) fn say(&self, estimate: Option<Estimate>, expected: Option<f64>, has_drifted: bool) {
+        for (gauge, value) in [
+            (&self.agreement, estimate.map(|estimate| estimate.agreement)),
+            (&self.low, estimate.map(|estimate| estimate.low)),
+            (&self.high, estimate.map(|estimate| estimate.high)),
+            (&self.expected, expected),
+        ] {
+            match value {
+                Some(value) => drop(gauge.get_or_create(&[]).set(value)),
+                None => gauge.clear(),
             }
         }
         self.alarm.set(has_drifted.into());

@@ -1,13 +1,15 @@
 //! Events as lines of JSON, in a file that is replaced when it has grown.
+//!
+//! Others may move the file, remove it or cut it off at any time: before a line is written it is seen whether the path is
+//! still that file, and as long as it was left; where not, it is opened as at the start.
 
 use std::{
     collections::{HashSet, VecDeque},
-    fs::{self, File},
+    fs::{self, File, Metadata, OpenOptions},
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
     ops::Range,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
     thread,
     time::Duration,
 };
@@ -18,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::FILE;
-use crate::{config::FileOutput, event::Event, metrics::Metrics};
+use crate::{config::FileOutput, event::Undelivered, metrics::Metrics};
 
 /// Pauses between attempts to write a line, in a file system that is full or away. The last one goes on.
 const PAUSES: [Duration; 4] = [
@@ -33,11 +35,16 @@ const LAST_ATTEMPTS: usize = 3;
 
 /// The file of an output cannot be written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write {}: make its folder and give this program the right to write there", path.display())]
+#[error("cannot write {}: {}", path.display(), advice(source))]
 pub struct FileError {
     path: PathBuf,
     pub(crate) source: io::Error,
 }
+
+/// It is something else by that name: a folder, a pipe, a device.
+#[derive(Debug, thiserror::Error)]
+#[error("it is no regular file")]
+struct NotRegular;
 
 /// Images whose last events are remembered: far more than an end of the program can leave half done.
 const REMEMBERED: usize = 4096;
@@ -51,10 +58,28 @@ const MOST_LINE_BYTES: u64 = 64 << 10;
 pub(super) struct RotatingFile {
     path: PathBuf,
     file: File,
+    /// Which file it is, and the bytes that were left in it.
+    id: FileId,
     bytes: u64,
     max_bytes: u64,
     kept: usize,
     done: Done,
+}
+
+/// Tells a file from others, as long as it is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    fn of(file: &Metadata) -> Self {
+        Self {
+            device: file.dev(),
+            inode: file.ino(),
+        }
+    }
 }
 
 /// The last images about which all was said. A program that ended before it could note so says it again.
@@ -112,19 +137,18 @@ impl RotatingFile {
             path: config.path.clone(),
             source,
         };
-        let file = append_to(&config.path).map_err(failed)?;
         let mut done = Done::default();
         // One that is not there, or cannot be read, says nothing.
-        if let Ok(older) = File::open(older(&config.path, 1)) {
+        if let Ok(older) = regular(&older(&config.path, 1), File::options().read(true)) {
             let _ = done.note_last(&older);
             let _ = older.sync_data();
         }
-        // What is there already is taken for delivered.
-        let _ = file.sync_data();
+        let (file, id, bytes) = append_to(&config.path, &mut done).map_err(failed)?;
         Ok(Self {
-            bytes: whole_lines(&config.path, &file, &mut done).map_err(failed)?,
             path: config.path.clone(),
             file,
+            id,
+            bytes,
             max_bytes: config.max_bytes,
             kept: config.keep,
             done,
@@ -133,9 +157,8 @@ impl RotatingFile {
 
     /// Whether [`Self::open`] can do with a file that is there; nothing is changed, nor made where there is none.
     pub(super) fn look(config: &FileOutput) -> Result<(), FileError> {
-        let opened = File::options().append(true).open(&config.path);
-        let read = opened.and_then(|_| Done::default().note_last(&File::open(&config.path)?));
-        match read {
+        let opened = regular(&config.path, File::options().read(true).append(true));
+        match opened.and_then(|file| Done::default().note_last(&file)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(FileError {
                 path: config.path.clone(),
                 source,
@@ -154,35 +177,56 @@ impl RotatingFile {
 
     /// Adds a line; where it cannot be added whole, nothing of it stays.
     fn add(&mut self, line: &[u8]) -> io::Result<()> {
+        self.follow()?;
         if self.bytes > 0 && self.bytes + line.len() as u64 > self.max_bytes {
             self.rotate()?;
         }
         let written = self.file.write_all(line);
         match written {
             Ok(()) => self.bytes += line.len() as u64,
-            Err(_) => self.file.set_len(self.bytes)?,
+            Err(_) => {
+                // Whoever cut it off meanwhile gets no zeros for that.
+                let bytes = self.file.metadata()?.len();
+                self.file.set_len(bytes.min(self.bytes))?;
+            }
         }
         written
     }
 
-    /// The file becomes `.1`, `.1` becomes `.2`, and so on; the oldest goes. Nothing moves where the file has gone, by
-    /// another's hand or by an attempt before this one.
+    /// Opens the path anew where it is another file by now, or none, or has not the bytes that were left in it.
+    fn follow(&mut self) -> io::Result<()> {
+        let says = match fs::metadata(&self.path) {
+            Ok(there) if FileId::of(&there) != self.id => Some("another file has its place"),
+            Ok(there) if there.len() == self.bytes => return Ok(()),
+            Ok(there) if there.len() < self.bytes => Some("somebody cut it off"),
+            // By half a line that could not be cut off, or by another program.
+            Ok(_) => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Some("somebody moved or removed it")
+            }
+            Err(error) => return Err(error),
+        };
+        (self.file, self.id, self.bytes) = append_to(&self.path, &mut self.done)?;
+        if let Some(says) = says {
+            tracing::warn!(file = %self.path.display(), "the file of answers is opened anew: {says}");
+        }
+        Ok(())
+    }
+
+    /// The file, which is there, becomes `.1`, `.1` becomes `.2`, and so on; the oldest goes.
     fn rotate(&mut self) -> io::Result<()> {
         let older = |number| older(&self.path, number);
-        if self.path.try_exists()? {
-            for number in (1..self.kept).rev() {
-                match fs::rename(older(number), older(number + 1)) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-            }
-            match self.kept {
-                0 => fs::remove_file(&self.path)?,
-                _ => fs::rename(&self.path, older(1))?,
+        for number in (1..self.kept).rev() {
+            match fs::rename(older(number), older(number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
             }
         }
-        self.file = append_to(&self.path)?;
-        self.bytes = self.file.metadata()?.len();
+        match self.kept {
+            0 => fs::remove_file(&self.path)?,
+            _ => fs::rename(&self.path, older(1))?,
+        }
+        (self.file, self.id, self.bytes) = append_to(&self.path, &mut self.done)?;
         Ok(())
     }
 }
@@ -194,19 +238,52 @@ fn older(path: &Path, number: usize) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn append_to(path: &Path) -> io::Result<File> {
-    File::options().create(true).append(true).open(path)
-}
-
-/// Bytes of a file's whole lines, and of what images they are the end; what a crash left of one more line is cut off.
-fn whole_lines(path: &Path, file: &File, done: &mut Done) -> io::Result<u64> {
-    let written = File::open(path)?;
-    let whole = done.note_last(&written)?;
-    if whole < written.metadata()?.len() {
-        tracing::warn!(file = %path.display(), "cut off half a line that a crash left");
+/// Opens a file, or makes one; gives which it is, and the bytes of its whole lines, and notes of what images they are the
+/// end. What was left of one more line is cut off.
+fn append_to(path: &Path, done: &mut Done) -> io::Result<(File, FileId, u64)> {
+    let options = &mut File::options();
+    let file = regular(path, options.create(true).read(true).append(true))?;
+    // What is there already is taken for delivered.
+    let _ = file.sync_data();
+    let whole = done.note_last(&file)?;
+    let metadata = file.metadata()?;
+    if whole < metadata.len() {
+        tracing::warn!(file = %path.display(), "cut off half a line that a crash or a full disk left");
         file.set_len(whole)?;
     }
-    Ok(whole)
+    Ok((file, FileId::of(&metadata), whole))
+}
+
+/// Opens a regular file and nothing else: a pipe would keep the program until somebody reads.
+fn regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let check = |file: &Metadata| match file.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::other(NotRegular)),
+    };
+    if let Ok(there) = fs::metadata(path) {
+        check(&there)?;
+    }
+    // It may have become one since.
+    let file = options.custom_flags(libc::O_NONBLOCK).open(path)?;
+    check(&file.metadata()?)?;
+    Ok(file)
+}
+
+/// What to do about an error.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => "make its folder",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "give this program the right to read and write there"
+        }
+        _ if error
+            .get_ref()
+            .is_some_and(|error| error.is::<NotRegular>()) =>
+        {
+            "name a file as `outputs.file.path`, which need not be there yet"
+        }
+        _ => "look after its disk, or name another `outputs.file.path`",
+    }
 }
 
 /// Where the last whole lines of a file are, so many at the most; it is read from its end, a block at a time.
@@ -237,7 +314,7 @@ fn last_lines(file: &File, most: usize) -> io::Result<Range<u64>> {
 /// that cannot be written at once.
 pub(super) fn write_all(
     mut file: RotatingFile,
-    mut events: mpsc::Receiver<Arc<Event>>,
+    mut events: mpsc::Receiver<Undelivered>,
     metrics: &Metrics,
     ending: &CancellationToken,
 ) {
@@ -247,7 +324,7 @@ pub(super) fn write_all(
             event.delivered();
             continue;
         }
-        let mut line = serde_json::to_vec(&*event).expect("an event has no keys but strings");
+        let mut line = serde_json::to_vec(&**event).expect("an event has no keys but strings");
         line.push(b'\n');
         let mut attempt = 0;
         let is_written = loop {
@@ -291,199 +368,4 @@ pub(super) fn write_all(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::Announcer;
-
-    fn open(folder: &Path, max_bytes: u64, keep: usize) -> RotatingFile {
-        RotatingFile::open(&FileOutput {
-            path: folder.join("answers.jsonl"),
-            max_bytes,
-            keep,
-        })
-        .unwrap()
-    }
-
-    fn event(id: Uuid, is_final: bool) -> Arc<Event> {
-        let record = crate::record::Record::Failed {
-            image: "x".to_owned(),
-            cause: crate::record::FailureCause::NotAnImage,
-            error: "y".to_owned(),
-        };
-        Arc::new(Event::first(id, "api", record, is_final))
-    }
-
-    #[test]
-    fn the_last_event_about_an_image_is_written_once_whatever_is_said_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let ids: Vec<Uuid> = (0..4).map(Uuid::from_u128).collect();
-        // The program ends after each list, and says some of it again; the file is rotated meanwhile.
-        for (max_bytes, said) in [
-            (1000, vec![(0, false), (0, true), (1, true)]),
-            (1, vec![(0, true), (2, false), (3, true)]),
-            (1000, vec![(3, true), (2, false), (2, true), (2, true)]),
-        ] {
-            let file = open(folder.path(), max_bytes, 9);
-            let (sender, events) = mpsc::channel(8);
-            for (image, is_final) in said {
-                let event = event(ids[image], is_final);
-                sender.blocking_send(event).unwrap();
-            }
-            drop(sender);
-            write_all(file, events, &Metrics::default(), &CancellationToken::new());
-        }
-        let mut finals = [0; 4];
-        for file in fs::read_dir(folder.path()).unwrap() {
-            for line in fs::read_to_string(file.unwrap().path()).unwrap().lines() {
-                let line: Event = serde_json::from_str(line).unwrap();
-                let image = ids.iter().position(|id| *id == line.id).unwrap();
-                finals[image] += usize::from(line.is_final);
-            }
-        }
-        assert_eq!(finals, [1; 4]);
-    }
-
-    fn read(folder: &Path, name: &str) -> String {
-        fs::read_to_string(folder.join(name)).unwrap_or_default()
-    }
-
-    #[test]
-    fn a_file_that_has_grown_makes_way_and_lines_stay_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut file = open(folder.path(), 10, 2);
-        for line in [
-            "one\n",
-            "two\n",
-            "three\n",
-            "four, longer than a file\n",
-            "five\n",
-        ] {
-            file.add(line.as_bytes()).unwrap();
-        }
-        assert_eq!(read(folder.path(), "answers.jsonl"), "five\n");
-        assert_eq!(
-            read(folder.path(), "answers.jsonl.1"),
-            "four, longer than a file\n"
-        );
-        assert_eq!(read(folder.path(), "answers.jsonl.2"), "three\n");
-        assert_eq!(read(folder.path(), "answers.jsonl.3"), "");
-    }
-
-    #[test]
-    fn half_a_line_of_a_crash_is_cut_off_and_what_is_there_counts() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("answers.jsonl"), "whole\nha").unwrap();
-        let mut file = open(folder.path(), 10, 1);
-        file.add(b"next\n").unwrap();
-        assert_eq!(read(folder.path(), "answers.jsonl"), "next\n");
-        assert_eq!(read(folder.path(), "answers.jsonl.1"), "whole\n");
-    }
-
-    #[test]
-    fn of_a_large_file_the_last_lines_are_read_and_no_other() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("answers.jsonl");
-        let line = |id: u128| format!("{{\"id\":\"{}\",\"final\":true}}\n", Uuid::from_u128(id));
-        // A line that is none of ours, longer than several blocks, and one more line than is looked at.
-        let count = 2 * REMEMBERED as u128 + 1;
-        let foreign = "x".repeat(3 * BLOCK) + "\n";
-        let lines: Vec<String> = (0..count).map(line).collect();
-        let whole = foreign + &lines.concat();
-        fs::write(&path, whole.clone() + "{\"half").unwrap();
-        let first = whole.len() - lines[1..].concat().len();
-        let found = last_lines(&File::open(&path).unwrap(), 2 * REMEMBERED).unwrap();
-        assert_eq!(found, first as u64..whole.len() as u64);
-        let all = last_lines(&File::open(&path).unwrap(), usize::MAX).unwrap();
-        assert_eq!(all, 0..whole.len() as u64);
-
-        let file = open(folder.path(), 1 << 30, 1);
-        assert_eq!(file.bytes, whole.len() as u64);
-        assert_eq!(fs::metadata(&path).unwrap().len(), whole.len() as u64);
-        assert_eq!(file.done.in_order.len(), REMEMBERED);
-        assert_eq!(
-            file.done.in_order[0],
-            Uuid::from_u128(count - REMEMBERED as u128)
-        );
-        assert_eq!(file.done.in_order.back(), Some(&Uuid::from_u128(count - 1)));
-    }
-
-    #[test]
-    fn nothing_stays_of_a_line_that_a_full_disk_takes_half_of() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut file = open(folder.path(), 1000, 1);
-        file.add(b"whole\n").unwrap();
-        // A device that is always full, and a file that takes no `set_len`.
-        file.file = File::options().append(true).open("/dev/full").unwrap();
-        assert!(file.add(b"lost\n").is_err());
-        file.file = append_to(&file.path).unwrap();
-        file.add(b"again\n").unwrap();
-        assert_eq!(read(folder.path(), "answers.jsonl"), "whole\nagain\n");
-    }
-
-    #[test]
-    fn a_file_that_somebody_took_away_begins_anew_and_older_ones_stay() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut file = open(folder.path(), 6, 3);
-        for line in ["one\n", "two\n", "three\n"] {
-            file.add(line.as_bytes()).unwrap();
-        }
-        fs::remove_file(folder.path().join("answers.jsonl")).unwrap();
-        file.add(b"four\n").unwrap();
-        assert_eq!(read(folder.path(), "answers.jsonl"), "four\n");
-        assert_eq!(read(folder.path(), "answers.jsonl.1"), "two\n");
-        assert_eq!(read(folder.path(), "answers.jsonl.2"), "one\n");
-    }
-
-    #[test]
-    fn a_line_that_cannot_be_written_holds_up_the_others_until_the_end() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut file = open(folder.path(), 1000, 1);
-        file.file = File::options().append(true).open("/dev/full").unwrap();
-        let (sender, events) = mpsc::channel(8);
-        let ending = CancellationToken::new();
-        let ends = ending.clone();
-        let writer = thread::spawn(move || {
-            write_all(file, events, &Metrics::default(), &ending);
-        });
-        for _ in 0..3 {
-            sender.blocking_send(event(Uuid::now_v7(), true)).unwrap();
-        }
-        thread::sleep(Duration::from_millis(50));
-        assert!(!writer.is_finished());
-        // Whoever speaks may still hold the way in.
-        ends.cancel();
-        drop(sender);
-        writer.join().unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_line_that_is_given_up_is_not_delivered() {
-        let folder = tempfile::tempdir().unwrap();
-        for (path, is_written) in [("/dev/full", false), ("/dev/null", true)] {
-            let mut file = open(folder.path(), 1000, 1);
-            file.file = File::options().append(true).open(path).unwrap();
-            let (sender, events) = mpsc::channel(8);
-            let ending = CancellationToken::new();
-            ending.cancel();
-            let writer = tokio::task::spawn_blocking(move || {
-                write_all(file, events, &Metrics::default(), &ending);
-            });
-            let announcer = Announcer::new([sender]);
-            let event = Event::clone(&event(Uuid::now_v7(), true));
-            assert_eq!(announcer.announce_surely(event).await, is_written);
-            drop(announcer);
-            writer.await.unwrap();
-        }
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_written_is_named() {
-        let config = FileOutput {
-            path: PathBuf::from("/no/such/folder/answers.jsonl"),
-            max_bytes: 1,
-            keep: 1,
-        };
-        let error = RotatingFile::open(&config).unwrap_err().to_string();
-        assert!(error.contains("/no/such/folder/answers.jsonl"), "{error}");
-    }
-}
+mod tests;

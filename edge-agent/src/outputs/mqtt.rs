@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     config::MqttOutput,
-    event::Event,
+    event::Undelivered,
     metrics::Metrics,
     pauses::pauses,
     web::{WebError, secret, trust},
@@ -153,7 +153,7 @@ impl Mqtt {
     }
 
     /// Publishes events until there are no more.
-    pub(super) async fn deliver_all(self, events: mpsc::Receiver<Arc<Event>>, patience: Patience) {
+    pub(super) async fn deliver_all(self, events: mpsc::Receiver<Undelivered>, patience: Patience) {
         // Room for all that is under way, and for words about this device.
         let capacity = usize::from(UNDER_WAY) + 8;
         let builder = AsyncClient::builder(self.options.clone());

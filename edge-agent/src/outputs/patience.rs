@@ -1,11 +1,11 @@
 //! How long deliveries are tried: always while the program runs, and a little beyond.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, time::Duration};
 
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::event::Event;
+use crate::event::{Event, Undelivered};
 
 /// How long an event is still tried once the program is to end.
 const BEYOND_THE_END: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ impl Patience {
     }
 
     /// Waits until an event is delivered, or given up.
-    pub(super) async fn deliver(&self, event: Arc<Event>, delivery: impl Future<Output = ()>) {
+    pub(super) async fn deliver(&self, event: Undelivered, delivery: impl Future<Output = ()>) {
         let out_of_time = async {
             self.ending.cancelled().await;
             sleep(BEYOND_THE_END).await;
@@ -54,13 +54,15 @@ pub(super) fn body(event: &Event) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::{pending, ready};
-
-    use tokio::sync::mpsc;
+    use std::{
+        future::{pending, ready},
+        sync::Arc,
+    };
 
     use super::*;
     use crate::{
-        event::Announcer,
+        event::{Announcer, WayIn},
+        metrics::Metrics,
         record::{FailureCause, Record},
     };
 
@@ -73,28 +75,33 @@ mod tests {
         Event::first(uuid::Uuid::nil(), "api", record, true)
     }
 
+    fn undelivered() -> Undelivered {
+        let waiting = Metrics::default().output_waiting("webhook");
+        Undelivered::new(Arc::new(event()), &waiting)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_event_is_waited_for_until_some_time_after_the_end_and_then_none_is() {
         let ending = CancellationToken::new();
         let patience = Patience::new(ending.clone());
         let day = Duration::from_secs(24 * 3600);
-        let waiting = patience.deliver(Arc::new(event()), sleep(day));
+        let waiting = patience.deliver(undelivered(), sleep(day));
         tokio::time::timeout(2 * day, waiting).await.unwrap();
         let begun = tokio::time::Instant::now();
         ending.cancel();
         patience
-            .deliver(Arc::new(event()), sleep(BEYOND_THE_END / 2))
+            .deliver(undelivered(), sleep(BEYOND_THE_END / 2))
             .await;
         assert_eq!(begun.elapsed(), BEYOND_THE_END / 2);
-        patience.deliver(Arc::new(event()), pending()).await;
+        patience.deliver(undelivered(), pending()).await;
         assert_eq!(begun.elapsed(), BEYOND_THE_END * 3 / 2);
-        patience.deliver(Arc::new(event()), pending()).await;
+        patience.deliver(undelivered(), pending()).await;
         assert_eq!(begun.elapsed(), BEYOND_THE_END * 3 / 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_event_that_is_given_up_is_not_delivered() {
-        let (output, mut taken) = mpsc::channel(1);
+        let (output, mut taken) = WayIn::new("webhook", 1, &Metrics::default());
         let announcer = Announcer::new([output]);
         let ending = CancellationToken::new();
         let patience = Patience::new(ending.clone());

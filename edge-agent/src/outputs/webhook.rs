@@ -1,17 +1,16 @@
 //! Events as calls of a web server: a webhook.
 //!
 //! An event is the body of one `POST`, as JSON. It has been taken once the server answers with a status of success. A
-//! server that is away, fails or says that it is too busy is called again; one that refuses an event (another status from
-//! 300 to 499) would refuse it again: the event is dropped. `Idempotency-Key` names an event, so that a server can tell
-//! one that it took though its answer was lost.
+//! server that is away, fails, says that it is too busy, or does not let this device in or know the address (a token that has
+//! ended, a proxy whose server is restarted) is called again; one that refuses the event itself (another status from 400 to
+//! 499) would refuse it again: the event is dropped. `Idempotency-Key` names an event, so that a server can tell one that it
+//! took though its answer was lost.
 
 use std::{
     collections::BTreeSet,
     future::ready,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -31,7 +30,7 @@ use super::{
 };
 use crate::{
     config::WebhookOutput,
-    event::Event,
+    event::{Event, Undelivered},
     metrics::Metrics,
     pauses::pauses,
     web::{Access, Server, WebError, failure},
@@ -51,10 +50,16 @@ pub(super) struct Webhook {
     kinds: Vec<Kind>,
     at_a_time: usize,
     metrics: Metrics,
-    /// Whether it was said that events wait.
-    is_waiting: AtomicBool,
-    /// The refusals that were told of.
-    refusals: Mutex<BTreeSet<StatusCode>>,
+    told: Mutex<Told>,
+}
+
+/// What the log was told since an event was taken.
+#[derive(Debug, Default)]
+struct Told {
+    /// That events wait.
+    is_waiting: bool,
+    /// What is to be done about these.
+    statuses: BTreeSet<StatusCode>,
 }
 
 /// Why a call did not bring an event to its receiver.
@@ -64,6 +69,7 @@ enum Failure {
     /// It may take it another time.
     Away {
         error: String,
+        status: Option<StatusCode>,
         retry_after: Option<Duration>,
     },
 }
@@ -89,13 +95,12 @@ impl Webhook {
             kinds: config.events.clone(),
             at_a_time: config.at_a_time,
             metrics,
-            is_waiting: AtomicBool::new(false),
-            refusals: Mutex::default(),
+            told: Mutex::default(),
         })
     }
 
     /// Delivers events until there are no more.
-    pub(super) async fn deliver_all(self, events: mpsc::Receiver<Arc<Event>>, patience: Patience) {
+    pub(super) async fn deliver_all(self, events: mpsc::Receiver<Undelivered>, patience: Patience) {
         let webhook = &self;
         ReceiverStream::new(events)
             .filter(|event| ready(is_for(&webhook.kinds, event)))
@@ -115,22 +120,14 @@ impl Webhook {
         let mut pauses = pauses();
         loop {
             match self.call(&key, body.clone()).await {
-                Ok(()) => {
-                    if self.is_waiting.swap(false, Ordering::Relaxed) {
-                        tracing::info!(server = self.server.name(), "events are taken again");
-                    }
-                    return;
-                }
+                Ok(()) => return self.taken(),
                 Err(Failure::Refused(status)) => return self.refused(status),
-                Err(Failure::Away { error, retry_after }) => {
-                    self.metrics.output_failed(WEBHOOK);
-                    if !self.is_waiting.swap(true, Ordering::Relaxed) {
-                        tracing::error!(
-                            server = self.server.name(),
-                            error,
-                            "events wait for the webhook"
-                        );
-                    }
+                Err(Failure::Away {
+                    error,
+                    status,
+                    retry_after,
+                }) => {
+                    self.away(&error, status);
                     let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
                     sleep(pause.max(retry_after.unwrap_or_default())).await;
                 }
@@ -147,6 +144,7 @@ impl Webhook {
             .send();
         let away = |error| Failure::Away {
             error,
+            status: None,
             retry_after: None,
         };
         let response = match timeout(self.timeout, call).await {
@@ -154,16 +152,9 @@ impl Webhook {
             Err(_) => return Err(away("it did not answer in time (`timeout_ms`)".to_owned())),
         };
         let status = response.status();
-        let answer = match status {
-            status if status.is_success() => Ok(()),
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
-                Err(())
-            }
-            status if status.is_redirection() || status.is_client_error() => {
-                return Err(Failure::Refused(status));
-            }
-            _ => Err(()),
-        };
+        if is_about_the_event(status) {
+            return Err(Failure::Refused(status));
+        }
         let retry_after = retry_after(&response);
         if response
             .content_length()
@@ -172,30 +163,90 @@ impl Webhook {
             // A connection whose answers were read is used again.
             let _ = timeout(self.timeout, response.bytes()).await;
         }
-        answer.map_err(|()| Failure::Away {
+        if status.is_success() {
+            return Ok(());
+        }
+        Err(Failure::Away {
             error: format!("it answered {status}"),
+            status: Some(status),
             retry_after,
         })
+    }
+
+    /// An event was taken: what was told until then is told again where it comes again.
+    fn taken(&self) {
+        if mem::take(&mut *self.told()).is_waiting {
+            tracing::info!(server = self.server.name(), "events are taken again");
+        }
+    }
+
+    /// Counts a call in vain, and tells of the first, and of the first with each status that says what to do.
+    fn away(&self, error: &str, status: Option<StatusCode>) {
+        self.metrics.output_failed(WEBHOOK);
+        let server = self.server.name();
+        let mut told = self.told();
+        let is_first = !mem::replace(&mut told.is_waiting, true);
+        let advice = status.and_then(|status| {
+            let advice = advice(status)?;
+            told.statuses.insert(status).then_some(advice)
+        });
+        match advice {
+            Some(advice) => {
+                tracing::error!(server, error, "events wait for the webhook: {advice}");
+            }
+            None if is_first => tracing::error!(server, error, "events wait for the webhook"),
+            None => {}
+        }
     }
 
     /// Counts an event that is dropped, and tells of the first with that status.
     fn refused(&self, status: StatusCode) {
         self.metrics.output_refused(WEBHOOK);
-        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        if refusals.insert(status) {
-            let advice = match status {
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                    "give the token that it knows as `outputs.webhook.token`"
-                }
-                status if status.is_redirection() => "it has moved: change `outputs.webhook.url`",
-                _ => "see `outputs.webhook` and what the server expects",
-            };
+        if self.told().statuses.insert(status) {
             tracing::warn!(
                 server = self.server.name(),
                 %status,
-                "events that the webhook refuses are dropped: {advice}"
+                "events that the webhook refuses are dropped: see `outputs.webhook` and what the server expects"
             );
         }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a server says by a status that it will never take the event that it got. Others are about who called, where, or
+/// when: a person, or time, may mend that.
+fn is_about_the_event(status: StatusCode) -> bool {
+    let is_about_the_call = matches!(
+        status,
+        StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::NOT_FOUND
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::PROXY_AUTHENTICATION_REQUIRED
+            | StatusCode::REQUEST_TIMEOUT
+            | StatusCode::TOO_EARLY
+            | StatusCode::TOO_MANY_REQUESTS
+    );
+    status.is_client_error() && !is_about_the_call
+}
+
+/// What a person may do about a status.
+fn advice(status: StatusCode) -> Option<&'static str> {
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            Some("give the token that it knows as `outputs.webhook.token`")
+        }
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
+            Some("see that its receiver runs, and that `outputs.webhook.url` is its address")
+        }
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            Some("let this device through the proxy on the way")
+        }
+        status if status.is_redirection() => Some("it has moved: change `outputs.webhook.url`"),
+        _ => None,
     }
 }
 

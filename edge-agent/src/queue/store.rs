@@ -11,7 +11,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Builder, Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+    TableError,
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -122,10 +125,10 @@ pub(crate) enum Present {
     /// No file: one is begun.
     Nothing,
     /// A queue with so many images.
-    Whole(usize),
+    Whole(u64),
     /// A queue that another program, an edge-agent that runs, has open.
     InUse,
-    /// A queue whose program ended before it could close it: it is opened all the same.
+    /// A queue whose program ended before it could close it, or of which a part is missing: it is repaired, or set aside.
     Unclosed,
     /// A queue that is damaged: it is set aside.
     Damaged(redb::Error),
@@ -241,26 +244,44 @@ impl Store {
 /// What [`Store::load`] would find at `path`, where nothing is changed.
 pub(super) fn look(path: &Path) -> Result<Present, redb::Error> {
     match look_inside(path) {
-        Ok(left) => Ok(Present::Whole(left.entries.len())),
+        Ok(images) => Ok(Present::Whole(images)),
         Err(redb::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
             Ok(Present::Nothing)
         }
         Err(redb::Error::DatabaseAlreadyOpen) => Ok(Present::InUse),
         Err(redb::Error::RepairAborted) => Ok(Present::Unclosed),
-        // Of an earlier version of the program, before anything was kept.
-        Err(redb::Error::TableDoesNotExist(_)) => Ok(Present::Whole(0)),
         Err(error) if is_damage(&error) && is_ours(path)? => Ok(Present::Damaged(error)),
         Err(error) => Err(error),
     }
 }
 
-fn look_inside(path: &Path) -> Result<Left, redb::Error> {
-    // Whether it may be written, too, as it will be.
+/// Images in the file.
+fn look_inside(path: &Path) -> Result<u64, redb::Error> {
+    // It may have to be written, too.
     File::options().read(true).write(true).open(path)?;
-    left(&builder().open_read_only(path)?)
+    let reading = builder().open_read_only(path)?.begin_read()?;
+    let is_older = reading.list_tables()?.count() < TABLES;
+    let missing = |error: &TableError| {
+        // They are added to a file of an earlier version of the program.
+        is_older && matches!(error, TableError::TableDoesNotExist(_))
+    };
+    for found in [
+        reading.open_table(IMAGES).map(drop),
+        reading.open_table(FINALS).map(drop),
+        reading.open_table(CLOCK).map(drop),
+    ] {
+        match found {
+            Err(error) if !missing(&error) => return Err(error.into()),
+            _ => {}
+        }
+    }
+    match reading.open_table(ENTRIES) {
+        Err(error) if missing(&error) => Ok(0),
+        entries => Ok(entries?.len()?),
+    }
 }
 
-fn left(database: &impl ReadableDatabase) -> Result<Left, redb::Error> {
+fn left(database: &Database) -> Result<Left, redb::Error> {
     let reading = database.begin_read()?;
     let mark = reading.open_table(CLOCK)?.get(THE_MARK)?;
     Ok(Left {
@@ -513,11 +534,13 @@ pub(super) mod tests {
         let none = folder.path().join("none");
         assert!(matches!(look(&none), Ok(Present::Nothing)));
         assert!(!none.exists());
-        for damaged in [&whole[..whole.len() / 2], &whole[..20], &[0; 99], &[]] {
+        for damaged in [&whole[..20], &[0; 99], &[]] {
             let path = file("damaged", damaged);
             assert!(matches!(look(&path), Ok(Present::Damaged(_))));
             assert_eq!(fs::read(&path).unwrap(), damaged);
         }
+        let half = file("half", &whole[..whole.len() / 2]);
+        assert!(matches!(look(&half), Ok(Present::Unclosed)));
         let text = file("text", b"a text");
         assert!(is_damage(&look(&text).unwrap_err()));
         assert_eq!(fs::read(&text).unwrap(), b"a text");
