@@ -1,6 +1,6 @@
 //! Audits: the cloud is asked afterwards about answers that the device gave by itself.
 
-use std::{collections::HashMap, fs};
+use std::{collections::HashMap, fs, net::TcpListener};
 
 use outpost_tests::{CertificateFolder, CloudService, repository, some_cifar};
 use serde_json::Value;
@@ -13,11 +13,10 @@ fn cloud(certificates: &CertificateFolder) -> CloudService {
     CloudService::start_with(certificates, &config)
 }
 
-fn config(cloud: &CloudService, certificates: &CertificateFolder, audit: &str) -> String {
+fn config(cloud: &str, certificates: &CertificateFolder, audit: &str) -> String {
     format!(
-        "operating_point = \"offload=20%\"\nfollow_link = false\ndeadline_ms = 20000\n{audit}\n[cloud]\nurl = \"{}\"\n\
+        "operating_point = \"offload=20%\"\nfollow_link = false\ndeadline_ms = 20000\n{audit}\n[cloud]\nurl = \"{cloud}\"\n\
          certificate_authority = {:?}\n[api]\naddress = \"127.0.0.1:0\"\n[outputs.file]\npath = \"answers.jsonl\"\n",
-        cloud.url(),
         certificates.authority(),
     )
 }
@@ -40,7 +39,7 @@ fn every_answer_of_the_device_that_is_drawn_has_one_last_word_of_the_cloud() {
     let certificates = CertificateFolder::valid();
     let cloud = cloud(&certificates);
     let audit = "[audit]\nshare = 1.0\nexpected = 0.9\nfalse_alarm_after = 1000000";
-    let device = Device::start(&config(&cloud, &certificates, audit));
+    let device = Device::start(&config(&cloud.url(), &certificates, audit));
     let answers = ask_all(&device, 60);
     let is_own = |answer: &&Value| answer["reason"] == "confident";
     let own = answers.iter().filter(is_own).count();
@@ -87,7 +86,7 @@ fn every_answer_of_the_device_that_is_drawn_has_one_last_word_of_the_cloud() {
     let (low, high) = (&audit["interval"][0], &audit["interval"][1]);
     assert!(low.as_f64().unwrap() <= said && said <= high.as_f64().unwrap());
     for (end, name) in [(low, "low"), (high, "high")] {
-        let told = device.metric(&format!("outpost_edge_audit_agreement_{name} "));
+        let told = device.metric(&format!("outpost_edge_audit_agreement_{name}{{}} "));
         assert!(
             (told.unwrap() - end.as_f64().unwrap()).abs() < 1e-9,
             "{audit}"
@@ -97,12 +96,46 @@ fn every_answer_of_the_device_that_is_drawn_has_one_last_word_of_the_cloud() {
 }
 
 #[test]
+fn answers_whose_audits_a_kill_ends_have_their_last_word_at_the_next_start() {
+    let certificates = CertificateFolder::valid();
+    // It takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let audit =
+        "delivery = \"eventually\"\n[circuit]\nfailures_to_open = 1000\n[audit]\nshare = 1.0";
+    let url = format!("https://{}", silent.local_addr().unwrap());
+    let config = config(&url, &certificates, audit)
+        .replace("deadline_ms = 20000", "deadline_ms = 1000")
+        .replace("[cloud]\n", "[cloud]\ntransport = \"h2\"\n");
+    let device = Device::start(&config);
+    let answers = ask_all(&device, 12);
+    let own = answers.iter().filter(|one| one["reason"] == "confident");
+    let own: Vec<&Value> = own.collect();
+    let audited = own.iter().filter(|one| one["final"] == false).count();
+    assert!(audited > 3, "{audited} of {}", own.len());
+    let device = Device::start_in(device.kill(), &config);
+    let path = device.folder.path().join("answers.jsonl");
+    let finals = || {
+        let events = lines(&path);
+        let of = |one: &&Value| {
+            let of_it = events.iter().filter(|event| event["id"] == one["id"]);
+            of_it.filter(|event| event["final"] == true).count()
+        };
+        own.iter().map(of).collect::<Vec<usize>>()
+    };
+    until("all last words", || {
+        finals().iter().all(|&finals| finals > 0).then_some(())
+    });
+    assert!(finals().iter().all(|&finals| finals == 1), "{:?}", finals());
+    device.kill();
+}
+
+#[test]
 fn an_alarm_is_logged_and_counted_and_private_images_are_not_drawn() {
     let certificates = CertificateFolder::valid();
     let cloud = cloud(&certificates);
     // So impatient that any few audits are an alarm.
     let audit = "[audit]\nshare = 1.0\nexpected = 1.0\ntolerance = 0.0\nfalse_alarm_after = 2";
-    let device = Device::start(&config(&cloud, &certificates, audit));
+    let device = Device::start(&config(&cloud.url(), &certificates, audit));
     ask_all(&device, 40);
     until("an alarm", || {
         (device.metric("outpost_edge_audit_drift_alarm ") == Some(1.0)).then_some(())
@@ -134,7 +167,7 @@ fn an_alarm_is_logged_and_counted_and_private_images_are_not_drawn() {
         (&false.into(), &0.into())
     );
     assert_eq!(device.metric("outpost_edge_audit_drift_alarm "), Some(0.0));
-    assert_eq!(device.metric("outpost_edge_audit_agreement_low "), None);
+    assert_eq!(device.metric("outpost_edge_audit_agreement_low{}"), None);
     let (log, _) = device.end();
     assert_eq!(
         log.matches("less often than was expected").count(),
@@ -147,7 +180,7 @@ fn an_alarm_is_logged_and_counted_and_private_images_are_not_drawn() {
         "[privacy]\nnever_offload = [{}]\nat_least = 0.01\n[audit]\nshare = 1.0",
         classes.join(", ")
     );
-    let device = Device::start(&config(&cloud, &certificates, &private));
+    let device = Device::start(&config(&cloud.url(), &certificates, &private));
     for answer in ask_all(&device, 20) {
         assert_eq!(
             (&answer["site"], &answer["final"]),

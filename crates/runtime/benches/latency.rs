@@ -1,15 +1,15 @@
-//! The time of one image on tract beside ONNX Runtime, both on one thread, with the programs' allocator:
+//! The time of one image on tract beside ONNX Runtime, both on as many threads, with the programs' allocator:
 //! `ORT_DYLIB_PATH=LIBRARY cargo bench --workspace --bench latency`.
 //!
 //! Both run in turn on the same input; medians, and the median of the rounds' ratios. Without
 //! `ORT_DYLIB_PATH` tract runs alone. The zoo's graphs have constant weights, which does not change their
-//! time. `OUTPOST_BENCH_ROUNDS` is the number of rounds, 51 where it is not set.
+//! time. `OUTPOST_BENCH_ROUNDS` is the number of rounds, 51 where it is not set, `OUTPOST_BENCH_THREADS` that of threads, 1.
 
 use std::{error::Error, fs, hint::black_box, path::Path, time::Instant};
 
 use bytes::Bytes;
 use ndarray::Array4;
-use outpost_runtime::{GraphSpec, ModelFolder, Network, Runtime, TractRuntime};
+use outpost_runtime::{GraphSpec, ModelFolder, Network, Runtime, Threads, TractRuntime};
 use tikv_jemallocator::Jemalloc;
 
 #[global_allocator]
@@ -25,6 +25,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         Ok(rounds) => rounds.parse()?,
         Err(_) => 51,
     };
+    let threads = match std::env::var("OUTPOST_BENCH_THREADS") {
+        Ok(threads) => threads.parse()?,
+        Err(_) => 1,
+    };
+    let runtime = TractRuntime::with_threads(Threads::try_new(threads)?);
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = ModelFolder::new(here.join("../../models"));
     let mut graphs = Vec::new();
@@ -48,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         };
         graphs.push((name, onnx, spec));
     }
-    let peer = peer()?;
+    let peer = peer(threads)?;
     println!("| network | tract, ms | ONNX Runtime, ms | ratio |");
     println!("| --- | --- | --- | --- |");
     for (name, onnx, spec) in graphs {
@@ -56,7 +61,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let image = Array4::from_shape_fn((1, channels, height, width), |(_, c, y, x)| {
             ((c * 31 + y * 7 + x * 3) % 17) as f32 / 8.0 - 1.0
         });
-        let network = TractRuntime::default().load(onnx.clone(), &spec)?;
+        let network = runtime.load(onnx.clone(), &spec)?;
         let peer = match &peer {
             Some(peer) => Some(peer.load(onnx.clone(), &spec)?),
             None => None,
@@ -91,7 +96,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 #[cfg(feature = "onnxruntime")]
-fn peer() -> Result<Option<Box<dyn Runtime>>, Box<dyn Error>> {
+fn peer(threads: usize) -> Result<Option<Box<dyn Runtime>>, Box<dyn Error>> {
     use outpost_runtime::{Device, OnnxRuntime, OnnxRuntimeConfig};
     if std::env::var_os("ORT_DYLIB_PATH").is_none() {
         return Ok(None);
@@ -100,12 +105,12 @@ fn peer() -> Result<Option<Box<dyn Runtime>>, Box<dyn Error>> {
         library: None,
         device: Device::Cpu,
         sessions: 1,
-        threads: 1,
+        threads,
     })?)))
 }
 
 #[cfg(not(feature = "onnxruntime"))]
-fn peer() -> Result<Option<Box<dyn Runtime>>, Box<dyn Error>> {
+fn peer(_: usize) -> Result<Option<Box<dyn Runtime>>, Box<dyn Error>> {
     Ok(None)
 }
 

@@ -86,7 +86,10 @@ pub(super) async fn classify(
     request: Request,
 ) -> Result<Response, Problem> {
     let Query(parameters) =
-        parameters.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+        parameters.map_err(|error| {
+            let says = format!("{}: `deadline_ms` is a whole number of milliseconds, from 1 on, and `name` a text; there are no others", error.body_text());
+            Problem::new(StatusCode::BAD_REQUEST, says)
+        })?;
     if parameters.deadline_ms == Some(0) {
         return Err(Problem::new(
             StatusCode::BAD_REQUEST,

@@ -249,6 +249,8 @@ pub(super) async fn state(State(context): State<Context>) -> Json<Status> {
 }
 
 /// Decides about the images to come by another operating point, or in another mode.
+///
+/// That holds until the program ends; what the configuration says counts again at its next start.
 #[utoipa::path(
     put,
     path = "/v1/state",
