@@ -11,7 +11,7 @@ use std::{
 };
 
 use outpost_cascade::DecideBy;
-use outpost_engine::{EnergyUse, Engine, Thrift};
+use outpost_engine::{EnergyUse, Engine, Thrift, ThriftAccount};
 use outpost_exit_policy::Goal;
 use serde::Serialize;
 use tokio::{
@@ -42,6 +42,8 @@ pub(crate) struct Power {
     config: Arc<PowerConfig>,
     metrics: Metrics,
     present: Arc<Mutex<Present>>,
+    /// What offloads to all sites took, also those of engines before.
+    account: ThriftAccount,
 }
 
 /// What holds now.
@@ -82,6 +84,7 @@ impl Power {
                 charge: None,
                 is_blind: false,
             })),
+            account: ThriftAccount::default(),
         };
         if power.follows() {
             *power.lock() = power.look();
@@ -135,21 +138,16 @@ impl Power {
                 slowdown: spared.slowdown.unwrap_or(Thrift::default().slowdown),
             },
         };
+        self.account.go_by(&thrift);
         for (_, upstream) in engine.peers() {
-            upstream.spare(&thrift);
+            upstream.spare(&self.account);
         }
     }
 
-    /// The energy that offloads of an engine took, as far as that is known.
+    /// The energy that offloads took, as far as that is known: all sites of an engine have one account.
     pub(crate) fn energy(engine: &Engine) -> Option<EnergyUse> {
-        let uses = engine.peers().filter_map(|(_, upstream)| upstream.energy());
-        uses.reduce(|one, other| EnergyUse {
-            spent: one.spent + other.spent,
-            left: match (one.left, other.left) {
-                (Some(one), Some(other)) => Some(one + other),
-                (one, other) => one.or(other),
-            },
-        })
+        let (_, upstream) = engine.peers().next()?;
+        upstream.energy()
     }
 
     /// Has the agent in charge go by the class of the start, and by others as the supplies change, until `ending`.

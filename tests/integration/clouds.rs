@@ -7,9 +7,11 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use outpost_tests::{
@@ -148,6 +150,115 @@ fn a_cloud_that_falls_silent_is_left_while_its_connections_stay() {
         let (log, _) = device.end();
         assert!(log.contains("does not answer"), "{log}");
     }
+}
+
+/// A path to a cloud, which takes so long each way, and over which nothing comes through while it is frozen.
+fn far(to: SocketAddr, each_way: Duration) -> (SocketAddr, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let is_frozen = Arc::new(AtomicBool::new(false));
+    let frozen = is_frozen.clone();
+    // Ends with the test's process.
+    thread::spawn(move || {
+        for device in listener.incoming() {
+            let (device, cloud) = (device.unwrap(), TcpStream::connect(to).unwrap());
+            for (from, to) in [(&device, &cloud), (&cloud, &device)] {
+                let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                to.set_nodelay(true).unwrap();
+                let (sent, under_way) = mpsc::channel::<(Instant, Vec<u8>)>();
+                let frozen = frozen.clone();
+                thread::spawn(move || {
+                    for (at, bytes) in under_way {
+                        thread::sleep((at + each_way).saturating_duration_since(Instant::now()));
+                        while frozen.load(Ordering::Relaxed) {
+                            thread::sleep(Duration::from_millis(5));
+                        }
+                        if to.write_all(&bytes).is_err() {
+                            break;
+                        }
+                    }
+                });
+                thread::spawn(move || {
+                    let mut buffer = [0; 16384];
+                    while let Ok(read @ 1..) = from.read(&mut buffer) {
+                        if sent
+                            .send((Instant::now(), buffer[..read].to_vec()))
+                            .is_err()
+                        {
+                            break;
+                        }
+                    }
+                });
+            }
+        }
+    });
+    (address, is_frozen)
+}
+
+#[test]
+fn a_cloud_that_falls_silent_is_left_within_a_second_at_any_usual_round_trip() {
+    /// From the call to the answer of the other cloud, of which a fifth is for a busy machine.
+    const WITHIN: Duration = Duration::from_millis(1200);
+    let certificates = CertificateFolder::valid();
+    let addresses = [free_address(), free_address()];
+    let _clouds = addresses.map(|address| cloud(address, &certificates));
+    let image = &images(1)[0];
+    for each_way in [0, 75].map(Duration::from_millis) {
+        let (first, is_frozen) = far(addresses[0], each_way);
+        let config = config([first, addresses[1]], &certificates, "");
+        let config = config.replace("health_every_ms", "transport = \"h2\"\nhealth_every_ms");
+        let device = Device::start(&config);
+        // After one call and after some; the best of three counts.
+        let mut took = Vec::new();
+        while took.len() < 3 && took.last().is_none_or(|last| *last > WITHIN) {
+            until_answered_by(&device, first, image);
+            is_frozen.store(true, Ordering::Relaxed);
+            let asked = Instant::now();
+            assert_answered_by(addresses[1], &ask(&device, image));
+            took.push(asked.elapsed());
+            is_frozen.store(false, Ordering::Relaxed);
+        }
+        println!("{each_way:?} each way: {took:?}");
+        assert!(
+            took.iter().any(|took| *took <= WITHIN),
+            "{each_way:?}: {took:?}"
+        );
+        device.end();
+    }
+}
+
+#[test]
+fn a_cloud_that_is_there_without_the_network_is_not_gone_back_to() {
+    let certificates = CertificateFolder::valid();
+    let addresses = [free_address(), free_address()];
+    let models = repository().join("models");
+    let other = format!(
+        "address = \"{}\"\nmodels = {models:?}\nnetworks = [\"cifar10-alexnet\"]\n[tls]\ncertificate = \"server.pem\"\nkey = \"server.key\"\n",
+        addresses[0],
+    );
+    let mut first = CloudService::start_from(&certificates, &other, |_| {});
+    let _second = cloud(addresses[1], &certificates);
+    let device = Device::start(&config(addresses, &certificates, ""));
+    let image = &images(1)[0];
+    until_answered_by(&device, addresses[1], image);
+    // Ten questions, three times as long as it would have to be there.
+    let asked = Instant::now();
+    while asked.elapsed() < Duration::from_secs(1) {
+        assert_answered_by(addresses[1], &ask(&device, image));
+        assert_eq!(endpoint(&device, addresses[0])["presence"], "down");
+    }
+    let failovers = "outpost_edge_cloud_failovers_total{site=\"cloud\"}";
+    assert_eq!(device.metric(failovers), Some(1.0));
+    first.kill();
+    let _first = cloud(addresses[0], &certificates);
+    until_answered_by(&device, addresses[0], image);
+    let (log, _) = device.end();
+    let left: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("another is asked"))
+        .collect();
+    assert_eq!(left.len(), 1, "{log}");
+    assert!(left[0].contains("rejected") && !left[0].contains("does not answer"));
 }
 
 #[test]

@@ -203,6 +203,19 @@ fn auto_begins_as_for_a_usual_link_and_sends_less_over_a_thin_one() {
 }
 
 #[test]
+fn auto_sees_a_thin_link_where_all_images_have_one_size() {
+    let certificates = CertificateFolder::valid();
+    let cloud = CloudService::start(&certificates);
+    let encoders = certificates.file("profile.json");
+    fs::write(&encoders, profile().to_string()).unwrap();
+    let encoders = format!("encoders = {encoders:?}");
+    let thin = thin_path(cloud.address(), 40_000);
+    let one = vec![some_photos(1).remove(0); 4];
+    let thin = sent_as(&certificates, thin, &encoders, &one);
+    assert_eq!(thin, ["jpeg@85", "webp@60", "webp@60", "webp@60"]);
+}
+
+#[test]
 fn auto_takes_avif_over_a_thin_link_where_both_programs_have_it() {
     let certificates = CertificateFolder::valid();
     let cloud = CloudService::start(&certificates);

@@ -6,9 +6,14 @@ use std::{
     thread,
 };
 
-use outpost_tests::{Answers, CertificateFolder, CloudService, EdgeAgent, some_photos};
+use outpost_tests::{
+    Answers, CertificateFolder, CloudService, EdgeAgent, repository, some_cifar, some_photos,
+};
 use outpost_transport::development_certificates::Validity;
+use serde_json::Value;
 use time::{Duration, OffsetDateTime};
+
+use crate::run::{Device, json};
 
 fn fell_back(answers: &Answers, cause: &str) {
     assert_eq!(answers.code, 0, "{}", answers.log);
@@ -207,4 +212,43 @@ fn a_cloud_without_the_network_says_so() {
         "{}",
         answers.log
     );
+}
+
+#[test]
+fn a_budget_of_bytes_holds_for_all_that_goes_over_the_wire() {
+    const BUDGET: u64 = 60_000;
+    let certificates = CertificateFolder::valid();
+    let models = repository().join("models");
+    let config = format!("models = {models:?}\nnetworks = [\"cifar10-resnet\"]");
+    let cloud = CloudService::start_with(&certificates, &config);
+    let images = some_cifar(100);
+    for transport in ["h2", "h3"] {
+        let device = Device::start(&format!(
+            "mode = \"cloud-only\"\ndeadline_ms = 20000\n[cloud]\nurl = \"{}\"\ntransport = \"{transport}\"\n\
+             certificate_authority = {:?}\n[cloud.budget]\nbytes_per_day = {BUDGET}\n[api]\naddress = \"127.0.0.1:0\"\n",
+            cloud.url(),
+            certificates.authority(),
+        ));
+        let ask = |image: &[u8]| json(device.post("/v1/classify", "image/jpeg", image));
+        let mut sent = 0;
+        for image in images.iter().map(|image| std::fs::read(image).unwrap()) {
+            let answer = ask(&image);
+            match answer["reason"].as_str().unwrap() {
+                "offloaded" => sent += answer["bytes_sent"].as_u64().unwrap(),
+                reason => {
+                    assert_eq!(reason, "fallback:budget", "{answer}");
+                    break;
+                }
+            }
+        }
+        let peer = json(device.get("/v1/state"))["peers"][0].clone();
+        let way = |way: &Value| way["sent"].as_u64().unwrap() + way["received"].as_u64().unwrap();
+        let wire = way(&peer["wire"]["h2"]) + way(&peer["wire"]["h3"]);
+        println!("{transport}: {wire} bytes on the wire, {sent} of requests");
+        // As much as may be, and no more.
+        assert!((BUDGET - 6_000..=BUDGET).contains(&wire), "{peer}");
+        let left = peer["budgets"][0]["left"].as_f64().unwrap();
+        assert!((left - (BUDGET - wire) as f64).abs() < 1_000.0, "{peer}");
+        device.end();
+    }
 }

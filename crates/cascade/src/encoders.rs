@@ -194,7 +194,10 @@ impl<E: Copy + PartialEq + ToString> EncoderChoice<E> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::link::{LinkEstimate, Observation};
 
     fn measured(
         encoder: &'static str,
@@ -248,6 +251,29 @@ mod tests {
         assert_eq!(chosen(1.0, Some(link(20e3))), "avif");
         // A link of which only the round trip is known carries bytes for nothing.
         assert_eq!(chosen(1.0, Some(link(f64::INFINITY))), "jpeg");
+    }
+
+    #[test]
+    fn a_thin_link_gets_what_is_smallest_where_all_images_have_one_size() {
+        let chosen_over = |bytes_a_second: f64| {
+            let mut estimate = LinkEstimate::default();
+            estimate.answered_in(Duration::from_millis(50), Duration::ZERO);
+            for second in 0..14 {
+                let sent = Observation {
+                    bytes: 34_000,
+                    image_bytes: Some(110_000),
+                    encoding: Duration::from_millis(1),
+                    link: Duration::from_secs_f64(0.05 + 34e3 / bytes_a_second),
+                    at_peer: None,
+                    queued: None,
+                    is_answered: true,
+                };
+                estimate.observe(&sent, Duration::from_secs(second));
+            }
+            chosen(1.0, estimate.at(Duration::from_secs(14)))
+        };
+        assert_eq!(chosen_over(25e3), "avif");
+        assert_eq!(chosen_over(100e6), "jpeg");
     }
 
     #[test]

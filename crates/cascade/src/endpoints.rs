@@ -9,12 +9,17 @@ use std::time::Duration;
 use crate::follower::Follower;
 
 /// Silence, at least and at most, after which a peer is asked for a sign of life. Below, answers of a loaded peer would
-/// often cost a question; above, leaving a silent one would take longer than a second.
-const QUIET: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(500));
-/// How long a sign of life may take, at least: with the longest silence it makes a second.
-const SIGN_WITHIN: Duration = Duration::from_millis(500);
-/// And at most, on a link that is so slow: there the question waits behind the bytes of an image.
+/// often cost a question; above, no time would be left for another's answer within a second.
+const QUIET: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(300));
+/// How long a sign of life may take, at least and at most, where it waits behind nothing: with the longest silence 0.8 s, and
+/// 0.2 s are left for another's answer. Below, a machine that is busy for a moment would be taken for away.
+const SIGN_WITHIN: (Duration, Duration) = (Duration::from_millis(400), Duration::from_millis(500));
+/// Of a link whose round trip is longer, so many of them.
+const SIGN_WITHIN_ROUND_TRIPS: f64 = 1.5;
+/// And at most, where it waits behind the bytes of an image.
 const SIGN_WITHIN_AT_MOST: Duration = Duration::from_secs(10);
+/// The first time's deviation, as a share of it: half of what RFC 6298 has. Who is left too soon costs one image a second call.
+const FIRST_DEVIATION: f64 = 0.25;
 /// With [`Choose::Fastest`] another must be faster by this share of the round trip, and by this time. Less is noise.
 const FASTER_BY: (f64, Duration) = (0.2, Duration::from_millis(2));
 /// A peer that is left again within so many times the wait before it was gone back to has to be there for twice that wait
@@ -67,7 +72,7 @@ pub struct Change {
     pub is_failover: bool,
 }
 
-/// A mean, and a value that hardly any exceeds: the mean and four times the mean deviation, as TCP has it for its
+/// A mean, and a value that hardly any exceeds: the mean and four times the mean deviation, much as TCP has it for its
 /// retransmissions (RFC 6298).
 #[derive(Debug, Clone, Copy, Default)]
 struct Usual {
@@ -80,7 +85,8 @@ impl Usual {
     fn observe(&mut self, time: Duration) {
         let seconds = time.as_secs_f64();
         if !self.is_known {
-            (self.mean, self.deviation, self.is_known) = (seconds, seconds / 2.0, true);
+            (self.mean, self.deviation) = (seconds, FIRST_DEVIATION * seconds);
+            self.is_known = true;
             return;
         }
         self.deviation += ((seconds - self.mean).abs() - self.deviation) / 4.0;
@@ -109,13 +115,21 @@ struct Endpoint {
     /// Since when a call waits without a sign of life.
     silent_since: Option<Duration>,
     asked_at: Option<Duration>,
-    /// Of calls, the part of them that was the link's, and questions.
+    /// Of calls, the part of them that was the link's once they had gone out, and questions.
     call: Usual,
     link: Usual,
     round_trip: Usual,
     /// When it was gone back to, while it is in use since then, and how often the wait before that doubles.
     back_since: Option<Duration>,
     doubled: u32,
+}
+
+impl Endpoint {
+    /// The silence after which it is asked for a sign of life.
+    fn quiet(&self) -> Duration {
+        let usual = self.call.most().unwrap_or(QUIET.1);
+        usual.clamp(QUIET.0, QUIET.1)
+    }
 }
 
 /// The state of all.
@@ -216,7 +230,7 @@ impl Endpoints {
         }
     }
 
-    /// A call took so long, of which a part was the link's.
+    /// A call took so long, of which a part was the link's once it had gone out.
     pub fn took(&mut self, endpoint: usize, call: Duration, link: Duration) {
         let endpoint = &mut self.endpoints[endpoint];
         endpoint.call.observe(call);
@@ -226,14 +240,21 @@ impl Endpoints {
     /// When the one should be asked for a sign of life, where calls at it wait; the time may have come.
     pub fn ask_at(&self, endpoint: usize) -> Option<Duration> {
         let endpoint = &self.endpoints[endpoint];
-        let usual = endpoint.call.most().unwrap_or(QUIET.1);
-        Some(endpoint.silent_since? + usual.clamp(QUIET.0, QUIET.1))
+        Some(endpoint.silent_since? + endpoint.quiet())
     }
 
-    /// How long a sign of life may take before the one is taken for away.
+    /// How long a sign of life may take before the one is taken for away: its round trip, and what bytes of an image are
+    /// usually still ahead of the question.
     pub fn sign_within(&self, endpoint: usize) -> Duration {
-        let usual = self.endpoints[endpoint].link.most().unwrap_or_default();
-        usual.clamp(SIGN_WITHIN, SIGN_WITHIN_AT_MOST)
+        let endpoint = &self.endpoints[endpoint];
+        let (least, most) = SIGN_WITHIN;
+        let round_trip = endpoint.round_trip.mean().unwrap_or_default();
+        let usual = endpoint.round_trip.most().unwrap_or(most);
+        let alone = usual.clamp(least, most);
+        let alone = alone.max(round_trip.mul_f64(SIGN_WITHIN_ROUND_TRIPS));
+        let link = endpoint.link.most().unwrap_or_default();
+        let ahead = link.saturating_sub(round_trip + endpoint.quiet());
+        (alone + ahead).min(SIGN_WITHIN_AT_MOST)
     }
 
     /// One gave a sign of life: it answered a call that is about to end, be it with a refusal, or the question for one, with that
@@ -287,7 +308,7 @@ impl Endpoints {
     }
 
     /// Those to ask whether they are there, which are then taken for asked: all but the one in use, which its calls tell of;
-    /// with [`Choose::Fastest`], and where it is away, that one too.
+    /// that one too with [`Choose::Fastest`], where it is away, and until its round trip is known.
     pub fn due(&mut self, now: Duration) -> Vec<usize> {
         let every = self.config.health_every;
         let due = (0..self.endpoints.len()).filter(|&endpoint| {
@@ -303,7 +324,8 @@ impl Endpoints {
 
     fn is_asked(&self, endpoint: usize) -> bool {
         let is_in_use = endpoint == self.in_use && self.presence(endpoint) != Presence::Down;
-        !is_in_use || self.config.choose == Choose::Fastest
+        let is_known = self.round_trip(endpoint).is_some();
+        !is_in_use || !is_known || self.config.choose == Choose::Fastest
     }
 
     /// Goes over to a better one that has been there for long enough.

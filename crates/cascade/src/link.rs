@@ -8,9 +8,12 @@ const HALF_LIFE_OFFLOADS: f64 = 8.0;
 const HALF_LIFE: Duration = Duration::from_secs(30);
 /// A link that nothing was sent over for so long may be another by now.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
-/// Sizes must spread by this share of their mean before the time of a byte is believed; below, it shrinks towards zero
-/// and the time counts as round trip, which is as good for messages of such sizes.
+/// Sizes must spread by this share of their mean before the time of a byte that they tell is believed; below, it shrinks
+/// towards what a question's round trip leaves of the time. Where none is known that is zero, and the time counts as round
+/// trip, which is as good for messages of such sizes.
 const LEAST_SPREAD: f64 = 0.1;
+/// For how long a question's round trip holds where a longer one comes: the link may be another by then.
+const ROUND_TRIP_HOLDS: Duration = Duration::from_secs(60);
 
 /// What came of one offload.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,13 +37,18 @@ pub struct Observation {
 /// An estimate of a link and of the peer behind it.
 ///
 /// The time on the link is taken for a round trip and a time a byte, fitted by least squares in which older offloads
-/// count for less. A failed one counts with the time that it cost.
+/// count for less. Where sizes are much the same, as those of a camera that sees the same, the round trip of a question tells
+/// the two apart. A failed offload counts with the time that it cost.
 #[derive(Debug, Clone, Default)]
 pub struct LinkEstimate {
     latest: Option<Duration>,
     weight: f64,
     bytes: f64,
     link: f64,
+    /// Of the time on the link, that before the request went out: connecting, say.
+    before: f64,
+    /// The least of a question's, and when it was.
+    round_trip: Option<(f64, Duration)>,
     /// What was sent of a byte that was read, and seconds of encoding.
     sent_share: f64,
     encoding: f64,
@@ -74,7 +82,7 @@ impl ToldMean {
 pub struct Link {
     /// Seconds of a message without bytes.
     pub round_trip: f64,
-    /// Seconds of a byte; 0 where sizes did not differ enough to tell.
+    /// Seconds of a byte; 0 where neither sizes that differ nor a question's round trip tell it.
     pub per_byte: f64,
     /// Seconds at the peer.
     pub at_peer: f64,
@@ -112,11 +120,34 @@ impl Link {
 }
 
 impl LinkEstimate {
+    /// Takes into account that a question, which waited behind no image, was answered in that round trip.
+    pub fn answered_in(&mut self, round_trip: Duration, now: Duration) {
+        let seconds = round_trip.as_secs_f64();
+        let is_least = self.round_trip.is_none_or(|(least, _)| seconds <= least);
+        if is_least || self.wants_round_trip(now) {
+            self.round_trip = Some((seconds, now));
+        }
+    }
+
+    /// Whether no round trip of a question is known, or only one from long ago.
+    pub fn wants_round_trip(&self, now: Duration) -> bool {
+        let is_old = |(_, at): (f64, Duration)| now.saturating_sub(at) >= ROUND_TRIP_HOLDS;
+        self.round_trip.is_none_or(is_old)
+    }
+
     /// Takes an offload into account that ended at `now`, a time since any origin.
     pub fn observe(&mut self, observation: &Observation, now: Duration) {
+        self.observe_after(Duration::ZERO, observation, now);
+    }
+
+    /// The same, of one whose request went out only after so much of the time that counts as the link's.
+    pub fn observe_after(&mut self, before: Duration, observation: &Observation, now: Duration) {
         let idle = self.idle(now);
         if idle.is_some_and(|idle| idle >= FORGOTTEN_AFTER) {
-            *self = Self::default();
+            *self = Self {
+                round_trip: self.round_trip,
+                ..Self::default()
+            };
         }
         let idle = idle.unwrap_or_default();
         let decay =
@@ -129,6 +160,7 @@ impl LinkEstimate {
         let (off_bytes, off_link) = (bytes - self.bytes, link - self.link);
         self.bytes += share * off_bytes;
         self.link += share * off_link;
+        self.before += share * (before.as_secs_f64() - self.before);
         self.variance = (1.0 - share) * (self.variance + share * off_bytes * off_bytes);
         self.covariance = (1.0 - share) * (self.covariance + share * off_bytes * off_link);
         let failed = f64::from(u8::from(!observation.is_answered));
@@ -150,7 +182,12 @@ impl LinkEstimate {
     pub fn at(&self, now: Duration) -> Option<Link> {
         self.idle(now).filter(|idle| *idle < FORGOTTEN_AFTER)?;
         let spread = (LEAST_SPREAD * self.bytes).powi(2);
-        let per_byte = self.covariance / (self.variance + spread).max(f64::MIN_POSITIVE);
+        let beyond = self.round_trip.map_or(0.0, |(round_trip, _)| {
+            (self.link - self.before - round_trip).max(0.0)
+        });
+        let expected = beyond / self.bytes.max(1.0);
+        let per_byte =
+            (self.covariance + spread * expected) / (self.variance + spread).max(f64::MIN_POSITIVE);
         // Neither part can be less than nothing.
         let per_byte = per_byte.clamp(0.0, self.link / self.bytes.max(1.0));
         Some(Link {
@@ -213,6 +250,49 @@ mod tests {
         let link = estimate.at(10 * SECOND).unwrap();
         assert_eq!(link.per_byte, 0.0);
         assert!((link.offload(20_000.0) - 0.09).abs() < 1e-9, "{link:?}");
+    }
+
+    #[test]
+    fn equal_sizes_tell_the_uplink_where_the_round_trip_of_a_question_is_known() {
+        let mut estimate = LinkEstimate::default();
+        estimate.answered_in(Duration::from_millis(50), SECOND);
+        for i in 0..14 {
+            // The first one waited for the handshake.
+            let before = Duration::from_millis(if i == 0 { 300 } else { 0 });
+            let mut sent = sent(30_000, 0.05, 25e3);
+            sent.link += before;
+            estimate.observe_after(before, &sent, SECOND * i);
+        }
+        let link = estimate.at(14 * SECOND).unwrap();
+        assert!((1.0 / link.per_byte - 25e3).abs() < 1e3, "{link:?}");
+        assert!(link.round_trip < 0.1, "{link:?}");
+        // Sizes that differ are believed as before.
+        let mut differing = LinkEstimate::default();
+        differing.answered_in(Duration::from_millis(1), SECOND);
+        for i in 0..40 {
+            let sent = sent(5_000 + 40_000 * (u64::from(i) % 3), 0.05, 1e6);
+            differing.observe(&sent, SECOND * i);
+        }
+        let link = differing.at(40 * SECOND).unwrap();
+        assert!((link.round_trip - 0.05).abs() < 0.005, "{link:?}");
+    }
+
+    #[test]
+    fn of_questions_the_shortest_round_trip_of_a_minute_counts() {
+        let mut estimate = LinkEstimate::default();
+        assert!(estimate.wants_round_trip(SECOND));
+        let ms = Duration::from_millis;
+        estimate.answered_in(ms(50), SECOND);
+        estimate.answered_in(ms(400), 2 * SECOND);
+        assert_eq!(estimate.round_trip, Some((0.05, SECOND)));
+        assert!(!estimate.wants_round_trip(60 * SECOND));
+        assert!(estimate.wants_round_trip(61 * SECOND));
+        estimate.answered_in(ms(400), 61 * SECOND);
+        assert_eq!(estimate.round_trip, Some((0.4, 61 * SECOND)));
+        // It does not go with what offloads took.
+        estimate.observe(&sent(20_000, 0.05, 1e6), 62 * SECOND);
+        estimate.observe(&sent(20_000, 0.05, 1e6), 200 * SECOND);
+        assert_eq!(estimate.round_trip, Some((0.4, 61 * SECOND)));
     }
 
     #[test]

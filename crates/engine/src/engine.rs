@@ -208,6 +208,11 @@ impl Engine {
                 Ok((id, Remote { network, peer }))
             })
             .collect::<Result<_, StartError>>()?;
+        for Remote { network, peer } in remote.values() {
+            if let Some(site) = peer {
+                plan.peers[site].serves(network);
+            }
+        }
         // Connecting takes as long as loading; they go side by side.
         for peer in plan.peers.values() {
             peer.set_asked(plan.connects && plan.mode.offloads());

@@ -25,8 +25,8 @@ pub use outpost_offload::{
 };
 pub use peer::{
     BudgetConfig, BudgetLeft, CircuitSettings, EncodersError, Encoding, EndpointStatus, EnergyUse,
-    Offload, OtherConfig, Payload, PeerConfig, PeerError, SentAs, Thrift, UnknownEncoding,
-    Upstream,
+    Offload, OtherConfig, Payload, PeerConfig, PeerError, SentAs, Thrift, ThriftAccount,
+    UnknownEncoding, Upstream,
 };
 pub use picture::{Picture, PictureError};
 pub use privacy::{Privacy, PrivacyError};

@@ -3,6 +3,8 @@
 
 use std::{
     collections::HashSet,
+    convert::Infallible,
+    future::pending,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -14,7 +16,7 @@ use outpost_cascade::{
 };
 use outpost_offload::{Failure, error_chain, tell_circuit};
 use outpost_proto::inference::{
-    ModelMetadataRequest, ServerReadyRequest,
+    ModelMetadataRequest, ModelReadyRequest, ServerReadyRequest,
     grpc_inference_service_client::GrpcInferenceServiceClient,
 };
 use outpost_transport::{CallError, Channel, Idempotent, WireMeter};
@@ -24,7 +26,7 @@ use tokio::{
     task::spawn_blocking,
     time::{sleep, timeout_at},
 };
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 use tracing::Span;
 
 use crate::picture::Picture;
@@ -41,8 +43,8 @@ mod packing;
 mod remote;
 mod upstream;
 
-use budgets::Budgets;
-pub use budgets::{BudgetLeft, EnergyUse, Thrift};
+pub use budgets::{BudgetLeft, EnergyUse, Thrift, ThriftAccount};
+use budgets::{Budgets, Demand};
 pub use config::{BudgetConfig, CircuitSettings, OtherConfig, Payload, PeerConfig};
 pub use error::PeerError;
 pub use offload::Offload;
@@ -73,6 +75,8 @@ struct Peer {
     budgets: Arc<Mutex<Budgets>>,
     circuit: Arc<Mutex<Circuit>>,
     link: Arc<Mutex<LinkEstimate>>,
+    /// Held by each call that is under way.
+    calls: Arc<()>,
     /// Origin of the times of the circuit and of the link.
     origin: Instant,
     /// What a person has been told of: causes, and what was wrong with replies.
@@ -110,8 +114,10 @@ impl Peer {
         (place, origin): (Place, Instant),
     ) -> Result<Self, PeerError> {
         let channel = config.channel()?;
+        let name: Arc<str> = config.url.as_str().into();
+        lock(&budgets).count(name.clone(), channel.wire());
         Ok(Self {
-            name: config.url.as_str().into(),
+            name,
             place,
             wire: channel.wire(),
             channel: Mutex::new(channel),
@@ -125,6 +131,7 @@ impl Peer {
             budgets,
             circuit: Arc::new(Mutex::new(Circuit::new(circuit))),
             link: Arc::default(),
+            calls: Arc::new(()),
             origin,
             reported: Mutex::default(),
             back: Notify::new(),
@@ -153,42 +160,136 @@ impl Peer {
         lock(&self.link).at(self.origin.elapsed())
     }
 
-    /// Asks whether it is there and ready; gives the round trip, without that of connecting.
-    async fn ask_for_a_sign(&self, over: Over, within: Duration) -> Result<Duration, Failure> {
+    /// Asks whether it serves these networks, or with none of them whether it is there and ready; gives the round trip, without
+    /// that of connecting.
+    ///
+    /// # Errors
+    /// Why it is of no use, of which a person has been told.
+    async fn ask_for_a_sign(
+        &self,
+        over: Over,
+        networks: &[Arc<RemoteNetwork>],
+        within: Duration,
+    ) -> Result<Duration, FallbackCause> {
         let deadline = Instant::now() + within;
+        let waits = self.calls_under_way() > 0;
         let sign = async {
             self.connected(over).await?;
-            let asked = Instant::now();
-            let request = with_deadline(ServerReadyRequest {}, deadline);
-            match self.client().server_ready(request).await {
-                Ok(response) if response.get_ref().ready => {}
-                Ok(_) => {
-                    let status = Status::unavailable("the server says that it is not ready");
-                    return Err(Failure::of_status(status));
-                }
-                Err(status) => {
-                    let failure = failure_of(status);
-                    // Who refuses the question is there.
-                    if failure.tells_of_absence() {
-                        return Err(failure);
-                    }
+            let mut asked_for = HashSet::new();
+            let mut least: Option<Duration> = None;
+            for network in networks {
+                if let Some(took) = self.ask_for(network, &mut asked_for, deadline).await? {
+                    least = Some(least.map_or(took, |least| least.min(took)));
                 }
             }
-            Ok(asked.elapsed())
+            match least {
+                Some(least) => Ok(least),
+                None => self.ask_whether_ready(deadline).await,
+            }
         };
         let answered = timeout_at(deadline.into(), sign).await;
         let answered = answered.unwrap_or_else(|elapsed| Err(Failure::deadline(elapsed)));
-        match &answered {
-            Ok(_) => lock(&self.circuit).seen(self.origin.elapsed()),
+        match answered {
+            Ok(round_trip) => {
+                let now = self.origin.elapsed();
+                lock(&self.circuit).seen(now);
+                if !waits {
+                    lock(&self.link).answered_in(round_trip, now);
+                }
+                Ok(round_trip)
+            }
             Err(failure) => {
                 if failure.cause == FallbackCause::Deadline && over == Over::Present {
                     // The connection is silent: the next question and call are for another.
                     self.channel().retire();
                 }
-                self.report(failure);
+                Err(self.report(&failure))
             }
         }
-        answered
+    }
+
+    /// Asks whether the server is ready; gives the round trip.
+    async fn ask_whether_ready(&self, deadline: Instant) -> Result<Duration, Failure> {
+        let asked = Instant::now();
+        let request = with_deadline(ServerReadyRequest {}, deadline);
+        match self.client().server_ready(request).await {
+            Ok(response) if response.get_ref().ready => Ok(asked.elapsed()),
+            Ok(_) => {
+                let status = Status::unavailable("the server says that it is not ready");
+                Err(Failure::of_status(status))
+            }
+            Err(status) => {
+                let failure = failure_of(status);
+                match failure.tells_of_absence() {
+                    true => Err(failure),
+                    // Who refuses the question is there.
+                    false => Ok(asked.elapsed()),
+                }
+            }
+        }
+    }
+
+    /// Asks whether it serves a network: for what it tells of it where that is not known yet, else whether it is ready, by each
+    /// name once. Gives the round trip; none where nothing was to be asked.
+    async fn ask_for(
+        &self,
+        network: &Arc<RemoteNetwork>,
+        asked_for: &mut HashSet<String>,
+        deadline: Instant,
+    ) -> Result<Option<Duration>, Failure> {
+        let told = network.told(self.place.index);
+        let is_told = told.input.initialized() || self.payload_for(network) != Payload::Auto;
+        if is_told && !asked_for.insert(network.model().to_owned()) {
+            return Ok(None);
+        }
+        let asked = Instant::now();
+        let answered = match is_told {
+            true => self.ask_whether_served(network, deadline).await,
+            false => {
+                let input = || self.ask_for_input(network, deadline);
+                told.input.get_or_try_init(input).await.map(drop)
+            }
+        };
+        if let Err(failure) = &answered
+            && failure.may_be_of_a_change()
+        {
+            network.forget(self.place.index, &told);
+        }
+        answered.map(|()| Some(asked.elapsed()))
+    }
+
+    async fn ask_whether_served(
+        &self,
+        network: &RemoteNetwork,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
+        let request = ModelReadyRequest {
+            name: network.model().to_owned(),
+            version: String::new(),
+        };
+        let answered = self
+            .client()
+            .model_ready(with_deadline(request, deadline))
+            .await;
+        match answered {
+            Ok(response) if response.get_ref().ready => Ok(()),
+            Ok(_) => {
+                let name = network.model();
+                let status = format!("the server says that the model {name:?} is not ready");
+                Err(Failure::of_status(Status::unavailable(status)))
+            }
+            // It knows no such question.
+            Err(status) if status.code() == Code::Unimplemented => Ok(()),
+            Err(status) => match failure_of(status) {
+                busy if busy.cause == FallbackCause::Overloaded => Ok(()),
+                failure => Err(failure),
+            },
+        }
+    }
+
+    /// How many calls wait for their replies, or for their bytes to go out.
+    fn calls_under_way(&self) -> usize {
+        Arc::strong_count(&self.calls) - 1
     }
 
     async fn connected(&self, over: Over) -> Result<(), Failure> {
@@ -246,7 +347,9 @@ impl Peer {
         let mut call: BoxFuture<'static, _> = {
             let (peer, network, sent) = (self.clone(), network.clone(), sent.clone());
             let until = patience.deadline + patience.late;
+            let under_way = self.calls.clone();
             Box::pin(async move {
+                let _under_way = under_way;
                 let call = peer.call(&network, picture, until, &sent);
                 timeout_at(until.into(), call)
                     .await
@@ -304,7 +407,8 @@ impl Peer {
                 queued: offload.queued(),
                 is_answered,
             };
-            lock(&self.link).observe(&observation, self.origin.elapsed());
+            let now = self.origin.elapsed();
+            lock(&self.link).observe_after(offload.before, &observation, now);
         }
         (offload, late)
     }
@@ -358,14 +462,47 @@ impl Peer {
         (picture, sent): (Arc<Picture>, &Sent),
         deadline: Instant,
     ) -> Result<Reply, Failure> {
-        // Bytes count from here: what comes before is the handshake's. Inference may run twice, so that an image need not wait
-        // for a handshake where the peer takes it before.
+        // Nobody is connected to for an image that may not be sent.
+        let least = Demand::least(self.channel().protocol().is_some());
+        let is_within = lock(&self.budgets).check(least, self.origin.elapsed());
+        is_within.map_err(Failure::over_budget)?;
+        // Bytes of requests count from here: what comes before is the handshake's. Inference may run twice, so that an image need
+        // not wait for a handshake where the peer takes it before.
         let reached = self.channel().reach().await;
         reached.map_err(|error| failure_of(Status::from(CallError::Connect(error))))?;
         let input = told
             .input
             .get_or_try_init(|| self.ask_for_input(network, deadline));
         let input = input.await?.clone();
+        let rest = self.send(network, (told, input), (picture, sent), deadline);
+        tokio::select! {
+            biased;
+            reply = rest => reply,
+            never = self.learn_round_trip(network, deadline) => match never {},
+        }
+    }
+
+    /// Asks whether the server is ready where what is sent depends on the round trip, and that is not known or was long ago.
+    /// Does not end, so that it goes with the call that it is made beside.
+    async fn learn_round_trip(&self, network: &RemoteNetwork, deadline: Instant) -> Infallible {
+        let now = self.origin.elapsed();
+        let is_wanted = network.follows_the_link()
+            && self.calls_under_way() <= 1
+            && lock(&self.link).wants_round_trip(now);
+        if is_wanted && let Ok(round_trip) = self.ask_whether_ready(deadline).await {
+            lock(&self.link).answered_in(round_trip, self.origin.elapsed());
+        }
+        pending().await
+    }
+
+    /// Sends the image as what the peer has told that it takes.
+    async fn send(
+        &self,
+        network: &Arc<RemoteNetwork>,
+        (told, input): (&Arc<Told>, RemoteInput),
+        (picture, sent): (Arc<Picture>, &Sent),
+        deadline: Instant,
+    ) -> Result<Reply, Failure> {
         let Asking {
             request,
             sent_as,
@@ -392,14 +529,14 @@ impl Peer {
         let (mut retries, mut refusals) = (1, REFUSALS);
         let response = loop {
             let mut client = self.client();
-            let now = self.origin.elapsed();
-            let is_within = lock(&self.budgets).take(request_bytes, now);
-            is_within.map_err(Failure::over_budget)?;
+            let spending =
+                self.spend(Demand::of(request_bytes, network.manifest().output.classes))?;
             // Counted before the call: at the deadline it ends without a word.
-            sent.bytes.fetch_add(request_bytes, Ordering::Relaxed);
+            sent.goes_out(request_bytes);
             let called = client
                 .model_infer(with_deadline(request.clone(), deadline))
                 .await;
+            drop(spending);
             let status = match called {
                 Ok(response) => break response,
                 Err(status) => status,
@@ -445,19 +582,28 @@ impl Peer {
         network.reply(response)
     }
 
+    /// Takes an offload from the budgets, until it is over.
+    fn spend(&self, demand: Demand) -> Result<Spending<'_>, Failure> {
+        let began = lock(&self.budgets).begin(demand, self.origin.elapsed());
+        began.map_err(Failure::over_budget)?;
+        Ok(Spending { peer: self, demand })
+    }
+
+    /// What is sent for a network. A cascade takes images, by a name that it says.
+    fn payload_for(&self, network: &RemoteNetwork) -> Payload {
+        match network.is_cascade() {
+            true => Payload::Auto,
+            false => self.payload,
+        }
+    }
+
     /// Asks the server what the network takes, unless the configuration says it.
     async fn ask_for_input(
         &self,
         network: &RemoteNetwork,
         deadline: Instant,
     ) -> Result<RemoteInput, Failure> {
-        // A cascade takes images, by a name that it says.
-        let payload = if network.is_cascade() {
-            Payload::Auto
-        } else {
-            self.payload
-        };
-        match payload {
+        match self.payload_for(network) {
             Payload::Image => return Ok(network.image_input()),
             Payload::Tensor => return Ok(network.tensor_input()),
             Payload::Auto => {}
@@ -466,12 +612,17 @@ impl Peer {
             name: network.model().to_owned(),
             version: String::new(),
         };
+        let asked = Instant::now();
+        let waits = self.calls_under_way() > 1;
         let metadata = self
             .client()
             .model_metadata(with_deadline(request, deadline))
             .await
             .map_err(failure_of)?
             .into_inner();
+        if !waits {
+            lock(&self.link).answered_in(asked.elapsed(), self.origin.elapsed());
+        }
         network.input_told(&metadata)
     }
 
@@ -495,6 +646,18 @@ impl Drop for Leave<'_> {
         if let Some(permit) = self.permit.take() {
             lock(&self.peer.circuit).abandoned(permit, self.peer.origin.elapsed());
         }
+    }
+}
+
+/// An offload that is under way, by what it may take of the budgets.
+struct Spending<'a> {
+    peer: &'a Peer,
+    demand: Demand,
+}
+
+impl Drop for Spending<'_> {
+    fn drop(&mut self) {
+        lock(&self.peer.budgets).end(self.demand, self.peer.origin.elapsed());
     }
 }
 

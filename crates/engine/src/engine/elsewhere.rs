@@ -9,11 +9,14 @@ use std::{
 use outpost_cascade::{Cascade, CircuitState, Deciding, FallbackCause, NodeId, Reason, Site};
 use outpost_offload::DecidedBy;
 use outpost_runtime::DecodeError;
-use tokio::task::spawn_blocking;
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::timeout_at,
+};
 
 use super::{Engine, Outcome, Turn};
 use crate::{
-    peer::{LateCall, Offload, Patience, RemoteNetwork},
+    peer::{LateCall, Offload, Patience, RemoteNetwork, Upstream},
     picture::{Picture, Then},
 };
 
@@ -99,7 +102,7 @@ impl Engine {
         &self,
         node: NodeId,
         mut picture: Picture,
-        mut turn: Option<Turn>,
+        turn: Option<Turn>,
         patience: Patience,
     ) -> (Offload, Option<LateCall>) {
         let Remote { network, peer } = &self.remote[&node];
@@ -109,21 +112,33 @@ impl Engine {
         if network.sends_files() {
             picture.let_go();
         }
-        if let Some(network) = self.seen_by(node).filter(|_| !picture.is_shrunk()).cloned() {
-            let shrink = move || {
-                if let Some(fit) = network.sees() {
+        let started = Instant::now();
+        if let Some(seen_by) = self.seen_by(node).filter(|_| !picture.is_shrunk()).cloned() {
+            let mut shrinking = spawn_blocking(move || {
+                // The work holds the turn, also where nobody waits for it any more.
+                let _turn = turn;
+                if let Some(fit) = seen_by.sees() {
                     picture.shrink(fit)?;
                 }
-                Ok::<_, DecodeError>((picture, turn))
+                Ok::<_, DecodeError>(picture)
+            });
+            let shrunk = timeout_at(patience.deadline.into(), &mut shrinking).await;
+            let Ok(shrunk) = shrunk else {
+                let late = (!patience.late.is_zero()).then(|| {
+                    let (peer, network) = (peer.clone(), network.clone());
+                    LateCall::of(offload_once_shrunk(shrinking, peer, network, patience))
+                });
+                return (Offload::not_ready(started.elapsed()), late);
             };
-            match spawn_blocking(shrink).await {
-                Ok(Ok(ready)) => (picture, turn) = ready,
+            match shrunk {
+                Ok(Ok(shrunk)) => picture = shrunk,
                 Ok(Err(_)) | Err(_) => {
                     return (Offload::without_call(FallbackCause::Unsendable), None);
                 }
             }
+        } else {
+            drop(turn);
         }
-        drop(turn);
         peer.classify(network, Arc::new(picture), patience).await
     }
 
@@ -220,6 +235,29 @@ impl Late {
     }
 }
 
+/// Asks about an image that was not ready by the deadline, once it is, in the time in which a reply can correct the answer.
+async fn offload_once_shrunk(
+    shrinking: JoinHandle<Result<Picture, DecodeError>>,
+    peer: Arc<Upstream>,
+    network: Arc<RemoteNetwork>,
+    patience: Patience,
+) -> Offload {
+    let patience = Patience {
+        deadline: patience.deadline + patience.late,
+        late: Duration::ZERO,
+        // What is left of the time says nothing about the peer.
+        is_short: true,
+    };
+    match timeout_at(patience.deadline.into(), shrinking).await {
+        Ok(Ok(Ok(picture))) => {
+            let asked = peer.classify(&network, Arc::new(picture), patience);
+            asked.await.0
+        }
+        Ok(Ok(Err(_)) | Err(_)) => Offload::without_call(FallbackCause::Unsendable),
+        Err(_) => Offload::without_call(FallbackCause::Deadline),
+    }
+}
+
 /// The nodes that an image may reach from a node on.
 pub(super) fn reached_from(cascade: &Cascade, from: NodeId) -> Vec<NodeId> {
     let mut reached: Vec<NodeId> = cascade.node(from).jumps().to_vec();
@@ -233,4 +271,72 @@ pub(super) fn reached_from(cascade: &Cascade, from: NodeId) -> Vec<NodeId> {
         next += 1;
     }
     reached
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, path::Path, sync::mpsc};
+
+    use outpost_cascade::{CircuitConfig, Mode};
+    use outpost_runtime::{ModelFolder, RgbImage, TractRuntime};
+    use tokio::{runtime, time::timeout};
+
+    use super::*;
+    use crate::{PeerConfig, Plan, Privacy};
+
+    /// One that sends images to nobody, encoded anew.
+    fn engine() -> Engine {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
+        let config = PeerConfig {
+            encoding: "jpeg@80".parse().unwrap(),
+            ..PeerConfig::new("http://127.0.0.1:1")
+        };
+        let peer = Upstream::new(&config, CircuitConfig::default()).unwrap();
+        Engine::start(Plan {
+            cascade: Cascade::load(&models.join("cascades/cifar10-alexnet-resnet.toml")).unwrap(),
+            policy: None,
+            mode: Mode::CloudOnly,
+            here: Site::Device,
+            folder: &ModelFolder::new(models),
+            runtime: &TractRuntime::default(),
+            turns: 1,
+            privacy: &Privacy::default(),
+            peers: BTreeMap::from([(Site::Cloud, Arc::new(peer))]),
+            connects: false,
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn an_answer_does_not_wait_for_an_image_that_is_not_ready_by_the_deadline() {
+        let mut runtime = runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().max_blocking_threads(1).build();
+        runtime.unwrap().block_on(async {
+            let engine = engine();
+            let remote = engine.remote.iter().find(|(_, one)| one.peer.is_some());
+            let node = *remote.unwrap().0;
+            // The one thread for such work is taken.
+            let (release, taken) = mpsc::channel::<()>();
+            let _taken = spawn_blocking(move || taken.recv());
+            let until_the_deadline = Duration::from_millis(50);
+            let patience = Patience {
+                deadline: Instant::now() + until_the_deadline,
+                late: Duration::from_secs(60),
+                is_short: false,
+            };
+            let picture = Picture::new(None, RgbImage::new(64, 64));
+            let turn = Some(engine.turn().await);
+            let asked = engine.offload(node, picture, turn, patience);
+            let asked = timeout(Duration::from_secs(20), asked).await;
+            let (offload, late) = asked.expect("by the deadline");
+            assert_eq!(offload.outcome.err(), Some(FallbackCause::Deadline));
+            assert!(offload.encoding >= until_the_deadline / 2);
+            assert!(engine.oldest_turn().is_some(), "the work holds it");
+            // It is asked about later, in vain here.
+            drop(release);
+            let offload = late.expect("it goes on").reply().await;
+            assert_eq!(offload.outcome.err(), Some(FallbackCause::Unreachable));
+            assert!(engine.oldest_turn().is_none());
+        });
+    }
 }

@@ -160,7 +160,7 @@ const fn max_accuracy_loss() -> f64 {
 pub struct BudgetConfig {
     /// Offloads in any hour.
     pub offloads_per_hour: Option<NonZeroU32>,
-    /// Bytes of requests in any day.
+    /// Bytes on the wire in any day, both ways: images, answers, handshakes, questions, with all headers from IP's on.
     pub bytes_per_day: Option<NonZeroU32>,
 }
 

@@ -29,6 +29,8 @@ pub struct Offload {
     /// The endpoint that replied, by its URL; `None` where there is only one.
     pub endpoint: Option<Arc<str>>,
     pub(super) took: Duration,
+    /// Of the link's time, that before the request went out: connecting, and asking what the model takes.
+    pub(super) before: Duration,
     /// Whether what went wrong is the peer's own, so that another may answer.
     pub(super) is_of_the_endpoint: bool,
 }
@@ -48,20 +50,33 @@ impl Offload {
             encoding: Duration::ZERO,
             endpoint: None,
             took: Duration::ZERO,
+            before: Duration::ZERO,
             is_of_the_endpoint: false,
+        }
+    }
+
+    /// What comes of an offload whose image was not ready by the deadline, after so long.
+    pub(crate) fn not_ready(encoding: Duration) -> Self {
+        Self {
+            encoding,
+            took: encoding,
+            ..Self::without_call(FallbackCause::Deadline)
         }
     }
 
     pub(super) fn of(outcome: Result<Reply, FallbackCause>, sent: &Sent, took: Duration) -> Self {
         let bytes_sent = sent.bytes.load(Ordering::Relaxed);
         let made = sent.made.get();
+        let encoding = made.map_or(Duration::ZERO, |made| made.1);
+        let went_out = sent.went_out.get().copied().unwrap_or_default();
         Self {
             outcome,
             bytes_sent,
             sent_as: made.filter(|_| bytes_sent > 0).map(|made| made.0),
-            encoding: sent.shrinking + made.map_or(Duration::ZERO, |made| made.1),
+            encoding: sent.shrinking + encoding,
             endpoint: None,
             took: sent.shrinking + took,
+            before: went_out.saturating_sub(encoding),
             is_of_the_endpoint: false,
         }
     }
@@ -70,6 +85,11 @@ impl Offload {
     pub fn link(&self) -> Duration {
         let elsewhere = self.at_peer().unwrap_or_default() + self.encoding;
         self.took.saturating_sub(elsewhere)
+    }
+
+    /// Of that, the time once the request had gone out.
+    pub(super) fn carried(&self) -> Duration {
+        self.link().saturating_sub(self.before)
     }
 
     /// The time at the peer, where it told it.
@@ -94,10 +114,13 @@ impl Offload {
 }
 
 /// What has been sent of an image so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sent {
+    began: Instant,
     pub(super) bytes: AtomicU64,
     pub(super) made: OnceLock<(SentAs, Duration)>,
+    /// When the first request went out, since the call began.
+    went_out: OnceLock<Duration>,
     /// Time that shrinking it took, before the call.
     shrinking: Duration,
 }
@@ -106,9 +129,18 @@ impl Sent {
     /// Nothing yet.
     pub(super) fn nothing_of(picture: &Picture) -> Arc<Self> {
         Arc::new(Self {
+            began: Instant::now(),
+            bytes: AtomicU64::new(0),
+            made: OnceLock::new(),
+            went_out: OnceLock::new(),
             shrinking: picture.shrinking(),
-            ..Self::default()
         })
+    }
+
+    /// A request goes out now.
+    pub(super) fn goes_out(&self, bytes: u64) {
+        let _ = self.went_out.set(self.began.elapsed());
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
@@ -123,13 +155,10 @@ pub(crate) struct Patience {
     pub(crate) is_short: bool,
 }
 
-/// Calls that go on after their deadline: one, or those at several endpoints.
-pub(crate) struct LateCall {
-    pub(super) calls: Vec<Waiting>,
-    pub(super) upstream: Weak<Upstream>,
-}
+/// What goes on after its deadline, until it is given up.
+pub(crate) struct LateCall(BoxFuture<'static, Offload>);
 
-/// One of them.
+/// A call that goes on after its deadline.
 pub(super) struct Waiting {
     pub(super) call: BoxFuture<'static, Result<Reply, Failure>>,
     pub(super) started: Instant,
@@ -138,27 +167,44 @@ pub(super) struct Waiting {
 }
 
 impl LateCall {
+    /// What `offload` comes to.
+    pub(crate) fn of(offload: impl Future<Output = Offload> + Send + 'static) -> Self {
+        Self(Box::pin(offload))
+    }
+
+    /// The first reply of calls: one, or those at several endpoints.
+    pub(super) fn of_calls(calls: Vec<Waiting>, upstream: Weak<Upstream>) -> Self {
+        Self::of(async move {
+            let offload = first_reply(calls).await;
+            if let Some(upstream) = upstream.upgrade() {
+                upstream.close_unless_asked();
+            }
+            offload
+        })
+    }
+
     /// The offload, with the first reply that came late.
     pub(crate) async fn reply(self) -> Offload {
-        let waiting = self.calls.into_iter().map(|waiting| async move {
-            let outcome = waiting.call.await;
-            let took = waiting.started.elapsed();
-            Offload {
-                endpoint: waiting.endpoint,
-                ..Offload::of(outcome.map_err(|f| f.cause), &waiting.sent, took)
-            }
-        });
-        let mut waiting: FuturesUnordered<_> = waiting.collect();
-        let mut offload = Offload::without_peer();
-        while let Some(next) = waiting.next().await {
-            offload = next;
-            if offload.outcome.is_ok() {
-                break;
-            }
-        }
-        if let Some(upstream) = self.upstream.upgrade() {
-            upstream.close_unless_asked();
-        }
-        offload
+        self.0.await
     }
+}
+
+async fn first_reply(calls: Vec<Waiting>) -> Offload {
+    let waiting = calls.into_iter().map(|waiting| async move {
+        let outcome = waiting.call.await;
+        let took = waiting.started.elapsed();
+        Offload {
+            endpoint: waiting.endpoint,
+            ..Offload::of(outcome.map_err(|f| f.cause), &waiting.sent, took)
+        }
+    });
+    let mut waiting: FuturesUnordered<_> = waiting.collect();
+    let mut offload = Offload::without_peer();
+    while let Some(next) = waiting.next().await {
+        offload = next;
+        if offload.outcome.is_ok() {
+            break;
+        }
+    }
+    offload
 }

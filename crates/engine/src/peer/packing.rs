@@ -235,6 +235,11 @@ impl Packing {
         }
     }
 
+    /// Whether the encoder depends on the link.
+    pub(super) fn follows_the_link(&self) -> bool {
+        matches!(self.encoding, Choice::Auto(..))
+    }
+
     /// Makes an image ready to be sent over `link` to a server that takes `formats`. Costs CPU time.
     pub(super) fn pack(
         &self,

@@ -169,6 +169,11 @@ impl RemoteNetwork {
         told.all(|takes| takes != Some(false)).then_some(fit)
     }
 
+    /// Whether what is sent depends on the link.
+    pub(super) fn follows_the_link(&self) -> bool {
+        self.packing.follows_the_link()
+    }
+
     /// The request that asks about `picture`, to be sent over `link`. Costs CPU time.
     pub(super) fn request(
         &self,

@@ -8,7 +8,7 @@
 use std::{
     collections::HashSet,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -22,7 +22,7 @@ use tokio::{sync::watch, task::JoinSet};
 
 use super::{
     BudgetConfig, BudgetLeft, Budgets, EncodersError, EnergyUse, LateCall, Offload, Packing,
-    Patience, Peer, PeerConfig, PeerError, Place, Sent, Thrift, Waiting, lock,
+    Patience, Peer, PeerConfig, PeerError, Place, Sent, ThriftAccount, Waiting, lock,
     remote::RemoteNetwork,
 };
 use crate::picture::Picture;
@@ -46,6 +46,8 @@ pub struct Upstream {
     settings: (BudgetConfig, CircuitConfig),
     /// How often it was changed whether they are asked: an odd number while they are.
     changes: watch::Sender<u64>,
+    /// The networks that they are asked for.
+    networks: Mutex<Vec<Weak<RemoteNetwork>>>,
     /// What asks for signs of life; ends with the endpoints.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -163,6 +165,7 @@ impl Upstream {
             slowdown: AtomicU32::new(1),
             settings: (config.budget, circuit),
             changes: watch::Sender::new(0),
+            networks: Mutex::default(),
             tasks: Mutex::new(JoinSet::new()),
             peers,
         })
@@ -188,6 +191,7 @@ impl Upstream {
                 peer.wire = earlier.wire.clone();
                 peer.channel().count_with(peer.wire.clone());
             }
+            lock(&peer.budgets).count(peer.name.clone(), peer.wire.clone());
         }
         self
     }
@@ -201,17 +205,15 @@ impl Upstream {
         lock(&self.used().budgets).resize(&budget);
     }
 
-    /// Spares what the device runs from in another way from now on.
-    pub fn spare(&self, thrift: &Thrift) {
-        lock(&self.used().budgets).spare(thrift);
-        self.slowdown
-            .store(thrift.slowdown.get(), Ordering::Relaxed);
+    /// Spares what the device runs from as that account has it now, on which offloads count from now on.
+    pub fn spare(&self, account: &ThriftAccount) {
+        lock(&self.used().budgets).spare(account);
+        self.slowdown.store(account.slowdown(), Ordering::Relaxed);
     }
 
-    /// The energy that offloads took; none where it is not known what one takes.
+    /// The energy that all offloads on the account took; none where it is not known what one takes.
     pub fn energy(&self) -> Option<EnergyUse> {
-        let used = self.used();
-        lock(&used.budgets).energy(used.origin.elapsed())
+        lock(&self.used().budgets).energy()
     }
 
     /// What is left of the budgets in force, which are for all endpoints together.
@@ -272,6 +274,19 @@ impl Upstream {
         self.peers.iter().enumerate().map(status).collect()
     }
 
+    /// Has health questions ask for that network, too, while there is one who wants it.
+    pub(crate) fn serves(&self, network: &Arc<RemoteNetwork>) {
+        lock(&self.networks).push(Arc::downgrade(network));
+    }
+
+    /// The networks that they are asked for.
+    fn networks(&self) -> Vec<Arc<RemoteNetwork>> {
+        lock(&self.networks)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect()
+    }
+
     /// How images are made ready for the networks that may see them.
     pub(crate) fn packing(&self, seen_by: &[&Manifest]) -> Result<Packing, EncodersError> {
         Packing::new(&self.peers[0].packing, seen_by)
@@ -294,10 +309,7 @@ impl Upstream {
             self.ask_in_order(network, &picture, patience).boxed().await
         };
         self.close_unless_asked();
-        let late = (!calls.is_empty()).then(|| LateCall {
-            calls,
-            upstream: Arc::downgrade(self),
-        });
+        let late = (!calls.is_empty()).then(|| LateCall::of_calls(calls, Arc::downgrade(self)));
         (offload, late)
     }
 
@@ -412,7 +424,7 @@ impl Upstream {
         let endpoints = &mut state.endpoints;
         let change = match &offload.outcome {
             Ok(_) => {
-                endpoints.took(endpoint, offload.took, offload.link());
+                endpoints.took(endpoint, offload.took, offload.carried());
                 endpoints.heard(endpoint, None, now)
             }
             Err(cause) => match cause {
@@ -436,7 +448,8 @@ impl Upstream {
             },
         };
         drop(state);
-        self.tell(change);
+        let cause = offload.outcome.as_ref().err();
+        self.tell(change, cause.copied());
     }
 
     fn count_call(&self, endpoint: usize, offload: &Offload) {

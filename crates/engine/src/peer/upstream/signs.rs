@@ -10,7 +10,7 @@ use outpost_cascade::{Change, FallbackCause};
 use tokio::time::sleep;
 
 use super::{
-    super::{Offload, Over, lock},
+    super::{Offload, Over, lock, remote::RemoteNetwork},
     Upstream,
 };
 
@@ -83,11 +83,16 @@ impl Upstream {
             .questions
             .fetch_add(1, Ordering::Relaxed);
         let (peer, upstream) = (peer.clone(), Arc::downgrade(self));
+        // The only one has no other that would serve what it does not: its refusals tell what it lacks.
+        let networks = match self.peers.len() {
+            1 => Vec::new(),
+            _ => self.networks(),
+        };
         self.spawn(async move {
             let sign = tokio::select! {
                 biased;
                 () = peer.back.notified() => return,
-                sign = peer.ask_for_a_sign(Over::New, HEALTH_WITHIN) => sign,
+                sign = peer.ask_for_a_sign(Over::New, &networks, HEALTH_WITHIN) => sign,
             };
             if sign.is_ok() {
                 peer.back.notify_waiters();
@@ -101,33 +106,33 @@ impl Upstream {
             };
             upstream.close_unless_asked();
             if upstream.peers.len() > 1 {
-                upstream.signed(endpoint, sign.ok());
+                upstream.signed(endpoint, sign);
             }
         });
     }
 
-    /// Asks an endpoint for a sign of life.
-    async fn ask(&self, endpoint: usize, within: Duration) {
-        let sign = self.peers[endpoint].ask_for_a_sign(Over::Present, within);
-        self.signed(endpoint, sign.await.ok());
+    /// Asks an endpoint for a sign of life: whether it serves these networks, or with none of them whether it is there.
+    async fn ask(&self, endpoint: usize, networks: &[Arc<RemoteNetwork>], within: Duration) {
+        let peer = &self.peers[endpoint];
+        let sign = peer.ask_for_a_sign(Over::Present, networks, within).await;
+        self.signed(endpoint, sign);
         self.close_unless_asked();
     }
 
     /// An endpoint gave a sign of life with that round trip, or none.
-    fn signed(&self, endpoint: usize, sign: Option<Duration>) {
+    fn signed(&self, endpoint: usize, sign: Result<Duration, FallbackCause>) {
         let now = self.origin.elapsed();
+        let mut state = self.state();
         let change = match sign {
-            Some(round_trip) => self
-                .state()
-                .endpoints
-                .heard(endpoint, Some(round_trip), now),
-            None => self.state().endpoints.failed(endpoint, now),
+            Ok(round_trip) => state.endpoints.heard(endpoint, Some(round_trip), now),
+            Err(_) => state.endpoints.failed(endpoint, now),
         };
-        self.tell(change);
+        drop(state);
+        self.tell(change, sign.err());
     }
 
-    /// Tells those who wait, and a person, that something has changed.
-    pub(super) fn tell(&self, change: Option<Change>) {
+    /// Tells those who wait, and a person, that something has changed, and for what cause an endpoint was left.
+    pub(super) fn tell(&self, change: Option<Change>, cause: Option<FallbackCause>) {
         self.falls.send_replace(());
         let Some(Change {
             from,
@@ -138,11 +143,19 @@ impl Upstream {
             return;
         };
         let [from, to] = [from, to].map(|endpoint| &*self.peers[endpoint].name);
-        if is_failover {
-            self.failovers.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(from, to, "an endpoint does not answer: another is asked");
-        } else {
+        if !is_failover {
             tracing::info!(from, to, "a better endpoint is there: it is asked");
+            return;
+        }
+        self.failovers.fetch_add(1, Ordering::Relaxed);
+        match cause {
+            Some(cause @ (FallbackCause::Rejected | FallbackCause::BadReply)) => {
+                tracing::warn!(from, to, %cause, "an endpoint does not serve what it is asked for: another is asked");
+            }
+            Some(cause) => {
+                tracing::warn!(from, to, %cause, "an endpoint does not answer: another is asked");
+            }
+            None => tracing::warn!(from, to, "none was there, and another answers: it is asked"),
         }
     }
 }
@@ -152,7 +165,7 @@ const fn is_changed_to(changes: u64, is_asked: bool) -> bool {
     (changes % 2 == 1) == is_asked
 }
 
-/// Asks those who are not in use whether they are there, while there is an upstream and it is asked, since that change.
+/// Asks those who are not in use whether they serve the networks, while there is an upstream and it is asked, since that change.
 async fn look(upstream: Weak<Upstream>, change: u64) {
     loop {
         let Some(upstream) = upstream.upgrade() else {
@@ -162,7 +175,10 @@ async fn look(upstream: Weak<Upstream>, change: u64) {
             return;
         }
         let due = upstream.state().endpoints.due(upstream.origin.elapsed());
-        join_all(due.into_iter().map(|one| upstream.ask(one, HEALTH_WITHIN))).await;
+        let networks = upstream.networks();
+        let ask = |one| upstream.ask(one, &networks, HEALTH_WITHIN);
+        join_all(due.into_iter().map(ask)).await;
+        drop(networks);
         let slowdown = upstream.slowdown.load(Ordering::Relaxed);
         let pause = upstream.health_every.saturating_mul(slowdown);
         drop(upstream);
@@ -186,7 +202,7 @@ pub(super) async fn watch_over(upstream: Weak<Upstream>, endpoint: usize) {
             (left, state.endpoints.sign_within(endpoint))
         };
         if left.is_zero() {
-            upstream.ask(endpoint, within).await;
+            upstream.ask(endpoint, &[], within).await;
         } else {
             drop(upstream);
             sleep(left).await;
