@@ -43,7 +43,7 @@ pub struct Image {
 /// Where an image's bytes are.
 #[derive(Debug, Clone)]
 pub enum Content {
-    /// In a file.
+    /// In a file, which is read in the image's turn.
     File(PathBuf),
     /// Here, encoded.
     Encoded(Bytes),
@@ -120,6 +120,15 @@ impl Image {
             id: None,
         }
     }
+}
+
+/// Times beside an image's deadline.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    /// After it, in which the answer may be corrected.
+    late: Duration,
+    /// Before it, in which who was asked is not waited for.
+    reserve: Duration,
 }
 
 /// The device program's engine and its bounds.
@@ -253,16 +262,25 @@ impl Agent {
         let name = image.name.clone();
         let turn = self.engine.turn().await;
         let taken = (Instant::now(), turn);
-        let (outcome, _) = self.classify(image, taken, Duration::ZERO).await;
+        let times = Times {
+            late: Duration::ZERO,
+            reserve: Duration::ZERO,
+        };
+        let (outcome, _) = self.classify(image, taken, times).await;
         self.said(name, outcome)
     }
 
     /// Answers one image, taken up now; says what may still become of it where the cloud was too late or could not be asked.
-    pub(crate) async fn answer(self: &Arc<Self>, image: Image) -> Said {
+    /// Of the time until the deadline, `reserve` is kept for what comes before the answer is out; at most three quarters of it.
+    pub(crate) async fn answer(self: &Arc<Self>, image: Image, reserve: Duration) -> Said {
         let name = image.name.clone();
         let taken = Instant::now();
         let turn = self.engine.turn().await;
-        let (mut outcome, encoded) = self.classify(image, (taken, turn), self.late).await;
+        let times = Times {
+            late: self.late,
+            reserve,
+        };
+        let (mut outcome, encoded) = self.classify(image, (taken, turn), times).await;
         let late = outcome
             .as_mut()
             .ok()
@@ -394,7 +412,7 @@ impl Agent {
         &self,
         image: Image,
         (taken, turn): (Instant, Turn),
-        late: Duration,
+        times: Times,
     ) -> (Result<Outcome, ImageError>, Option<Bytes>) {
         let (content, limits) = (image.content, self.limits);
         let picture = blocking(move || match content {
@@ -408,12 +426,19 @@ impl Agent {
         };
         let encoded = picture.encoded().filter(|_| self.keeps_files).cloned();
         let deadline = image.deadline.unwrap_or(self.deadline);
+        let is_short = deadline < self.deadline;
+        let deadline = deadline.min(self.deadline);
+        let reserve = times.reserve.min(deadline * 3 / 4);
+        let late = match times.late.is_zero() {
+            true => Duration::ZERO,
+            false => times.late + reserve,
+        };
         let route = Route {
             entry: self.engine.cascade().entry(),
             taken,
-            deadline: deadline.min(self.deadline),
+            deadline: deadline - reserve,
             late,
-            is_short: deadline < self.deadline,
+            is_short,
         };
         (self.engine.classify(turn, picture, route).await, encoded)
     }

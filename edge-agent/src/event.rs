@@ -3,22 +3,24 @@
 use std::{
     collections::VecDeque,
     ops::Deref,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
 };
 
+use futures::future::join_all;
 use outpost_offload::Kind;
 use prometheus_client::metrics::gauge::Gauge;
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::{broadcast, mpsc};
-use tokio_util::sync::{CancellationToken, DropGuard};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{metrics::Metrics, record::Record};
+
+mod sure;
+
+use sure::Receipt;
+pub(crate) use sure::SureAnnouncer;
 
 /// What is said about an image.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -40,14 +42,6 @@ pub struct Event {
     pub record: Record,
     #[serde(skip)]
     receipt: Option<Arc<Receipt>>,
-}
-
-/// Tells who waits for it that no output has an event any more, and whether all have delivered it.
-#[derive(Debug)]
-struct Receipt {
-    /// Outputs that have not.
-    missing: Arc<AtomicUsize>,
-    _done: DropGuard,
 }
 
 impl Event {
@@ -75,6 +69,22 @@ impl Event {
             is_final: true,
             record,
             receipt: None,
+        }
+    }
+
+    /// What is said last about an image, unless something else is: that what was said before holds.
+    pub(crate) fn promise(id: Uuid, input: &str, record: Record) -> Self {
+        Self {
+            is_final: false,
+            ..Self::last(id, input, Kind::Confirmation, record)
+        }
+    }
+
+    /// The last event about an image: this one, or what it promises.
+    pub(crate) fn or_promised(self) -> Self {
+        match self.is_final {
+            true => self,
+            false => Self::last(self.id, &self.input, self.kind, self.record),
         }
     }
 
@@ -120,9 +130,13 @@ impl WayIn {
         (way_in, taken)
     }
 
+    /// The event, which counts as waiting for the output from now on.
+    fn waits(&self, event: &Arc<Event>) -> Undelivered {
+        Undelivered::new(event.clone(), &self.waiting)
+    }
+
     /// Returns once the output has taken the event, or has ended.
-    async fn send(&self, event: &Arc<Event>) {
-        let event = Undelivered::new(event.clone(), &self.waiting);
+    async fn send(&self, event: Undelivered) {
         // An output ends after all who speak.
         let _ = self.events.send(event).await;
     }
@@ -203,28 +217,18 @@ impl Announcer {
 
     /// Tells listeners of an event, and brings it to outputs; returns once every output has done with it, and whether all have
     /// delivered it.
+    #[cfg(test)]
     pub(crate) async fn announce_surely(&self, event: Event) -> bool {
-        let done = CancellationToken::new();
-        let missing = Arc::new(AtomicUsize::new(self.outputs.len()));
-        let receipt = Receipt {
-            missing: missing.clone(),
-            _done: done.clone().drop_guard(),
-        };
-        let guarded = Event {
-            receipt: Some(Arc::new(receipt)),
-            ..event.clone()
-        };
-        self.tell(event);
-        self.bring(&Arc::new(guarded)).await;
-        done.cancelled().await;
-        missing.load(Ordering::Relaxed) == 0
+        let (sure, mut delivered) = SureAnnouncer::new(self.clone());
+        sure.announce(event);
+        drop(sure);
+        delivered.recv().await.is_some()
     }
 
-    /// Brings an event that listeners were told of to outputs; returns once every one has taken it.
+    /// Brings an event that listeners were told of to outputs; returns once every one has taken it. None waits for another.
     pub(crate) async fn bring(&self, event: &Arc<Event>) {
-        for output in self.outputs.iter() {
-            output.send(event).await;
-        }
+        let outputs = self.outputs.iter();
+        join_all(outputs.map(|output| output.send(output.waits(event)))).await;
     }
 
     /// Outputs that can take no more for now.
@@ -326,36 +330,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_wants_to_be_sure_waits_until_the_outputs_have_done() {
-        let (output, mut taken) = output();
-        let announcer = Announcer::new([output]);
-        let mut announced = Box::pin(announcer.announce_surely(event()));
-        assert!(announced.as_mut().now_or_never().is_none());
-        let event = taken.recv().await.unwrap();
-        assert!(announced.as_mut().now_or_never().is_none());
-        event.delivered();
-        assert!(announced.as_mut().now_or_never().is_none());
-        drop(event);
-        assert!(announced.await);
-    }
-
-    #[tokio::test]
-    async fn what_one_output_drops_is_not_delivered() {
-        let (output, mut taken) = output();
-        let (other, mut taken_by_other) = self::output();
-        let announcer = Announcer::new([output, other]);
-        let outputs = async {
-            taken.recv().await.unwrap().delivered();
-            drop(taken_by_other.recv().await);
-        };
-        let (is_delivered, ()) = tokio::join!(announcer.announce_surely(event()), outputs);
-        assert!(!is_delivered);
-        // Nor what an output that has ended cannot take.
-        drop(taken_by_other);
-        let output = async { taken.recv().await.unwrap().delivered() };
-        let (is_delivered, ()) = tokio::join!(announcer.announce_surely(event()), output);
-        assert!(!is_delivered);
-        assert!(Announcer::new([]).announce_surely(event()).await);
+    async fn an_output_that_takes_nothing_keeps_no_other_from_what_is_said() {
+        let (stuck, _taken) = output();
+        let (other, mut taken) = WayIn::new("webhook", 3, &Metrics::default());
+        let announcer = Announcer::new([stuck, other]);
+        announcer.announce(event()).await;
+        for _ in 0..2 {
+            let mut announced = Box::pin(announcer.announce(event()));
+            assert!(announced.as_mut().now_or_never().is_none());
+            drop(announced);
+        }
+        for _ in 0..3 {
+            assert!(taken.try_recv().is_ok());
+        }
     }
 
     #[tokio::test]
@@ -374,8 +361,8 @@ mod tests {
         announcer.announce(event()).await;
         let mut second = Box::pin(announcer.announce(event()));
         assert!(second.as_mut().now_or_never().is_none());
-        let mut sure = Box::pin(announcer.announce_surely(event()));
-        assert!(sure.as_mut().now_or_never().is_none());
+        let (sure, _delivered) = SureAnnouncer::new(announcer.clone());
+        sure.announce(event());
         assert_eq!(waiting(), 3);
         assert!(announcer.full().eq(["webhook"]));
         for number in 0..3 {

@@ -8,11 +8,15 @@
 
 mod room;
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures::poll;
-use outpost_offload::Kind;
+use outpost_offload::{Kind, milliseconds};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
     time::timeout,
@@ -26,8 +30,8 @@ use crate::{
     event::{Announcer, Event},
     in_charge::InCharge,
     metrics::{Metrics, QueueOutcome},
-    queue::{Entry, Queue},
-    record::{FailureCause, Record},
+    queue::{Entry, NotKept, Queue},
+    record::Record,
 };
 
 pub(crate) use room::Room;
@@ -200,8 +204,7 @@ impl Intake {
     }
 
     /// Answers an image and announces the answer, or that there is none; where that is not final, what is follows later.
-    /// Of a file that cannot be opened for now nothing is announced: who has it brings it again. Returns once all outputs
-    /// have taken what was said.
+    /// Returns once all outputs have taken what was said.
     pub(crate) async fn take(&self, place: Place, input: Arc<str>, image: Image) -> Arc<Event> {
         self.take_for(None, place, input, image).await
     }
@@ -216,20 +219,14 @@ impl Intake {
     ) -> Arc<Event> {
         let id = image.id.unwrap_or_else(Uuid::now_v7);
         let in_flight = self.metrics.taken(&input);
-        let said = self.agent.get().answer(image).await;
-        if let Record::Failed {
-            cause: FailureCause::TooManyFiles,
-            ..
-        } = said.record
-        {
-            let event = Arc::new(Event::first(id, &input, said.record, false));
-            if let Some(asker) = asker {
-                asker.leave(&event);
-            }
-            return event;
-        }
-        self.metrics.said(&input, &said.record);
-        drop(in_flight);
+        let agent = self.agent.get();
+        let deadline = agent.deadline();
+        let deadline = Instant::now() + image.deadline.unwrap_or(deadline).min(deadline);
+        // What the disk takes before an answer is out that is not final.
+        let reserve = self.queue.as_ref().map_or(Duration::ZERO, Queue::reserve);
+        let mut said = agent.answer(image, reserve).await;
+        drop(agent);
+        let answered = Instant::now();
         if let (Some(queue), Record::Answered(answered)) = (&self.queue, &said.record)
             && answered.transport.is_some()
         {
@@ -242,16 +239,29 @@ impl Intake {
             }
             _ => None,
         };
-        let late = said.late.and_then(|late| {
+        let mut late = said.late.and_then(|late| {
             let permit = self.late.clone().try_acquire_owned().ok()?;
             Some((late, permit))
         });
-        // By lot alone; where as many are under way as may be, as if it had not been drawn.
-        let audit = said.audit.and_then(|audit| {
+        // By lot alone; where as many are under way as may be, or the time is short, as if it had not been drawn.
+        let audit = said.audit.filter(|_| answered + reserve <= deadline);
+        let mut audit = audit.and_then(|audit| {
             let auditor = self.auditor.as_ref().filter(|auditor| auditor.draws())?;
             let permit = self.late.clone().try_acquire_owned().ok()?;
             Some((auditor.clone(), audit, permit))
         });
+        let is_promised = match kept.is_none() && (late.is_some() || audit.is_some()) {
+            true => self.promise(id, &input, &said.record).await.is_ok(),
+            false => true,
+        };
+        if !is_promised {
+            (late, audit) = (None, None);
+        }
+        if let (Some(_), Record::Answered(said)) = (&self.queue, &mut said.record) {
+            said.total_ms += milliseconds(answered.elapsed());
+        }
+        self.metrics.said(&input, &said.record);
+        drop(in_flight);
         let is_final = kept.is_none() && late.is_none() && audit.is_none();
         let event = Event::first(id, &input, said.record, is_final);
         let event = self.announcer.tell(event);
@@ -344,6 +354,26 @@ impl Intake {
         }
     }
 
+    /// Promises a last event about an image, before it is said that what comes now is not; where there is no queue, a crash
+    /// breaks that.
+    async fn promise(&self, id: Uuid, input: &str, record: &Record) -> Result<(), NotKept> {
+        let Some(queue) = &self.queue else {
+            return Ok(());
+        };
+        let promised = queue.promise(id, input, record.clone()).await;
+        promised.inspect_err(|reason| {
+            tracing::warn!(%id, %reason, "an answer that the cloud might have corrected is final");
+        })
+    }
+
+    /// Announces the last event about an image, which was promised.
+    async fn say_last(&self, event: Event) {
+        match &self.queue {
+            Some(queue) => queue.say_last(event).await,
+            None => drop(self.announcer.announce(event).await),
+        }
+    }
+
     /// Asks the cloud about an answer that the device gave by itself, and announces what it says: a correction where it says
     /// another class, else that what was said holds.
     async fn audit(&self, said: &Event, auditor: &Auditor, audit: Audit) {
@@ -365,7 +395,7 @@ impl Intake {
             }
         };
         let event = Event::last(said.id, &said.input, kind, record);
-        self.announcer.announce(event).await;
+        self.say_last(event).await;
     }
 
     /// Announces what a late call comes to: a correction, or that what was said holds. One that is kept is left to the
@@ -385,7 +415,7 @@ impl Intake {
                     None => (Kind::Confirmation, said.record.clone()),
                 };
                 let event = Event::last(said.id, &said.input, kind, record);
-                self.announcer.announce(event).await;
+                self.say_last(event).await;
             }
         }
     }

@@ -8,7 +8,11 @@ mod links;
 mod power;
 mod process;
 
-use std::{fmt, sync::Arc, time::UNIX_EPOCH};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use axum::http::StatusCode;
 use prometheus_client::{
@@ -146,6 +150,8 @@ pub struct Metrics {
     queue_bytes: Gauge,
     queue_left: Family<OfQueue, Counter>,
     queue_failures: Counter,
+    queue_undelivered: Gauge,
+    queue_commit: Histogram,
     output_refusals: Family<OfOutput, Counter>,
     input_failures: Family<OfInput, Counter>,
     endpoints: EndpointMetrics,
@@ -182,6 +188,7 @@ impl Default for Metrics {
         let (sent, followed) = (Family::default(), Counter::default());
         let (queue_images, queue_bytes) = (Gauge::default(), Gauge::default());
         let (queue_left, queue_failures) = (Family::default(), Counter::default());
+        let (queue_undelivered, queue_commit) = (Gauge::default(), times());
         let answer = Times::new_with_constructor(times);
         let [wait, device, encode, link, cloud] = [(); 5].map(|()| times());
         let mut registry = Registry::with_prefix("outpost_edge");
@@ -287,6 +294,17 @@ impl Default for Metrics {
             queue_failures.clone(),
         );
         registry.register(
+            "queue_undelivered_events",
+            "Last events about images that are on disk until every output has delivered them",
+            queue_undelivered.clone(),
+        );
+        registry.register_with_unit(
+            "queue_commit",
+            "Writing a change to the queue's file until it is on the disk",
+            Unit::Seconds,
+            queue_commit.clone(),
+        );
+        registry.register(
             "output_refusals",
             "Events that the receiver of an output will never take, by output",
             output_refusals.clone(),
@@ -347,6 +365,8 @@ impl Default for Metrics {
             queue_bytes,
             queue_left,
             queue_failures,
+            queue_undelivered,
+            queue_commit,
             output_refusals,
             input_failures,
             endpoints,
@@ -533,6 +553,16 @@ impl Metrics {
         self.queue_failures.inc();
     }
 
+    /// So many last events are on disk that outputs have not delivered yet.
+    pub(crate) fn queue_undelivered(&self, events: usize) {
+        self.queue_undelivered.set(events as i64);
+    }
+
+    /// A change took so long to be on the disk.
+    pub(crate) fn queue_committed(&self, took: Duration) {
+        self.queue_commit.observe(took.as_secs_f64());
+    }
+
     /// The receiver of an output will never take an event.
     pub(crate) fn output_refused(&self, output: &str) {
         let labels = OfOutput {
@@ -671,7 +701,8 @@ mod tests {
                 loop {
                     is_there |= REGISTERED.contains(&format!("\"{name}\""));
                     let endings = [
-                        "_total", "_bytes", "_seconds", "_bucket", "_sum", "_count", "_info",
+                        "_total", "_bytes", "_seconds", "_joules", "_bucket", "_sum", "_count",
+                        "_info",
                     ];
                     match endings.iter().find_map(|ending| name.strip_suffix(ending)) {
                         Some(stem) if !is_there => name = stem,

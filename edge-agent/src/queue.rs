@@ -3,30 +3,39 @@
 //! A thread has the file ([`store`]) and the account of what is in it ([`order`]). It makes changes in batches, each of
 //! which is on disk before anybody is told. The [`courier`] sends what is worth the most of what was attempted the least;
 //! what came of it, or that it was given up, is the image's last event. That one is on disk, too, until every output has
-//! delivered it, so that the end of the program at any moment loses none.
+//! delivered it, so that the end of the program at any moment loses none. So is the promise of a last event about an image
+//! that does not wait here: an answer that is audited, or that a late reply may correct.
+//!
+//! An image is on disk before it is said that it waits. The [`reserve`] is the time before its deadline that this takes.
 
 mod clock;
 mod courier;
 mod order;
+mod reserve;
 mod store;
 
 use std::{
     io, mem,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use outpost_offload::Kind;
-use tokio::sync::{Notify, mpsc, oneshot};
-
+use tokio::{
+    runtime::{self, Runtime},
+    sync::{Notify, mpsc, oneshot},
+};
 use uuid::Uuid;
 
 use crate::{
     config::QueueConfig,
-    event::{Announcer, Event},
+    event::{Announcer, Event, SureAnnouncer},
     metrics::{Metrics, QueueOutcome},
     record::Record,
 };
@@ -34,6 +43,7 @@ use crate::{
 use clock::QueueClock;
 pub(crate) use courier::carry;
 use order::{Bounds, Order};
+use reserve::Reserve;
 pub(crate) use store::{Entry, Present};
 use store::{Left, Store, Write, is_damage};
 
@@ -74,6 +84,9 @@ pub(crate) struct Queue {
     commands: mpsc::Sender<Command>,
     /// Tells the courier that there may be something to send.
     news: Arc<Notify>,
+    /// Tells the courier that somebody is there to take it.
+    back: Arc<Notify>,
+    reserve: Arc<AtomicU64>,
 }
 
 enum Command {
@@ -89,6 +102,11 @@ enum Command {
         entry: Box<Entry>,
         record: Option<Record>,
     },
+    Promise {
+        event: Box<Event>,
+        kept: oneshot::Sender<Result<(), NotKept>>,
+    },
+    SayLast(Box<Event>),
     Delivered(Uuid),
 }
 
@@ -112,7 +130,8 @@ impl Queue {
     }
 
     /// Opens the queue and announces what may not have been delivered when the program last ended; where the disk has no room
-    /// or fails, that comes later. Gives the thread, which ends once all ways to the queue are gone.
+    /// or fails, that comes later. Gives the thread, which ends once all ways to the queue are gone and the outputs have done
+    /// with what it announced.
     ///
     /// # Errors
     /// [`QueueError`], which names the file, where the configuration, or who else uses the file, is at fault.
@@ -122,7 +141,8 @@ impl Queue {
         metrics: Metrics,
     ) -> Result<(Self, thread::JoinHandle<()>), QueueError> {
         let (commands, received) = mpsc::channel(COMMANDS);
-        let (announce, mut announced) = mpsc::unbounded_channel::<Event>();
+        let (announcer, delivered) = SureAnnouncer::new(announcer);
+        let reserve = Arc::default();
         let mut keeper = Keeper {
             store: Store::new(&config.path),
             opens_at: None,
@@ -132,7 +152,10 @@ impl Queue {
             }),
             clock: QueueClock::after(None),
             unwritten: Vec::new(),
-            announce,
+            announcer,
+            delivered,
+            undelivered: 0,
+            reserve: Reserve::new(Arc::clone(&reserve)),
             metrics,
         };
         match keeper.open() {
@@ -140,17 +163,6 @@ impl Queue {
             Err(error) if may_pass(&error) => keeper.do_without(&error),
             Err(error) => return Err(QueueError::new(config, error)),
         }
-        // What is announced is delivered in order, and then forgotten. What an output gives up stays for the next start.
-        let delivered = commands.downgrade();
-        tokio::spawn(async move {
-            while let Some(event) = announced.recv().await {
-                let id = event.id;
-                let is_delivered = announcer.announce_surely(event).await;
-                if is_delivered && let Some(commands) = delivered.upgrade() {
-                    let _ = commands.send(Command::Delivered(id)).await;
-                }
-            }
-        });
         let thread = thread::Builder::new()
             .name("queue".to_owned())
             .spawn(move || keeper.keep(received))
@@ -158,6 +170,8 @@ impl Queue {
         let queue = Self {
             commands,
             news: Arc::default(),
+            back: Arc::default(),
+            reserve,
         };
         Ok((queue, thread))
     }
@@ -183,7 +197,35 @@ impl Queue {
 
     /// The cloud was reached: it may take what waits.
     pub(crate) fn cloud_is_back(&self) {
-        self.news.notify_one();
+        self.back.notify_one();
+    }
+
+    /// How long before its deadline an image is to be kept, so that it is on disk by then.
+    pub(crate) fn reserve(&self) -> Duration {
+        Duration::from_micros(self.reserve.load(Ordering::Relaxed))
+    }
+
+    /// Promises a last event about an image that does not wait here; returns once the promise is on disk. Unless
+    /// [`Self::say_last`] comes first, the next start of the program says that what was said holds. One of the same identifier
+    /// waits no longer.
+    pub(crate) async fn promise(
+        &self,
+        id: Uuid,
+        input: &str,
+        record: Record,
+    ) -> Result<(), NotKept> {
+        let (kept, answer) = oneshot::channel();
+        let event = Box::new(Event::promise(id, input, record));
+        let promise = Command::Promise { event, kept };
+        let sent = self.commands.send(promise).await;
+        sent.map_err(|_| NotKept::Ended)?;
+        answer.await.unwrap_or(Err(NotKept::Ended))
+    }
+
+    /// The last event about an image, which was promised.
+    pub(crate) async fn say_last(&self, event: Event) {
+        let say = Command::SayLast(Box::new(event));
+        let _ = self.commands.send(say).await;
     }
 
     /// An attempt at an image failed, maybe by its doing: others go first.
@@ -216,7 +258,12 @@ struct Keeper {
     clock: QueueClock,
     /// Last events that a full disk did not take.
     unwritten: Vec<Event>,
-    announce: mpsc::UnboundedSender<Event>,
+    announcer: SureAnnouncer,
+    /// Images whose last event every output has delivered.
+    delivered: mpsc::UnboundedReceiver<Uuid>,
+    /// Last events that were announced and not delivered yet.
+    undelivered: usize,
+    reserve: Reserve,
     metrics: Metrics,
 }
 
@@ -246,10 +293,12 @@ impl Keeper {
             given_up.extend(making_way);
         }
         for event in finals {
-            let _ = self.announce.send(event);
+            self.announce(event.or_promised());
         }
         self.give_up(&given_up, QueueOutcome::NoRoom);
-        self.settle(Vec::new(), Vec::new());
+        // Also where there is nothing to say: it shows how long the disk takes.
+        self.settle(vec![Write::Mark(self.clock.mark())], Vec::new());
+        self.shrink();
         Ok(())
     }
 
@@ -274,7 +323,9 @@ impl Keeper {
     }
 
     fn keep(mut self, mut commands: mpsc::Receiver<Command>) {
-        while let Some(first) = commands.blocking_recv() {
+        let runtime = runtime::Builder::new_current_thread().build();
+        let runtime = runtime.expect("one without I/O needs nothing of the system");
+        while let Some(first) = self.wait(&runtime, &mut commands) {
             self.open_late();
             let mut changes = Vec::new();
             let mut waiters = Vec::new();
@@ -322,7 +373,20 @@ impl Keeper {
                             waiters.push(Waiter::Finished(event));
                         }
                     }
-                    Command::Delivered(id) => changes.push(Write::Delivered(id)),
+                    Command::Promise { kept, .. } if self.opens_at.is_some() => {
+                        let _ = kept.send(Err(NotKept::NotOpen));
+                    }
+                    Command::Promise { event, kept } => {
+                        self.order.remove(event.id);
+                        waiters.push(Waiter::Kept(event.id, kept));
+                        changes.push(Write::Finish(event));
+                    }
+                    // What is on disk says the same.
+                    Command::SayLast(event) if event.kind == Kind::Confirmation => {
+                        self.announce(*event);
+                    }
+                    Command::SayLast(event) => waiters.push(Waiter::Finished(event)),
+                    Command::Delivered(id) => self.forget(id, &mut changes),
                     Command::Next(answer) => {
                         next = Some(answer);
                         break;
@@ -330,12 +394,71 @@ impl Keeper {
                 }
                 command = commands.try_recv().ok();
             }
+            while let Ok(id) = self.delivered.try_recv() {
+                self.forget(id, &mut changes);
+            }
             let expired = self.order.expire(self.clock.now());
             self.give_up(&expired, QueueOutcome::TooOld);
             self.settle(changes, waiters);
-            if let Some(next) = next {
-                let _ = next.send(self.next());
+            if let Some(answer) = next {
+                let next = self.next();
+                let is_idle = next.is_none() && self.order.images() + self.undelivered == 0;
+                let _ = answer.send(next);
+                if is_idle {
+                    self.shrink();
+                }
             }
+        }
+        self.end();
+    }
+
+    /// Waits for a command; none once all ways to the queue are gone.
+    fn wait(
+        &mut self,
+        runtime: &Runtime,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> Option<Command> {
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                command = commands.recv() => command,
+                Some(id) = self.delivered.recv() => Some(Command::Delivered(id)),
+            }
+        })
+    }
+
+    /// Forgets what outputs still deliver; what they do not stays for the next start.
+    fn end(mut self) {
+        drop(self.announcer);
+        while let Some(id) = self.delivered.blocking_recv() {
+            let mut changes = vec![Write::Delivered(id)];
+            while let Ok(id) = self.delivered.try_recv() {
+                changes.push(Write::Delivered(id));
+            }
+            if let Err(error) = self.store.write(&changes) {
+                report(&self.store, &self.metrics, &error);
+            }
+        }
+    }
+
+    /// Announces a last event, which is on disk until it is delivered.
+    fn announce(&mut self, event: Event) {
+        self.undelivered += 1;
+        self.metrics.queue_undelivered(self.undelivered);
+        self.announcer.announce(event);
+    }
+
+    /// A last event was delivered.
+    fn forget(&mut self, id: Uuid, changes: &mut Vec<Write>) {
+        self.undelivered -= 1;
+        self.metrics.queue_undelivered(self.undelivered);
+        changes.push(Write::Delivered(id));
+    }
+
+    /// Gives room back where little is in the file any more.
+    fn shrink(&mut self) {
+        if let Err(error) = self.store.shrink(self.order.bytes()) {
+            self.report(&error);
         }
     }
 
@@ -373,7 +496,12 @@ impl Keeper {
             true => Ok(()),
             false => {
                 changes.push(Write::Mark(self.clock.mark()));
-                self.store.write(&changes)
+                let began = Instant::now();
+                let written = self.store.write(&changes);
+                let took = began.elapsed();
+                self.reserve.observe(took);
+                self.metrics.queue_committed(took);
+                written
             }
         };
         if written.is_err() {
@@ -386,7 +514,7 @@ impl Keeper {
         match written {
             Ok(()) => {
                 for event in events {
-                    let _ = self.announce.send(event);
+                    self.announce(event);
                 }
                 for (_, answer) in kept {
                     let _ = answer.send(Ok(()));
@@ -423,9 +551,13 @@ impl Keeper {
     }
 
     fn report(&self, error: &redb::Error) {
-        self.metrics.queue_failed();
-        tracing::error!(queue = %self.store.path().display(), %error, "{}", advice(error));
+        report(&self.store, &self.metrics, error);
     }
+}
+
+fn report(store: &Store, metrics: &Metrics, error: &redb::Error) {
+    metrics.queue_failed();
+    tracing::error!(queue = %store.path().display(), %error, "{}", advice(error));
 }
 
 /// The last event about an image: what came of it, or that what was said holds.
@@ -487,109 +619,4 @@ fn advice(error: &redb::Error) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{fs, os::unix::fs::symlink, path::Path};
-
-    use super::{store::tests::entry, *};
-    use crate::event::WayIn;
-
-    fn keeper(path: &Path) -> (Keeper, mpsc::UnboundedReceiver<Event>) {
-        let (announce, announced) = mpsc::unbounded_channel();
-        let keeper = Keeper {
-            store: Store::new(path),
-            opens_at: None,
-            order: Order::new(Bounds {
-                bytes: 1000,
-                age: Duration::from_secs(3600),
-            }),
-            clock: QueueClock::after(None),
-            unwritten: Vec::new(),
-            announce,
-            metrics: Metrics::default(),
-        };
-        (keeper, announced)
-    }
-
-    /// What a keeper says to an image, the last thing that it does.
-    fn keep(keeper: Keeper) -> Result<(), NotKept> {
-        let (entry, image) = entry(Uuid::from_u128(1));
-        let (commands, received) = mpsc::channel(1);
-        let (kept, answer) = oneshot::channel();
-        let command = Command::Keep {
-            entry: Box::new(entry),
-            image,
-            kept,
-        };
-        assert!(commands.blocking_send(command).is_ok());
-        drop(commands);
-        keeper.keep(received);
-        answer.blocking_recv().unwrap()
-    }
-
-    #[tokio::test]
-    async fn last_events_that_an_output_gives_up_are_said_again_at_the_next_start() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = QueueConfig {
-            path: folder.path().join("queue.redb"),
-            ..QueueConfig::default()
-        };
-        for start in 0..2 {
-            let (output, mut taken) = WayIn::new("file", 1, &Metrics::default());
-            let announcer = Announcer::new([output]);
-            let (queue, thread) = Queue::open(&config, announcer, Metrics::default()).unwrap();
-            if start == 0 {
-                for id in [1, 2] {
-                    let (entry, image) = entry(Uuid::from_u128(id));
-                    queue.keep(entry.clone(), image).await.unwrap();
-                    queue.finish(entry, None).await;
-                }
-            }
-            // The second comes once the first is over.
-            for id in [1, 2] {
-                let event = taken.recv().await.unwrap();
-                assert_eq!(event.id.as_u128(), id);
-            }
-            drop(queue);
-            let ended = tokio::task::spawn_blocking(|| thread.join());
-            ended.await.unwrap().unwrap();
-        }
-    }
-
-    #[test]
-    fn a_disk_that_fails_at_the_start_is_tried_again_and_until_then_nothing_is_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        let disk = folder.path().join("disk");
-        let path = disk.join("queue.redb");
-        // One on which nothing can be done: it leads to itself.
-        symlink(&disk, &disk).unwrap();
-        let without = || {
-            let (mut keeper, announced) = keeper(&path);
-            let error = keeper.open().unwrap_err();
-            assert!(may_pass(&error), "{error}");
-            keeper.do_without(&error);
-            (keeper, announced)
-        };
-        assert!(matches!(keep(without().0), Err(NotKept::NotOpen)));
-        let (mut keeper, _announced) = without();
-        fs::remove_file(&disk).unwrap();
-        fs::create_dir(&disk).unwrap();
-        keeper.open_late();
-        assert!(keeper.opens_at.is_some(), "too soon");
-        keeper.opens_at = Some(Instant::now());
-        keeper.open_late();
-        assert!(keeper.opens_at.is_none());
-        keep(keeper).unwrap();
-    }
-
-    #[test]
-    fn what_the_configuration_says_wrong_does_not_pass() {
-        let folder = tempfile::tempdir().unwrap();
-        let (mut of_no_folder, _announced) = keeper(&folder.path().join("no/such/queue"));
-        assert!(!may_pass(&of_no_folder.open().unwrap_err()));
-        let path = folder.path().join("queue.redb");
-        let (mut first, _announced) = keeper(&path);
-        first.open().unwrap();
-        let (mut second, _announced) = keeper(&path);
-        assert!(!may_pass(&second.open().unwrap_err()));
-    }
-}
+mod tests;

@@ -1,6 +1,13 @@
 //! `delivery = "eventually"`: images that found no cloud wait on disk, whatever happens to the device meanwhile.
 
-use std::{collections::HashMap, fs, net::SocketAddr, path::Path, process::Command};
+use std::{
+    collections::HashMap,
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use outpost_tests::{
     CertificateFolder, CloudService, free_address, program, repository, some_cifar, some_photos,
@@ -129,6 +136,117 @@ fn images_that_found_no_cloud_outlive_a_killed_device_and_get_its_answer_once() 
     );
     assert_eq!(mode & 0o077, 0, "{mode:o}");
     drop(cloud);
+}
+
+/// Brings so many images by HTTP; gives how many of them wait for the cloud.
+fn bring(device: &Device, count: usize) -> usize {
+    let is_waiting = |image: &PathBuf| {
+        let encoded = fs::read(image).unwrap();
+        json(device.post("/v1/classify", "image/jpeg", &encoded))["final"] == false
+    };
+    some_cifar(count)
+        .iter()
+        .filter(|one| is_waiting(one))
+        .count()
+}
+
+fn corrections(device: &Device) -> usize {
+    let mut events = lines(&device.folder.path().join("answers.jsonl"));
+    events.retain(|event| event["kind"] == "correction");
+    events.len()
+}
+
+#[test]
+fn an_output_that_is_away_keeps_no_last_word_from_the_others() {
+    let certificates = CertificateFolder::valid();
+    let address = free_address();
+    let away = format!("[outputs.webhook]\nurl = \"http://{}/\"\n", free_address());
+    let config = config(address, &certificates, "") + &away;
+    let device = Device::start_in(folder(), &config);
+    let waiting = bring(&device, 30);
+    assert!(waiting > 2, "{waiting}");
+    let _cloud = cloud(address, &certificates);
+    until("all corrections", || {
+        (corrections(&device) == waiting).then_some(())
+    });
+    let undelivered = device.metric("outpost_edge_queue_undelivered_events ");
+    assert_eq!(undelivered, Some(waiting as f64));
+    assert_eq!(device.metric("outpost_edge_queue_images "), Some(0.0));
+    device.kill();
+}
+
+#[test]
+fn images_are_sent_within_seconds_of_the_clouds_return_however_many_came_meanwhile() {
+    let certificates = CertificateFolder::valid();
+    let address = free_address();
+    let device = Device::start_in(folder(), &config(address, &certificates, ""));
+    let waiting = bring(&device, 60);
+    assert!(waiting > 10, "{waiting}");
+    let _cloud = cloud(address, &certificates);
+    let back = Instant::now();
+    until("the first correction", || {
+        (corrections(&device) > 0).then_some(())
+    });
+    // Two are promised; other tests take their time.
+    assert!(back.elapsed() < Duration::from_secs(10), "{back:?}");
+    device.end();
+}
+
+/// Has the programs that are started with it wait for 200 ms more whenever something is to be on the disk; none where there is
+/// no compiler.
+fn slow_disk(folder: &Path) -> Option<PathBuf> {
+    const SLOW: &str = "#define _GNU_SOURCE\n#include <dlfcn.h>\n#include <unistd.h>\n\
+        int fsync(int f) { usleep(200000); return ((int (*)(int))dlsym(RTLD_NEXT, \"fsync\"))(f); }\n\
+        int fdatasync(int f) { usleep(200000); return ((int (*)(int))dlsym(RTLD_NEXT, \"fdatasync\"))(f); }\n";
+    let (source, library) = (folder.join("slow.c"), folder.join("slow.so"));
+    fs::write(&source, SLOW).unwrap();
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-o"]).arg(&library);
+    let is_made = compiler.arg(&source).arg("-ldl").status();
+    if !is_made.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: no C compiler makes the disk slow");
+        return None;
+    }
+    Some(library)
+}
+
+#[test]
+fn a_slow_disk_makes_no_answer_late_and_its_time_counts() {
+    let folder = folder();
+    let Some(slow) = slow_disk(folder.path()) else {
+        return;
+    };
+    let certificates = CertificateFolder::valid();
+    // It takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = config(silent.local_addr().unwrap(), &certificates, "")
+        .replace("= 10000", "= 1000")
+        .replace(
+            "[cloud]\n",
+            "[circuit]\nfailures_to_open = 1000\n[cloud]\ntransport = \"h2\"\n",
+        );
+    let mut command = Command::new(program("edge-agent"));
+    command.env("LD_PRELOAD", slow);
+    let device = Device::start_as(folder, &config, command);
+    let (mut waits, mut untold) = (Vec::new(), Vec::new());
+    let mut images = some_cifar(200).into_iter();
+    while waits.len() < 4 {
+        let encoded = fs::read(images.next().unwrap()).unwrap();
+        let asked = Instant::now();
+        let answer = json(device.post("/v1/classify", "image/jpeg", &encoded));
+        let waited = asked.elapsed().as_secs_f64() * 1e3;
+        if answer["final"] == false {
+            waits.push(waited);
+            untold.push(waited - answer["total_ms"].as_f64().unwrap());
+        }
+    }
+    // The least of them: the machine may be busy with other tests.
+    let least = |times: &[f64]| times.iter().copied().fold(f64::MAX, f64::min);
+    assert!(least(&waits) < 1100.0, "{waits:?}");
+    assert!(least(&untold) < 100.0, "{untold:?}");
+    let slow = device.metric("outpost_edge_queue_commit_seconds_sum ");
+    assert!(slow.unwrap() > 4.0 * 0.2, "{slow:?}");
+    device.kill();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `lab soak`: the device program left running beside a cloud that dies, over a link that comes and goes.
 //!
 //! The built `edge-agent run` and `cloud-service` are started on loopback, with a relay between them that is the link.
-//! Images come by HTTP and to a folder, with `delivery = "eventually"`; the programs are killed as by `kill -9`. What is
+//! Images come by HTTP and to a folder, with `delivery = "eventually"`, and some answers are audited; the programs are killed as by `kill -9`. What is
 //! promised is then counted: one final answer for each accepted image, and one for each call while the device lives, in time,
 //! with flat memory.
 
@@ -311,6 +311,7 @@ impl Stage {
                 "models = {models:?}\ncascade = {cascade:?}\ndeadline_ms = {}\ndelivery = \"eventually\"\n\
                  [cloud]\nurl = \"https://{}\"\ncertificate_authority = \"ca.pem\"\n\
                  [api]\naddress = \"{api}\"\n[[folders]]\npath = \"incoming\"\nthen = \"delete\"\n\
+                 [audit]\nshare = 0.1\n\
                  [outputs.file]\npath = \"answers.jsonl\"\nmax_bytes = 4_000_000_000\n",
                 args.deadline, relay.address
             ),

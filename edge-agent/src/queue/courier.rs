@@ -13,6 +13,9 @@ use crate::{in_charge::InCharge, metrics::Metrics};
 /// Pauses after an attempt in vain: the first, and the longest. Where nobody was there, an image that the cloud answers
 /// meanwhile ends a pause.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Pause where an open circuit refused an attempt: that costs nothing but a question to the peer, at the circuit's pace, and
+/// the attempt after its answer goes through.
+const REFUSED: Duration = Duration::from_secs(1);
 
 /// Sends images until `ending`. What is under way then stays for the next start.
 pub(crate) async fn carry(
@@ -52,8 +55,18 @@ impl Courier {
                     pause = first;
                     continue;
                 }
+                Sent::Refused => {
+                    pause = first;
+                    let _ = timeout(REFUSED, self.queue.back.notified()).await;
+                    continue;
+                }
                 Sent::ToNobody => {
-                    let _ = timeout(pause, self.queue.news.notified()).await;
+                    let back = timeout(pause, self.queue.back.notified()).await;
+                    if back.is_ok() {
+                        // It says nothing about the next attempt that this one came to nothing.
+                        pause = first;
+                        continue;
+                    }
                 }
                 // That the cloud answers others is no reason to send this one again.
                 Sent::InVain => sleep(pause).await,
@@ -83,7 +96,7 @@ impl Courier {
                 tracing::warn!(id = %entry.id, %cause, "an image that waited is not answered by the cloud: what the device said holds");
                 self.queue.finish(entry, None).await;
             }
-            Sent::ToNobody => {}
+            Sent::Refused | Sent::ToNobody => {}
             Sent::InVain => self.queue.attempted(entry.id).await,
         }
         sent
@@ -104,6 +117,8 @@ impl Courier {
 enum Sent {
     /// It waits no longer.
     Over,
+    /// It waits: nobody was asked, as nobody was there lately.
+    Refused,
     /// It waits: nobody was there, which says nothing about it.
     ToNobody,
     /// It waits, behind others: it may be what failed, by its size or by what it does to the cloud, or its node may be.
@@ -116,9 +131,8 @@ impl Sent {
         match cause {
             // What the cloud takes may have changed since it said so: it is asked at the next attempt.
             FallbackCause::Unusable if attempts == 0 => Self::InVain,
-            FallbackCause::CircuitOpen
-            | FallbackCause::Unreachable
-            | FallbackCause::Certificate => Self::ToNobody,
+            FallbackCause::CircuitOpen => Self::Refused,
+            FallbackCause::Unreachable | FallbackCause::Certificate => Self::ToNobody,
             // Nobody takes images for its node, until the configuration is changed back; or a network here, which is to say
             // whether it may leave, failed.
             FallbackCause::NoCloud | FallbackCause::NetworkFailed => Self::InVain,
@@ -137,10 +151,8 @@ mod tests {
         use FallbackCause as C;
         for (causes, sent) in [
             (&[C::Unsendable, C::Private][..], Sent::Over),
-            (
-                &[C::Unreachable, C::CircuitOpen, C::Certificate],
-                Sent::ToNobody,
-            ),
+            (&[C::CircuitOpen], Sent::Refused),
+            (&[C::Unreachable, C::Certificate], Sent::ToNobody),
             (
                 &[
                     C::Rejected,

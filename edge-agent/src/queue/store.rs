@@ -25,7 +25,7 @@ use crate::{agent::Unsent, event::Event, record::Record};
 const IMAGES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("images");
 /// An [`Entry`] an image, as JSON.
 const ENTRIES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("entries");
-/// Last events about images that have left, as JSON, until every output has delivered them.
+/// Last events about images that have left, or promises of such, as JSON, until every output has delivered them.
 const FINALS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("finals");
 /// The queue's time as it was last written, a [`Mark`] as JSON under [`THE_MARK`].
 const CLOCK: TableDefinition<'_, u8, &[u8]> = TableDefinition::new("clock");
@@ -38,6 +38,10 @@ const NEW: &str = ".new";
 const DAMAGED: &str = ".damaged";
 /// What a file of redb begins with.
 const MAGIC: &[u8] = b"redb\x1a\n";
+/// A file that is smaller need not shrink.
+const SMALL_BYTES: u64 = 8 << 20;
+/// Bytes of images that may be moved so that the file shrinks: a second's work for a slow card.
+const MOVED_BYTES: u64 = 8 << 20;
 /// Memory for pages of the file: those that lead to images. An image is written once and read once.
 const CACHE_BYTES: usize = 128 << 10;
 
@@ -93,7 +97,7 @@ impl Entry {
 pub(super) enum Write {
     /// An image waits.
     Keep(Box<Entry>, Bytes),
-    /// It waits no longer: this is the last that is said about it.
+    /// It waits no longer: this is the last that is said about it, or what is unless something else comes.
     Finish(Box<Event>),
     /// That was delivered.
     Delivered(Uuid),
@@ -107,13 +111,15 @@ pub(super) struct Store {
     path: PathBuf,
     /// None at first, and after an error, until it is opened.
     database: Option<Database>,
+    /// Bytes of the file when it was made to shrink last.
+    shrunk_to: u64,
 }
 
 /// What an earlier run of the program left.
 pub(super) struct Left {
     /// The images that wait.
     pub(super) entries: Vec<Entry>,
-    /// The last events that may not have been delivered.
+    /// The last events that may not have been delivered, and promises of such.
     pub(super) finals: Vec<Event>,
     /// The queue's time as it was last written.
     pub(super) mark: Option<Mark>,
@@ -140,6 +146,7 @@ impl Store {
         Self {
             path: path.to_owned(),
             database: None,
+            shrunk_to: 0,
         }
     }
 
@@ -209,6 +216,26 @@ impl Store {
             writing.commit()?;
             Ok(())
         })
+    }
+
+    /// Has the file shrink to what is in it, of which `image_bytes` are images, where it is much larger. It is not read or
+    /// written meanwhile: with more images that would take too long.
+    pub(super) fn shrink(&mut self, image_bytes: u64) -> Result<(), redb::Error> {
+        let Some(database) = &mut self.database else {
+            return Ok(());
+        };
+        let bytes = fs::metadata(&self.path)?.len();
+        let needed = self.shrunk_to.max(2 * image_bytes + SMALL_BYTES);
+        if image_bytes > MOVED_BYTES || bytes <= needed {
+            return Ok(());
+        }
+        database.compact()?;
+        self.shrunk_to = fs::metadata(&self.path)?.len();
+        tracing::info!(
+            queue = %self.path.display(), bytes, now = self.shrunk_to,
+            "the queue has given back room on its disk"
+        );
+        Ok(())
     }
 
     /// Does something with the file; where that is damaged, with a new one in its place.
@@ -471,6 +498,34 @@ pub(super) mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "{mode:o}");
+    }
+
+    #[test]
+    fn an_empty_file_gives_back_the_room_that_images_had() {
+        let (_folder, path) = kept();
+        let mut store = Store::new(&path);
+        let bytes = || fs::metadata(&path).unwrap().len();
+        for id in 0..16 {
+            let (entry, _) = entry(Uuid::from_u128(id));
+            let image = Bytes::from(vec![7; 1 << 20]);
+            store.write(&[Write::Keep(Box::new(entry), image)]).unwrap();
+        }
+        let full = bytes();
+        assert!(full > 16 << 20);
+        // More than is moved.
+        store.shrink(16 << 20).unwrap();
+        assert_eq!(bytes(), full);
+        for id in 0..16 {
+            let (entry, _) = entry(Uuid::from_u128(id));
+            let last = Event::promise(entry.id, &entry.input, entry.record);
+            store.write(&[Write::Finish(Box::new(last))]).unwrap();
+        }
+        assert_eq!(bytes(), full);
+        store.shrink(8).unwrap();
+        assert!(bytes() < SMALL_BYTES, "{}", bytes());
+        keep(&mut store).unwrap();
+        drop(store);
+        assert_eq!(images(&path), 2);
     }
 
     #[test]
