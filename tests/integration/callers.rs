@@ -6,6 +6,7 @@ use std::{
     io::{BufRead, BufReader, Lines, Read, Write},
     net::TcpStream,
     thread,
+    time::Duration,
 };
 
 use axum::{Router, http::StatusCode};
@@ -122,12 +123,14 @@ fn callers_have_so_many_bytes_here_and_the_next_is_told_to_come_back() {
     ));
     let image = fs::read(&some_cifar(1)[0]).unwrap();
     let half = vec![7; 45_000];
-    let slow = [(); 2].map(|()| send(&device, &head("slow", 90_000), &half));
-    let says = until("another to be told to come back", || {
+    let (slow, says) = until("another to be told to come back", || {
+        // One that comes after the other is told to come back itself.
+        let slow = [(); 2].map(|()| send(&device, &head("slow", 90_000), &half));
+        thread::sleep(Duration::from_millis(100));
         let mut long = image.clone();
         long.resize(20_000, 0);
         let answer = device.post("/v1/classify", "image/jpeg", &long);
-        (answer.status() == 503).then(|| json(answer))
+        (answer.status() == 503).then(|| (slow, json(answer)))
     });
     let detail = says["detail"].as_str().unwrap();
     assert!(detail.contains("`api.max_waiting_bytes`"), "{says}");
