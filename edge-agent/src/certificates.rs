@@ -95,8 +95,7 @@ impl Certificate {
     fn facts(&self) -> Option<CertificateFacts> {
         let facts = CertificateFacts::of_pem(&fs::read(&self.file).ok()?).ok()?;
         if self.trusts {
-            // What is left once the others end.
-            facts.into_iter().max_by_key(|facts| facts.valid_until)
+            last_to_end(facts)
         } else {
             facts.into_iter().next()
         }
@@ -134,6 +133,12 @@ impl fmt::Display for Validity {
             Self::Early(early) => write!(f, "valid in {} only", days(*early)),
         }
     }
+}
+
+/// Of the authorities in a file, the one that is left once the others have ended; of those that end together the first.
+pub(crate) fn last_to_end(authorities: Vec<CertificateFacts>) -> Option<CertificateFacts> {
+    let from_the_last = authorities.into_iter().rev();
+    from_the_last.max_by_key(|facts| facts.valid_until)
 }
 
 fn days(time: Duration) -> String {

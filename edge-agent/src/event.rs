@@ -290,11 +290,11 @@ mod tests {
     use super::*;
     use crate::record::FailureCause;
 
-    fn output() -> (WayIn, mpsc::Receiver<Undelivered>) {
+    pub(super) fn output() -> (WayIn, mpsc::Receiver<Undelivered>) {
         WayIn::new("file", 1, &Metrics::default())
     }
 
-    fn event() -> Event {
+    pub(super) fn event() -> Event {
         let record = Record::Failed {
             image: "x".to_owned(),
             cause: FailureCause::NotAnImage,

@@ -8,7 +8,7 @@ use outpost_transport::{BearerToken, CertificateFacts, Identity};
 use super::{Examination, Finding, report::Subject};
 use crate::{
     api,
-    certificates::Validity,
+    certificates::{Validity, last_to_end},
     config::Config,
     inputs,
     outputs::{self, MqttError},
@@ -148,24 +148,14 @@ fn authority(subject: Subject, path: &Path, now: SystemTime) -> Finding {
         Ok(text) => text,
         Err(error) => return subject.failed(format!("{}: {error}", path.display()), advice),
     };
-    match CertificateFacts::of_pem(&text).as_deref() {
-        // The one that lasts longest is what is left once the others end.
-        Ok([first, others @ ..]) => {
-            let last = others.iter().fold(first, |last, other| {
-                if other.valid_until > last.valid_until {
-                    other
-                } else {
-                    last
-                }
-            });
-            validity(
-                subject,
-                last,
-                now,
-                "have whoever runs the service give you the new authority",
-            )
-        }
-        Ok([]) => subject.failed(format!("{} holds no certificate", path.display()), advice),
+    match CertificateFacts::of_pem(&text).map(last_to_end) {
+        Ok(Some(last)) => validity(
+            subject,
+            &last,
+            now,
+            "have whoever runs the service give you the new authority",
+        ),
+        Ok(None) => subject.failed(format!("{} holds no certificate", path.display()), advice),
         Err(error) => subject.failed(format!("{}: {error}", path.display()), advice),
     }
 }

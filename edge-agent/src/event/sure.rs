@@ -89,24 +89,7 @@ mod tests {
     use futures::FutureExt as _;
 
     use super::*;
-    use crate::{
-        event::WayIn,
-        metrics::Metrics,
-        record::{FailureCause, Record},
-    };
-
-    fn output() -> (WayIn, mpsc::Receiver<Undelivered>) {
-        WayIn::new("file", 1, &Metrics::default())
-    }
-
-    fn event() -> Event {
-        let record = Record::Failed {
-            image: "x".to_owned(),
-            cause: FailureCause::NotAnImage,
-            error: "y".to_owned(),
-        };
-        Event::first(Uuid::now_v7(), "api", record, true)
-    }
+    use crate::event::tests::{event, output};
 
     #[tokio::test]
     async fn what_is_delivered_is_told_once_the_outputs_have_done() {
