@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             times[0].push(start.elapsed());
             for (times, staged) in times[1..].iter_mut().zip([&bare, &full]) {
                 let start = Instant::now();
-                let mut run = staged.start(image.clone())?;
+                let mut run = staged.start_with(image.view())?;
                 for _ in staged.feature_widths() {
                     black_box(run.advance()?);
                 }

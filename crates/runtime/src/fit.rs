@@ -2,15 +2,12 @@
 
 use std::{borrow::Cow, ops::RangeInclusive};
 
-use image::{
-    Rgb, RgbImage,
-    imageops::{crop_imm, replace},
-};
+use image::{Rgb, RgbImage, imageops::replace};
 
 use crate::{
     manifest::{Filter, InputSpec, Resize},
-    preprocess::resized,
-    resample::{SourceBox, resample},
+    preprocess::seen,
+    resample::{Resampling, SourceBox},
 };
 
 /// Sides of the blocks that encoders look at, in pixels.
@@ -85,7 +82,7 @@ impl Fit {
                     height: height.into(),
                 };
                 let size = (scaled(width), scaled(height));
-                Cow::Owned(resample(image, whole, size, Filter::Bicubic))
+                Cow::Owned(Resampling::whole(whole, size, Filter::Bicubic).image(image))
             }
         }
     }
@@ -107,8 +104,7 @@ fn outer_side(input: &InputSpec) -> u32 {
 /// What a network sees of `image`, in a frame of its nearest pixels: each block of the frame has one colour, the mean of
 /// those nearest to it.
 fn framed(image: &RgbImage, spec: &InputSpec, side: u32, margin: u32) -> RgbImage {
-    let (resized, (left, top)) = resized(spec, image);
-    let seen = crop_imm(&resized, left, top, spec.size, spec.size).to_image();
+    let seen = seen(spec, image).image(image);
     let mut framed = RgbImage::new(side, side);
     replace(&mut framed, &seen, margin.into(), margin.into());
     let is_seen = |at: u32| (margin..margin + spec.size).contains(&at);

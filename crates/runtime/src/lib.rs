@@ -44,6 +44,7 @@ mod onnxruntime;
 mod preprocess;
 mod probabilities;
 mod resample;
+mod spare;
 mod staged;
 mod tract;
 

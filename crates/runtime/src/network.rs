@@ -1,7 +1,7 @@
 //! The traits that every runtime implements.
 
 use bytes::Bytes;
-use ndarray::{Array2, Array4, ArrayView4};
+use ndarray::{Array2, ArrayView4, ArrayViewMut3, Axis};
 
 use crate::manifest::Manifest;
 
@@ -108,20 +108,6 @@ impl StageSpec {
     }
 }
 
-/// Checks that an image is one, and of the shape `[channels, height, width]`.
-///
-/// # Errors
-/// [`InferError::Shape`] when it is not.
-pub(crate) fn check_image(image: &Array4<f32>, expected: [usize; 3]) -> Result<(), InferError> {
-    if image.shape()[0] == 1 && image.shape()[1..] == expected {
-        return Ok(());
-    }
-    Err(InferError::Shape {
-        expected,
-        found: image.shape().to_vec(),
-    })
-}
-
 /// The width of a vector: one dimension, whatever else has the size 1.
 pub(crate) fn vector_width(shape: &[usize]) -> Option<usize> {
     let dimensions = shape.iter().filter(|&&size| size != 1).count();
@@ -179,11 +165,33 @@ pub trait StagedNetwork: Send + Sync {
     /// Width of the features at each exit, in the order of the stages; `None` where there are none.
     fn feature_widths(&self) -> &[Option<usize>];
 
-    /// Takes up an image `[1, channels, height, width]`; nothing is computed yet.
+    /// Takes up an image, which `fill` writes to where the first stage reads it, `[channels, height, width]`; before,
+    /// there may be anything. Nothing is computed yet.
     ///
     /// # Errors
-    /// [`InferError::Shape`] when it does not fit.
-    fn start(&self, image: Array4<f32>) -> Result<Box<dyn StagedRun>, InferError>;
+    /// [`InferError::Runtime`] when the runtime has no room for it.
+    fn start(
+        &self,
+        fill: &mut dyn FnMut(ArrayViewMut3<'_, f32>),
+    ) -> Result<Box<dyn StagedRun>, InferError>;
+
+    /// Takes up a copy of an image `[1, channels, height, width]`.
+    ///
+    /// # Errors
+    /// [`InferError::Shape`] when it does not fit, and those of [`StagedNetwork::start`].
+    fn start_with(&self, image: ArrayView4<'_, f32>) -> Result<Box<dyn StagedRun>, InferError> {
+        let mut fits = Ok(());
+        let run = self.start(&mut |mut input| {
+            let expected = <[usize; 3]>::try_from(input.shape()).expect("three dimensions");
+            if image.shape()[0] == 1 && image.shape()[1..] == expected {
+                input.assign(&image.index_axis(Axis(0), 0));
+            } else {
+                let found = image.shape().to_vec();
+                fits = Err(InferError::Shape { expected, found });
+            }
+        })?;
+        fits.map(|()| run)
+    }
 }
 
 /// One image on its way through the stages. It keeps the activations that the next stage takes.

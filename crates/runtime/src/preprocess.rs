@@ -5,7 +5,7 @@ use ndarray::{Array4, ArrayViewMut3, Axis};
 
 use crate::{
     manifest::{ChannelOrder, Filter, InputSpec, Resize},
-    resample::{SourceBox, resample},
+    resample::{Resampling, SourceBox},
 };
 
 /// Longest aspect that is resized whole where only the centre is kept; the crop and the filter's
@@ -16,6 +16,8 @@ const MAX_ASPECT: u32 = 8;
 #[derive(Debug, Clone)]
 pub struct Preprocessor {
     spec: InputSpec,
+    /// For each channel of the tensor what each value of a pixel becomes: exact divisions stay out of the loop.
+    normalised: Box<[[f32; 256]; 3]>,
 }
 
 /// Why an image could not become a tensor.
@@ -44,7 +46,14 @@ struct Geometry {
 impl Preprocessor {
     /// Follows `spec`, which a [`crate::Manifest`] has checked.
     pub fn new(spec: InputSpec) -> Self {
-        Self { spec }
+        let channel = |channel: usize| {
+            let (mean, deviation) = (spec.mean[channel], spec.deviation[channel]);
+            std::array::from_fn(|pixel| (pixel as f32 - mean) / deviation)
+        };
+        Self {
+            normalised: Box::new(std::array::from_fn(channel)),
+            spec,
+        }
     }
 
     /// The conventions followed.
@@ -55,7 +64,7 @@ impl Preprocessor {
     /// The input tensor of one image, `[1, 3, size, size]`.
     ///
     /// # Errors
-    /// [`PreprocessError`] when the image is empty or cannot be resampled.
+    /// [`PreprocessError`] when the image is empty.
     pub fn tensor(&self, image: &RgbImage) -> Result<Array4<f32>, PreprocessError> {
         let size = self.spec.size as usize;
         let mut tensor = Array4::zeros((1, 3, size, size));
@@ -63,8 +72,11 @@ impl Preprocessor {
         Ok(tensor)
     }
 
-    /// Writes the input of one image into `target`, `[3, size, size]`.
-    fn fill(
+    /// Writes the input of one image into `target`, `[3, size, size]`, whatever was in it.
+    ///
+    /// # Panics
+    /// Where `target` has another shape.
+    pub(crate) fn fill(
         &self,
         image: &RgbImage,
         mut target: ArrayViewMut3<'_, f32>,
@@ -73,37 +85,37 @@ impl Preprocessor {
         if width == 0 || height == 0 {
             return Err(PreprocessError::NoPixels { width, height });
         }
-        let (resized, (left, top)) = resized(&self.spec, image);
-        let row_bytes = resized.width() as usize * 3;
         let size = self.spec.size as usize;
-        let left = left as usize * 3;
-        for (channel, mut plane) in target.axis_iter_mut(Axis(0)).enumerate() {
-            let source_channel = match self.spec.channel_order {
-                ChannelOrder::Rgb => channel,
-                ChannelOrder::Bgr => 2 - channel,
-            };
-            let mean = self.spec.mean[channel];
-            let deviation = self.spec.deviation[channel];
-            // A table of all 256 values keeps the exact division out of the loop.
-            let value: [f32; 256] = std::array::from_fn(|pixel| (pixel as f32 - mean) / deviation);
-            for (y, mut row) in plane.axis_iter_mut(Axis(0)).enumerate() {
-                let start = (y + top as usize) * row_bytes + left;
-                let pixels = &resized.as_raw()[start..start + size * 3];
-                for (target, pixel) in row.iter_mut().zip(pixels.chunks_exact(3)) {
-                    *target = value[usize::from(pixel[source_channel])];
+        assert_eq!(target.shape(), [3, size, size], "a network's input");
+        let mut rows = target.axis_iter_mut(Axis(1));
+        seen(&self.spec, image).each_row(image, |pixels| {
+            let mut row = rows.next().expect("as many rows as are seen");
+            let channels = row.axis_iter_mut(Axis(0)).zip(&*self.normalised);
+            for (channel, (mut values, normalised)) in channels.enumerate() {
+                let source = match self.spec.channel_order {
+                    ChannelOrder::Rgb => channel,
+                    ChannelOrder::Bgr => 2 - channel,
+                };
+                for (value, pixel) in values.iter_mut().zip(pixels.chunks_exact(3)) {
+                    *value = normalised[usize::from(pixel[source])];
                 }
             }
-        }
+        });
         Ok(())
     }
 }
 
-/// An image with pixels at the size from which a network's input is cut, and where the cut begins: its left and top.
-pub(crate) fn resized(spec: &InputSpec, image: &RgbImage) -> (RgbImage, (u32, u32)) {
+/// How what a network sees of an image, which has pixels, comes of it.
+pub(crate) fn seen(spec: &InputSpec, image: &RgbImage) -> Resampling {
     let geometry = geometry(spec, image.width(), image.height());
-    let filter = filter(spec.resize);
-    let resized = resample(image, geometry.source, geometry.resized, filter);
-    (resized, geometry.crop)
+    let (left, top) = geometry.crop;
+    Resampling {
+        source: geometry.source,
+        size: geometry.resized,
+        columns: left..left + spec.size,
+        rows: top..top + spec.size,
+        filter: filter(spec.resize),
+    }
 }
 
 fn filter(resize: Resize) -> Filter {

@@ -1,6 +1,8 @@
 //! A network that runs stage by stage, with what surrounds it: an image in, and at every exit what
 //! the network says so far. Nothing after the exit where an image leaves is computed.
 
+use std::sync::Arc;
+
 use image::RgbImage;
 
 use crate::{
@@ -14,6 +16,8 @@ use crate::{
 
 /// A network in stages, its manifest, its pre-processing and its labels.
 pub struct StagedClassifier {
+    /// The manifest's, for every image on its way.
+    name: Arc<str>,
     manifest: Manifest,
     labels: Labels,
     preprocessor: Preprocessor,
@@ -31,7 +35,7 @@ pub struct Said {
 
 /// One image on its way through a network's stages.
 pub struct StagedClassification {
-    network: String,
+    network: Arc<str>,
     kind: OutputKind,
     run: Box<dyn StagedRun>,
 }
@@ -40,6 +44,7 @@ impl StagedClassifier {
     /// Puts the parts together; [`crate::ModelFolder::open_staged`] is the usual way.
     pub fn new(manifest: Manifest, labels: Labels, network: Box<dyn StagedNetwork>) -> Self {
         Self {
+            name: manifest.name.as_str().into(),
             preprocessor: Preprocessor::new(manifest.input.clone()),
             manifest,
             labels,
@@ -67,11 +72,15 @@ impl StagedClassifier {
     /// # Errors
     /// [`ClassifyError`] when the image cannot be resized.
     pub fn start(&self, image: &RgbImage) -> Result<StagedClassification, ClassifyError> {
-        let tensor = self.preprocessor.tensor(image)?;
+        let mut filled = Ok(());
+        let run = self.network.start(&mut |input| {
+            filled = self.preprocessor.fill(image, input);
+        })?;
+        filled?;
         Ok(StagedClassification {
-            network: self.manifest.name.clone(),
+            network: self.name.clone(),
             kind: self.manifest.output.kind,
-            run: self.network.start(tensor)?,
+            run,
         })
     }
 }
@@ -87,7 +96,7 @@ impl StagedClassification {
         let probabilities = Probabilities::from_output(output.scores, self.kind);
         Ok(Said {
             probabilities: probabilities.ok_or_else(|| ClassifyError::NoDistribution {
-                network: self.network.clone(),
+                network: self.network.to_string(),
             })?,
             features: output.features,
         })

@@ -143,7 +143,7 @@ fn every_exit_says_what_the_whole_graph_says_there() {
         let staged = TractRuntime::default()
             .load_stages(onnx.clone(), &spec)
             .unwrap();
-        let mut run = staged.start(image.clone()).unwrap();
+        let mut run = staged.start_with(image.view()).unwrap();
         for stage in &spec.stages {
             let output = run.advance().unwrap();
             let features = (stage.features.as_ref().unwrap(), output.features.unwrap());
@@ -254,7 +254,7 @@ fn every_exit_agrees_with_onnx_runtime() {
         let staged = TractRuntime::default()
             .load_stages(onnx.clone(), &spec)
             .unwrap();
-        let mut run = staged.start(image).unwrap();
+        let mut run = staged.start_with(image.view()).unwrap();
         for stage in &spec.stages {
             let output = run.advance().unwrap();
             let features = stage.features.as_ref().unwrap();

@@ -5,7 +5,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use ndarray::Array4;
+use ndarray::ArrayViewMut3;
 use tempfile::TempDir;
 
 use super::*;
@@ -66,7 +66,10 @@ impl StagedNetwork for NotingNetwork {
         &self.widths
     }
 
-    fn start(&self, _: Array4<f32>) -> Result<Box<dyn StagedRun>, InferError> {
+    fn start(
+        &self,
+        _: &mut dyn FnMut(ArrayViewMut3<'_, f32>),
+    ) -> Result<Box<dyn StagedRun>, InferError> {
         let left = self.exits.iter().rev();
         Ok(Box::new(NotingRun {
             left: left.map(|exit| format!("{}: {exit}", self.name)).collect(),

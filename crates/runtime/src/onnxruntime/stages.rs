@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, mem, sync::Arc};
 
-use ndarray::Array4;
+use ndarray::{Array4, ArrayViewMut3, Axis};
 use ort::{
     session::Session,
     value::{DynValue, TensorElementType, TensorRef, ValueType},
@@ -21,7 +21,7 @@ use crate::{
     cut::{check_input, cut},
     network::{
         ExitOutput, InferError, LoadError, StageSpec, StagedNetwork, StagedRun, StagedSpec,
-        check_image, vector_width,
+        vector_width,
     },
 };
 
@@ -125,8 +125,13 @@ impl StagedNetwork for OnnxStages {
         &self.feature_widths
     }
 
-    fn start(&self, image: Array4<f32>) -> Result<Box<dyn StagedRun>, InferError> {
-        check_image(&image, self.input_shape)?;
+    fn start(
+        &self,
+        fill: &mut dyn FnMut(ArrayViewMut3<'_, f32>),
+    ) -> Result<Box<dyn StagedRun>, InferError> {
+        let [channels, height, width] = self.input_shape;
+        let mut image = Array4::zeros((1, channels, height, width));
+        fill(image.index_axis_mut(Axis(0), 0));
         Ok(Box::new(OnnxRun {
             stages: self.stages.clone(),
             next: 0,
@@ -158,7 +163,6 @@ impl Stage {
         let name = self.input.as_str();
         let mut outputs = match input {
             Input::Image(image) => {
-                let image = image.as_standard_layout();
                 let values = image.as_slice().expect("in standard layout");
                 let tensor = TensorRef::from_array_view((image.shape().to_vec(), values))?;
                 session.run(ort::inputs![name => tensor])?

@@ -7,6 +7,7 @@ use tract_onnx::tract_core::internal::*;
 use super::{
     kernel::{Kernel, Then},
     planes::Geometry,
+    session::{self, Writer},
 };
 
 /// The operator, over f32 `[n, channels, height, width]`: one convolution, or several whose channels lie one behind the other's.
@@ -154,15 +155,15 @@ impl Op for Convolution {
     op_as_typed_op!();
 }
 
-impl EvalOp for Convolution {
-    op_out_of_plan!();
-
-    fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let images = inputs[0].shape()[0];
+impl Writer for Convolution {
+    fn output_shape(&self, inputs: &[TValue]) -> TVec<usize> {
         let [channels, height, width] = self.output();
-        let mut output = Tensor::zero::<f32>(&[images, channels, height, width])?;
-        let mut outputs = output.try_as_plain_ram_mut()?;
-        let outputs = outputs.as_slice_mut::<f32>()?;
+        tvec!(inputs[0].shape()[0], channels, height, width)
+    }
+
+    fn write(&self, inputs: &[TValue], outputs: &mut [f32]) -> TractResult<()> {
+        let images = inputs[0].shape()[0];
+        let stride = self.output().iter().product();
         let (mut inputs, mut first) = (inputs.iter(), 0);
         for branch in &self.branches {
             let Branch { kernel, with } = branch;
@@ -186,7 +187,7 @@ impl EvalOp for Convolution {
                 With::Nothing | With::Then(_) => None,
             };
             let len = branch.output().iter().product();
-            let outputs = outputs.chunks_exact_mut(channels * height * width);
+            let outputs = outputs.chunks_exact_mut(stride);
             for (index, (image, output)) in image.zip(outputs).enumerate() {
                 let output = &mut output[first..][..len];
                 if let With::Then(then) = with {
@@ -198,7 +199,15 @@ impl EvalOp for Convolution {
             }
             first += len;
         }
-        Ok(tvec!(output.into_tvalue()))
+        Ok(())
+    }
+}
+
+impl EvalOp for Convolution {
+    op_out_of_plan!();
+
+    fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        session::eval(self, &inputs)
     }
 }
 

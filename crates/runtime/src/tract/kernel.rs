@@ -24,7 +24,8 @@ use std::ops::Range;
 use fearless_simd::prelude::*;
 use rayon::{ThreadPool, prelude::*};
 
-use super::{planes::Geometry, spare::Spare, threads};
+use super::{planes::Geometry, threads};
+use crate::spare::Spare;
 use vectors::{Instructions, LANES, Values};
 
 /// Pixels of a tile.

@@ -8,6 +8,8 @@
 use tract_onnx::tract_core::internal::*;
 use tract_onnx_opl::lrn::Lrn;
 
+use super::session::{self, Writer};
+
 /// Pixels that go through the channels together; the rows of a window of five channels stay in the
 /// first-level cache.
 const RUN: usize = 256;
@@ -86,12 +88,13 @@ impl Op for LocalResponseNormalisation {
     op_as_typed_op!();
 }
 
-impl EvalOp for LocalResponseNormalisation {
-    op_out_of_plan!();
+impl Writer for LocalResponseNormalisation {
+    fn output_shape(&self, inputs: &[TValue]) -> TVec<usize> {
+        inputs[0].shape().into()
+    }
 
-    fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let input = args_1!(inputs);
-        let mut output = Tensor::zero::<f32>(input.shape())?;
+    fn write(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
+        let input = &inputs[0];
         let [_, channels, pixels @ ..] = input.shape() else {
             bail!("no channels in the shape {:?}", input.shape());
         };
@@ -99,13 +102,19 @@ impl EvalOp for LocalResponseNormalisation {
         if input.len() > 0 {
             let images = input.try_as_plain_ram()?;
             let images = images.as_slice::<f32>()?.chunks_exact(channels * pixels);
-            let mut normalised = output.try_as_plain_ram_mut()?;
-            let normalised = normalised.as_slice_mut::<f32>()?;
-            for (image, normalised) in images.zip(normalised.chunks_exact_mut(channels * pixels)) {
+            for (image, normalised) in images.zip(output.chunks_exact_mut(channels * pixels)) {
                 self.normalise(image, normalised, pixels);
             }
         }
-        Ok(tvec!(output.into_tvalue()))
+        Ok(())
+    }
+}
+
+impl EvalOp for LocalResponseNormalisation {
+    op_out_of_plan!();
+
+    fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        session::eval(self, &inputs)
     }
 }
 

@@ -11,31 +11,31 @@ mod lrn;
 mod planes;
 mod pooling;
 mod rewrite;
-mod spare;
+mod session;
 mod stages;
 mod threads;
 mod widen;
 
+use bytes::{Buf, Bytes};
 #[cfg(feature = "cuda")]
 pub use device::{CudaError, TractCudaRuntime};
-use std::sync::Arc;
-
-use bytes::{Buf, Bytes};
-use ndarray::{Array2, ArrayView4, Axis};
+use ndarray::{Array2, ArrayView3, ArrayView4, ArrayViewMut1, Axis};
 use prost::Message;
 use rewrite::rewrite;
+use session::{Plan, Session};
 use stages::TractStages;
 pub use threads::{Threads, ThreadsError};
 use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::{
-    Datum, DatumType, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable,
-    OutletId, TVec, TractError, TractResult, TypedRunnableModel, tvec,
+    Datum, DatumType, Framework, InferenceFact, InferenceModel, InferenceModelExt, OutletId, TVec,
+    TractError, TractResult, tvec,
 };
 use tract_onnx::tract_hir::infer::Factoid;
 
 use crate::{
     cut,
     network::{GraphSpec, InferError, LoadError, Network, Runtime, StagedNetwork, StagedSpec},
+    spare::Spare,
 };
 
 /// As in `Cargo.lock`: the crate does not tell.
@@ -70,7 +70,8 @@ struct TractNetwork {
     threads: Threads,
     /// For a batch of one: tract unrolls and packs for fixed shapes, and on one CPU thread a larger
     /// batch is no faster than its images one by one.
-    plan: Arc<TypedRunnableModel>,
+    plan: Plan,
+    sessions: Spare<Session>,
 }
 
 impl TractRuntime {
@@ -127,6 +128,7 @@ impl Runtime for TractRuntime {
             spec: spec.clone(),
             threads: self.threads.clone(),
             plan,
+            sessions: Spare::new(),
         }))
     }
 
@@ -151,23 +153,36 @@ impl Network for TractNetwork {
     fn infer(&self, batch: ArrayView4<'_, f32>) -> Result<Array2<f32>, InferError> {
         self.spec.check_batch(batch.shape())?;
         let mut scores = Array2::zeros((batch.len_of(Axis(0)), self.spec.classes));
-        for (image, mut row) in batch.outer_iter().zip(scores.rows_mut()) {
-            let image = image.insert_axis(Axis(0)).to_owned();
-            let said = self
-                .run(image.into())
+        for (image, row) in batch.outer_iter().zip(scores.rows_mut()) {
+            self.run(image, row)
                 .map_err(|error| InferError::Runtime(error.into()))?;
-            for (score, value) in row.iter_mut().zip(said) {
-                *score = value;
-            }
         }
         Ok(scores)
     }
 }
 
 impl TractNetwork {
-    fn run(&self, image: tract_onnx::prelude::Tensor) -> TractResult<Vec<f32>> {
-        let outputs = self.threads.run(|| self.plan.run(tvec!(image.into())))?;
-        Ok(outputs[0].try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
+    fn run(
+        &self,
+        image: ArrayView3<'_, f32>,
+        mut scores: ArrayViewMut1<'_, f32>,
+    ) -> TractResult<()> {
+        let [channels, height, width] = self.spec.input_shape;
+        let outputs = self.sessions.lend(|session| {
+            let shape = [1, channels, height, width];
+            let input = session.input(&self.plan, &shape, |input| {
+                input
+                    .iter_mut()
+                    .zip(image)
+                    .for_each(|(to, from)| *to = *from);
+            })?;
+            self.threads.run(|| session.run(0, &self.plan, input))
+        })?;
+        let said = outputs[0].try_as_plain_ram()?.as_slice::<f32>()?;
+        for (score, value) in scores.iter_mut().zip(said) {
+            *score = *value;
+        }
+        Ok(())
     }
 }
 
@@ -199,7 +214,7 @@ fn parse_proto(onnx: impl Buf) -> Result<ModelProto, LoadError> {
     Ok(proto)
 }
 
-fn compile(mut model: InferenceModel, spec: &GraphSpec) -> TractResult<Arc<TypedRunnableModel>> {
+fn compile(mut model: InferenceModel, spec: &GraphSpec) -> TractResult<Plan> {
     let [channels, height, width] = spec.input_shape;
     let shape: TVec<usize> = tvec!(1, channels, height, width);
     model.set_input_fact(0, InferenceFact::dt_shape(DatumType::F32, shape))?;
@@ -207,10 +222,8 @@ fn compile(mut model: InferenceModel, spec: &GraphSpec) -> TractResult<Arc<Typed
 }
 
 /// The plan of a graph whose inputs have their shapes.
-fn optimise(model: InferenceModel) -> TractResult<Arc<TypedRunnableModel>> {
-    rewrite(model.into_typed()?)?
-        .into_optimized()?
-        .into_runnable()
+fn optimise(model: InferenceModel) -> TractResult<Plan> {
+    Plan::new(rewrite(model.into_typed()?)?.into_optimized()?)
 }
 
 fn find(

@@ -5,7 +5,11 @@
 
 use tract_onnx::tract_core::internal::*;
 
-use super::{planes::Geometry, spare::Spare};
+use super::{
+    planes::Geometry,
+    session::{self, Writer},
+};
+use crate::spare::Spare;
 
 /// Pixels whose windows are compared together.
 const RUN: usize = 32;
@@ -92,25 +96,32 @@ impl Op for MaxPooling {
     op_as_typed_op!();
 }
 
-impl EvalOp for MaxPooling {
-    op_out_of_plan!();
-
-    fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let input = args_1!(inputs);
+impl Writer for MaxPooling {
+    fn output_shape(&self, inputs: &[TValue]) -> TVec<usize> {
         let [channels, rows, columns] = self.geometry.output;
+        tvec!(inputs[0].shape()[0], channels, rows, columns)
+    }
+
+    fn write(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
+        let input = &inputs[0];
         ensure!(
             input.shape()[1..] == self.geometry.input,
             "windows over {:?} were given {:?}",
             self.geometry.input,
             input.shape()
         );
-        let mut output = Tensor::zero::<f32>(&[input.shape()[0], channels, rows, columns])?;
-        self.run(
-            input.try_as_plain_ram()?.as_slice::<f32>()?,
-            output.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?,
-            rows * columns,
-        );
-        Ok(tvec!(output.into_tvalue()))
+        let [_, rows, columns] = self.geometry.output;
+        let input = input.try_as_plain_ram()?.as_slice::<f32>()?;
+        self.run(input, output, rows * columns);
+        Ok(())
+    }
+}
+
+impl EvalOp for MaxPooling {
+    op_out_of_plan!();
+
+    fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        session::eval(self, &inputs)
     }
 }
 

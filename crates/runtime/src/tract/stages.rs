@@ -3,31 +3,44 @@
 
 use std::{borrow::Cow, mem, sync::Arc};
 
-use ndarray::Array4;
+use ndarray::ArrayViewMut3;
 use tract_onnx::pb::{GraphProto, ModelProto};
 use tract_onnx::prelude::{
-    Datum, DatumType, Framework, InferenceFact, IntoTensor, TValue, TVec, TractError, TractResult,
-    TypedRunnableModel, tvec,
+    Datum, DatumType, Framework, InferenceFact, TValue, TVec, TractError, TractResult, tvec,
 };
 
-use super::{head::Head, not_onnx, optimise, threads::Threads, unsupported};
+use super::{
+    head::Head,
+    not_onnx, optimise,
+    session::{Plan, Session},
+    threads::Threads,
+    unsupported,
+};
 use crate::{
     cut::cut,
     network::{
         ExitOutput, Features, InferError, LoadError, StagedNetwork, StagedRun, StagedSpec,
-        check_image, vector_width,
+        vector_width,
     },
+    spare::Spare,
 };
 
 pub(super) struct TractStages {
     input_shape: [usize; 3],
     feature_widths: Vec<Option<usize>>,
-    stages: Arc<[Stage]>,
+    stages: Arc<Stages>,
+}
+
+/// What runs share.
+struct Stages {
+    stages: Vec<Stage>,
     threads: Threads,
+    /// As many as ever ran at a time.
+    sessions: Spare<Session>,
 }
 
 struct Stage {
-    plan: Arc<TypedRunnableModel>,
+    plan: Plan,
     exit: Exit,
     features: Features,
 }
@@ -42,8 +55,7 @@ enum Exit {
 }
 
 struct TractRun {
-    stages: Arc<[Stage]>,
-    threads: Threads,
+    stages: Arc<Stages>,
     next: usize,
     /// What the next stage takes.
     activations: Option<TValue>,
@@ -117,8 +129,11 @@ impl TractStages {
         Ok(Self {
             input_shape: spec.input_shape,
             feature_widths,
-            stages: stages.into(),
-            threads,
+            stages: Arc::new(Stages {
+                stages,
+                threads,
+                sessions: Spare::new(),
+            }),
         })
     }
 }
@@ -128,25 +143,39 @@ impl StagedNetwork for TractStages {
         &self.feature_widths
     }
 
-    fn start(&self, image: Array4<f32>) -> Result<Box<dyn StagedRun>, InferError> {
-        check_image(&image, self.input_shape)?;
+    fn start(
+        &self,
+        fill: &mut dyn FnMut(ArrayViewMut3<'_, f32>),
+    ) -> Result<Box<dyn StagedRun>, InferError> {
+        let [channels, height, width] = self.input_shape;
+        let first = &self.stages.stages[0].plan;
+        let input = self.stages.sessions.lend(|session| {
+            session.input(first, &[1, channels, height, width], |input| {
+                let input = ArrayViewMut3::from_shape(self.input_shape, input);
+                fill(input.expect("as many values as the shape has"));
+            })
+        });
         Ok(Box::new(TractRun {
             stages: self.stages.clone(),
-            threads: self.threads.clone(),
             next: 0,
-            activations: Some(image.into_tensor().into()),
+            activations: Some(input.map_err(failed)?),
         }))
     }
 }
 
 impl StagedRun for TractRun {
     fn advance(&mut self) -> Result<ExitOutput, InferError> {
-        let (Some(stage), Some(input)) = (self.stages.get(self.next), self.activations.take())
-        else {
+        let Stages {
+            stages,
+            threads,
+            sessions,
+        } = &*self.stages;
+        let (Some(stage), Some(input)) = (stages.get(self.next), self.activations.take()) else {
             return Err(InferError::Finished);
         };
+        let run = |session: &mut Session| threads.run(|| stage.run(session, self.next, input));
+        let (output, activations) = sessions.lend(run).map_err(failed)?;
         self.next += 1;
-        let (output, activations) = self.threads.run(|| stage.run(input)).map_err(failed)?;
         self.activations = activations;
         Ok(output)
     }
@@ -154,8 +183,13 @@ impl StagedRun for TractRun {
 
 impl Stage {
     /// Gives what leaves, and what the next stage takes; nothing for that after the last.
-    fn run(&self, input: TValue) -> TractResult<(ExitOutput, Option<TValue>)> {
-        let mut outputs = self.plan.run(tvec!(input))?.into_iter();
+    fn run(
+        &self,
+        session: &mut Session,
+        number: usize,
+        input: TValue,
+    ) -> TractResult<(ExitOutput, Option<TValue>)> {
+        let mut outputs = session.run(number, &self.plan, input)?.into_iter();
         let mut next = || outputs.next().expect("a plan gives every output it has");
         Ok(match &self.exit {
             Exit::Plan => {
@@ -175,7 +209,7 @@ impl Stage {
     }
 }
 
-fn compile(part: ModelProto, shape: &[usize]) -> Result<Arc<TypedRunnableModel>, LoadError> {
+fn compile(part: ModelProto, shape: &[usize]) -> Result<Plan, LoadError> {
     let mut model = tract_onnx::onnx()
         .model_for_proto_model(&part)
         .map_err(not_onnx)?;
@@ -187,7 +221,7 @@ fn compile(part: ModelProto, shape: &[usize]) -> Result<Arc<TypedRunnableModel>,
 }
 
 /// The shape of an output; `None` where it varies, holds no f32 or is not there.
-fn f32_shape(plan: &TypedRunnableModel, output: usize) -> Option<TVec<usize>> {
+fn f32_shape(plan: &Plan, output: usize) -> Option<TVec<usize>> {
     let outlet = plan.model().outputs.get(output)?;
     let fact = plan.model().outlet_fact(*outlet).ok()?;
     let shape = fact.shape.as_concrete()?;

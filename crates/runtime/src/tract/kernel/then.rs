@@ -3,7 +3,10 @@
 use std::ops::Range;
 
 use super::{Kernel, PIXELS, Part, ROWS};
-use crate::tract::{planes::Geometry, pooling::MaxPooling, spare::Spare};
+use crate::{
+    spare::Spare,
+    tract::{planes::Geometry, pooling::MaxPooling},
+};
 
 /// Values of all channels that lie between for a band, half a megabyte: what the second-level caches of most CPUs hold, and rows
 /// enough that those which two bands share, and are computed twice, are few.

@@ -3,15 +3,15 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Memory of one kind: as many pieces as were ever in use at a time, where threads that took turns would each keep one.
-pub(super) struct Spare<T>(Mutex<Vec<T>>);
+pub(crate) struct Spare<T>(Mutex<Vec<T>>);
 
 impl<T: Default> Spare<T> {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(Mutex::new(Vec::new()))
     }
 
     /// Has `work` use a piece, which holds what was left in it. It may wait for other threads meanwhile.
-    pub(super) fn lend<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
+    pub(crate) fn lend<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
         let taken = self.lock().pop();
         let mut piece = taken.unwrap_or_default();
         let result = work(&mut piece);
