@@ -7,6 +7,7 @@
 use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, TensorProto, tensor_proto::DataType};
 use tract_onnx::prelude::{TractError, TractResult};
 
+use super::sums::sum;
 use crate::network::{ExitOutput, Features, StageSpec};
 
 /// A linear layer on the global average.
@@ -96,18 +97,6 @@ impl Head {
             },
         }
     }
-}
-
-/// The sum, in eight running sums that the compiler makes one vector of.
-fn sum(values: &[f32]) -> f32 {
-    let (eights, rest) = values.as_chunks::<8>();
-    let mut sums = [0.0_f32; 8];
-    for eight in eights {
-        for (sum, value) in sums.iter_mut().zip(eight) {
-            *sum += value;
-        }
-    }
-    sums.iter().sum::<f32>() + rest.iter().sum::<f32>()
 }
 
 fn producer<'g>(graph: &'g GraphProto, tensor: &str, op_type: &str) -> Option<&'g NodeProto> {

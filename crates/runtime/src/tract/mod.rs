@@ -13,6 +13,7 @@ mod pooling;
 mod rewrite;
 mod session;
 mod stages;
+mod sums;
 mod threads;
 mod widen;
 

@@ -1,6 +1,6 @@
 //! Puts our operators in the place of tract's where ours are faster, before tract optimises the graph.
 //!
-//! - Local response normalisation and the maximum over windows.
+//! - Local response normalisation, the maximum over windows and the sums of a global average.
 //! - Convolutions of f32 images with weights that are known, on CPUs with AVX2 and FMA and in WebAssembly, each
 //!   with the scaling, the bias, the sum with a shortcut and the bounds (ReLU, ReLU6) that follow it. Where the channels of
 //!   several are put one behind the other's, as in modules of SqueezeNet and Inception, they become one; and so does one with
@@ -13,7 +13,7 @@ use tract_onnx::tract_core::{
     internal::*,
     ops::{
         cnn::{MaxPool, PoolSpec},
-        nn::DataFormat,
+        nn::{DataFormat, Reduce},
     },
     optim::Optimizer,
 };
@@ -22,7 +22,9 @@ use tract_onnx_opl::lrn::Lrn;
 #[cfg(any(target_arch = "x86_64", target_arch = "wasm32"))]
 use convolution::{concatenation, convolution, following};
 
-use super::{lrn::LocalResponseNormalisation, planes::Geometry, pooling::MaxPooling};
+use super::{
+    lrn::LocalResponseNormalisation, planes::Geometry, pooling::MaxPooling, sums::PixelSums,
+};
 
 /// Replaces what can be replaced.
 ///
@@ -32,7 +34,7 @@ pub(super) fn rewrite(mut model: TypedModel) -> TractResult<TypedModel> {
     // Weights that are computed become known ones.
     Optimizer::prop_consts().optimize(&mut model)?;
     for node in 0..model.nodes.len() {
-        for replace in [normalisation, pooling, convolution] {
+        for replace in [normalisation, pooling, sums, convolution] {
             if let Some(patch) = replace(&model, node)? {
                 patch.apply(&mut model)?;
                 break;
@@ -79,6 +81,19 @@ fn pooling(model: &TypedModel, node: usize) -> TractResult<Option<TypedModelPatc
     };
     let groups = geometry.input[0];
     let op = MaxPooling::new(Geometry { groups, ..geometry });
+    TypedModelPatch::replace_single_op(model, node, &node.inputs, op).map(Some)
+}
+
+fn sums(model: &TypedModel, node: usize) -> TractResult<Option<TypedModelPatch>> {
+    let node = model.node(node);
+    let Some(reduce) = node.op_as::<Reduce>() else {
+        return Ok(None);
+    };
+    let input = model.outlet_fact(node.inputs[0])?;
+    let is_f32 = input.datum_type == f32::datum_type();
+    let Some(op) = PixelSums::of(reduce, input.rank()).filter(|_| is_f32) else {
+        return Ok(None);
+    };
     TypedModelPatch::replace_single_op(model, node, &node.inputs, op).map(Some)
 }
 

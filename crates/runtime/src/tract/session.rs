@@ -14,7 +14,7 @@ use tract_onnx::tract_core::{internal::*, plan};
 
 #[cfg(any(target_arch = "x86_64", target_arch = "wasm32"))]
 use super::convolution::Convolution;
-use super::{lrn::LocalResponseNormalisation, pooling::MaxPooling};
+use super::{lrn::LocalResponseNormalisation, pooling::MaxPooling, sums::PixelSums};
 
 /// An operator that writes its one output, of f32, into memory that it is given.
 pub(super) trait Writer {
@@ -46,7 +46,10 @@ fn writer(node: &TypedNode) -> Option<&dyn Writer> {
     if let Some(op) = node.op_as::<MaxPooling>() {
         return Some(op);
     }
-    let op = node.op_as::<LocalResponseNormalisation>()?;
+    if let Some(op) = node.op_as::<LocalResponseNormalisation>() {
+        return Some(op);
+    }
+    let op = node.op_as::<PixelSums>()?;
     Some(op)
 }
 
