@@ -66,7 +66,8 @@ impl FailureCause {
             ImageError::Picture(PictureError::Decode(error)) => match error {
                 DecodeError::TooManyBytes { .. }
                 | DecodeError::TooManyPixels { .. }
-                | DecodeError::WidePixels { .. } => Self::TooLarge,
+                | DecodeError::WidePixels { .. }
+                | DecodeError::LongSide { .. } => Self::TooLarge,
                 _ => Self::NotAnImage,
             },
             ImageError::NoAnswer(NoAnswer::OffloadFailed(_)) => Self::NoAnswer,

@@ -7,7 +7,7 @@ use std::{borrow::Cow, collections::HashSet};
 
 use tract_onnx::pb::{GraphProto, TypeProto, ValueInfoProto, tensor_proto::DataType, type_proto};
 
-use crate::network::LoadError;
+use crate::network::{LoadError, StagedSpec};
 
 /// The part of `graph` that computes `outputs` from `input`, which may be any of its tensors. Of a graph that is given away,
 /// it has the weights themselves; of one that is lent, copies.
@@ -89,12 +89,15 @@ fn declaration(name: &str) -> ValueInfoProto {
     }
 }
 
-/// Checks that a graph has an input of that name.
+/// Checks that stages are asked for, and that a graph has the input that the first takes.
 ///
 /// # Errors
 /// [`LoadError::NoSuchTensor`] with those that it has.
-pub(crate) fn check_input(graph: &GraphProto, wanted: &str) -> Result<(), LoadError> {
-    let present = inputs(graph);
+pub(crate) fn check(graph: &GraphProto, spec: &StagedSpec) -> Result<(), LoadError> {
+    if spec.stages.is_empty() {
+        return Err(LoadError::Unsupported("no stage is asked for".into()));
+    }
+    let (present, wanted) = (inputs(graph), spec.input.as_str());
     if present.contains(&wanted) {
         return Ok(());
     }

@@ -17,6 +17,10 @@ use libjpeg_turbo_rs::{
     DecodeLimits, Decoder as JpegDecoder, JpegError, PixelFormat, common::types::ComponentInfo,
 };
 
+/// Pixels that a JPEG has on a side at most. Only PNG may have more, and what is resized of a strip of millions takes more memory
+/// than a device has.
+const MAX_SIDE: u32 = 65_535;
+
 /// Formats that [`decode`] of this build takes.
 pub const DECODED_FORMATS: &[&str] = &[
     "jpeg",
@@ -86,6 +90,16 @@ pub enum DecodeError {
         bytes: u8,
         /// The limit on pixels.
         limit: u64,
+    },
+    /// More pixels in a row or a column than any format for photos has.
+    #[error(
+        "the image has {width}×{height} pixels, more than {MAX_SIDE} on a side: cut it into pieces"
+    )]
+    LongSide {
+        /// Width from the header.
+        width: u32,
+        /// Height from the header.
+        height: u32,
     },
     /// The bytes begin like no known format.
     #[error("the image is neither JPEG, PNG, WebP nor AVIF")]
@@ -219,6 +233,9 @@ fn check_pixels(width: u32, height: u32, limits: &ImageLimits) -> Result<(), Dec
             height,
             limit: limits.max_pixels,
         });
+    }
+    if width.max(height) > MAX_SIDE {
+        return Err(DecodeError::LongSide { width, height });
     }
     Ok(())
 }

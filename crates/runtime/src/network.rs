@@ -165,11 +165,11 @@ pub trait StagedNetwork: Send + Sync {
     /// Width of the features at each exit, in the order of the stages; `None` where there are none.
     fn feature_widths(&self) -> &[Option<usize>];
 
-    /// Takes up an image, which `fill` writes to where the first stage reads it, `[channels, height, width]`; before,
-    /// there may be anything. Nothing is computed yet.
+    /// Takes up an image: calls `fill` once, to write it to where the first stage reads it, `[channels, height, width]`;
+    /// before, there may be anything. Nothing is computed yet.
     ///
     /// # Errors
-    /// [`InferError::Runtime`] when the runtime has no room for it.
+    /// [`InferError::Runtime`] when the runtime fails.
     fn start(
         &self,
         fill: &mut dyn FnMut(ArrayViewMut3<'_, f32>),

@@ -1,5 +1,7 @@
 //! From pixels to the tensor that a network wants: resize, crop, reorder, normalise.
 
+use std::fmt;
+
 use image::RgbImage;
 use ndarray::{Array4, ArrayViewMut3, Axis};
 
@@ -13,7 +15,7 @@ use crate::{
 const MAX_ASPECT: u32 = 8;
 
 /// Makes a network's input tensor from images.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Preprocessor {
     spec: InputSpec,
     /// For each channel of the tensor what each value of a pixel becomes: exact divisions stay out of the loop.
@@ -41,6 +43,12 @@ struct Geometry {
     resized: (u32, u32),
     /// Left and top of the crop of the network's size.
     crop: (u32, u32),
+}
+
+impl fmt::Debug for Preprocessor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Preprocessor").field(&self.spec).finish()
+    }
 }
 
 impl Preprocessor {
@@ -73,6 +81,9 @@ impl Preprocessor {
     }
 
     /// Writes the input of one image into `target`, `[3, size, size]`, whatever was in it.
+    ///
+    /// # Errors
+    /// [`PreprocessError`] when the image is empty.
     ///
     /// # Panics
     /// Where `target` has another shape.

@@ -40,6 +40,17 @@ pub(crate) struct Resampling {
     pub(crate) filter: Filter,
 }
 
+/// One axis of an image and of what is made of it, in pixels.
+struct Axis<'a> {
+    input: u32,
+    /// Where the part that is resampled begins, and how much it is.
+    offset: f64,
+    extent: f64,
+    output: u32,
+    /// Of the output.
+    wanted: &'a Range<u32>,
+}
+
 /// For each output pixel along an axis the input pixels that it is made of, and their weights.
 #[derive(Default)]
 struct Taps {
@@ -103,38 +114,45 @@ impl Resampling {
             sums,
             row,
         } = scratch;
-        let (across, down) = ((source.left, source.width), (source.top, source.height));
-        columns.set(
-            image.width(),
-            across,
-            size.0,
-            &self.columns,
-            self.filter,
-            exact,
-        );
-        rows.set(image.height(), down, size.1, &self.rows, self.filter, exact);
+        let across = Axis {
+            input: image.width(),
+            offset: source.left,
+            extent: source.width,
+            output: size.0,
+            wanted: &self.columns,
+        };
+        let down = Axis {
+            input: image.height(),
+            offset: source.top,
+            extent: source.height,
+            output: size.1,
+            wanted: &self.rows,
+        };
+        columns.set(&across, self.filter, exact);
+        rows.set(&down, self.filter, exact);
         let input_row = image.width() as usize * 3;
         let output_row = self.columns.len() * 3;
         between.resize(rows.room * output_row, 0);
         sums.resize(output_row, 0);
         row.resize(output_row, 0);
-        let at = |y: usize| y % rows.room * output_row;
+        let place = |input: usize| input % rows.room * output_row;
         let mut next = 0;
-        for (y, &first) in rows.first.iter().enumerate() {
-            let needed = first..first + rows.count[y];
-            for y in needed.start.max(next)..needed.end {
-                let input = &image.as_raw()[y * input_row..][..input_row];
-                horizontal(input, &mut between[at(y)..][..output_row], columns);
+        for (output, &first) in rows.first.iter().enumerate() {
+            let needed = first..first + rows.count[output];
+            for input in needed.start.max(next)..needed.end {
+                let pixels = &image.as_raw()[input * input_row..][..input_row];
+                horizontal(pixels, &mut between[place(input)..][..output_row], columns);
             }
             next = needed.end;
             sums.fill(1 << (PRECISION_BITS - 1));
-            for (y, &weight) in needed.zip(rows.weights_of(y)) {
-                for (sum, &value) in sums.iter_mut().zip(&between[at(y)..][..output_row]) {
+            for (input, &weight) in needed.zip(rows.weights_of(output)) {
+                let values = &between[place(input)..][..output_row];
+                for (sum, &value) in sums.iter_mut().zip(values) {
                     *sum += i32::from(value) * weight;
                 }
             }
-            for (output, &sum) in row.iter_mut().zip(&*sums) {
-                *output = to_u8(sum);
+            for (value, &sum) in row.iter_mut().zip(&*sums) {
+                *value = to_u8(sum);
             }
             give(row);
         }
@@ -161,16 +179,14 @@ fn to_u8(sum: i32) -> u8 {
 }
 
 impl Taps {
-    /// For the wanted ones of `output` pixels, to which `extent` of `input` pixels, from `offset` on, are resampled.
-    fn set(
-        &mut self,
-        input: u32,
-        (offset, extent): (f64, f64),
-        output: u32,
-        wanted: &Range<u32>,
-        filter: Filter,
-        exact: &mut Vec<f64>,
-    ) {
+    fn set(&mut self, axis: &Axis<'_>, filter: Filter, exact: &mut Vec<f64>) {
+        let &Axis {
+            input,
+            offset,
+            extent,
+            output,
+            wanted,
+        } = axis;
         // Pillow holds the edges of the box in single precision.
         let begin = offset as f32;
         let extent = f64::from((offset + extent) as f32 - begin);
@@ -273,6 +289,15 @@ mod tests {
         let image = ramp(&[0, 255, 10, 200, 90, 30, 255]);
         let of =
             |width, filter| first_channel(&resample(&image, whole(&image), (width, 1), filter));
+        // The same downwards.
+        let column = image::imageops::rotate90(&image);
+        let down = |height, filter| {
+            let resampled = resample(&column, whole(&column), (1, height), filter);
+            first_channel(&resampled)
+        };
+        assert_eq!(down(3, Filter::Bilinear), PILLOW_BILINEAR_3);
+        assert_eq!(down(3, Filter::Bicubic), PILLOW_BICUBIC_3);
+        assert_eq!(down(11, Filter::Bicubic), PILLOW_BICUBIC_11);
         assert_eq!(of(3, Filter::Bilinear), PILLOW_BILINEAR_3);
         assert_eq!(of(3, Filter::Bicubic), PILLOW_BICUBIC_3);
         assert_eq!(of(11, Filter::Bicubic), PILLOW_BICUBIC_11);

@@ -12,11 +12,21 @@ impl<T: Default> Spare<T> {
 
     /// Has `work` use a piece, which holds what was left in it. It may wait for other threads meanwhile.
     pub(crate) fn lend<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
-        let taken = self.lock().pop();
-        let mut piece = taken.unwrap_or_default();
+        let mut piece = self.take();
         let result = work(&mut piece);
-        self.lock().push(piece);
+        self.give_back(piece);
         result
+    }
+
+    /// A piece, which holds what was left in it.
+    pub(crate) fn take(&self) -> T {
+        let taken = self.lock().pop();
+        taken.unwrap_or_default()
+    }
+
+    /// Has others use a piece.
+    pub(crate) fn give_back(&self, piece: T) {
+        self.lock().push(piece);
     }
 
     /// The list is whole after every call.

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use image::RgbImage;
+use ndarray::ArrayViewMut3;
 
 use crate::{
     classifier::ClassifyError,
     labels::Labels,
     manifest::{Manifest, OutputKind},
-    network::{StagedNetwork, StagedRun},
+    network::{InferError, StagedNetwork, StagedRun},
     preprocess::Preprocessor,
     probabilities::Probabilities,
 };
@@ -70,11 +71,11 @@ impl StagedClassifier {
     /// Pre-processes an image; its stages follow, one for each [`StagedClassification::advance`].
     ///
     /// # Errors
-    /// [`ClassifyError`] when the image cannot be resized.
+    /// [`ClassifyError`] when the image cannot be resized, or the network takes another size than the manifest says.
     pub fn start(&self, image: &RgbImage) -> Result<StagedClassification, ClassifyError> {
         let mut filled = Ok(());
         let run = self.network.start(&mut |input| {
-            filled = self.preprocessor.fill(image, input);
+            filled = self.fill(image, input);
         })?;
         filled?;
         Ok(StagedClassification {
@@ -82,6 +83,16 @@ impl StagedClassifier {
             kind: self.manifest.output.kind,
             run,
         })
+    }
+
+    fn fill(&self, image: &RgbImage, input: ArrayViewMut3<'_, f32>) -> Result<(), ClassifyError> {
+        let size = self.manifest.input.size as usize;
+        let (expected, found) = (input.dim().into(), [3, size, size]);
+        if expected != found {
+            let found = [&[1], &found[..]].concat();
+            return Err(InferError::Shape { expected, found }.into());
+        }
+        Ok(self.preprocessor.fill(image, input)?)
     }
 }
 

@@ -7,12 +7,16 @@ use allocation_counter::measure;
 use image::{Rgb, RgbImage};
 use outpost_runtime::{Features, ModelFolder, TractRuntime};
 
-/// Allocations of an image from pixels to probabilities, of which the run itself is one and the scores another;
-/// what is left are tract's, of the few operators that are not ours.
+/// Allocations of an image from pixels to probabilities: the run itself, the scores, and those of tract's few operators that are
+/// not ours, of which there are up to 21.
 const AT_MOST: u64 = 24;
 
 #[test]
 fn a_network_allocates_next_to_nothing_for_an_image() {
+    if !(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")) {
+        // Convolutions are tract's.
+        return;
+    }
     let models = ModelFolder::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models"));
     let image = RgbImage::from_fn(400, 300, |x, y| {
         Rgb([x * 7, y * 3, x ^ y].map(|value| (value % 256) as u8))

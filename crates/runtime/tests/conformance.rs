@@ -274,6 +274,8 @@ fn refuses_stages_that_do_not_fit(runtime: &dyn Runtime, onnx: &Bytes, spec: &St
     assert!(matches!(error, LoadError::NotComputed(_)), "{error:?}");
     let error = load(onnx, &|spec| spec.stages.swap(0, 1));
     assert!(matches!(error, LoadError::Cut { .. }), "{error:?}");
+    let error = load(onnx, &|spec| spec.stages.clear());
+    assert!(matches!(error, LoadError::Unsupported(_)), "{error:?}");
     let error = load(onnx, &|spec| spec.classes = 11);
     assert!(matches!(error, LoadError::Classes { .. }), "{error:?}");
     let error = load(onnx, &|spec| {

@@ -108,6 +108,14 @@ fn limits_are_checked_on_the_header() {
     let error = decode(&wide, &with(31)).unwrap_err();
     assert!(matches!(error, DecodeError::WidePixels { bytes: 8, .. }));
     assert!(decode(&wide, &with(32)).is_ok());
+    let strip = png(&DynamicImage::ImageLuma8(image::ImageBuffer::new(
+        1, 65_536,
+    )));
+    let error = decode(&strip, &ImageLimits::default()).unwrap_err();
+    assert!(matches!(
+        error,
+        DecodeError::LongSide { height: 65_536, .. }
+    ));
     let limits = ImageLimits {
         max_bytes: 10,
         ..ImageLimits::default()

@@ -18,7 +18,7 @@ use tract_onnx::pb::{
 
 use super::{OnnxRuntime, sessions::Sessions};
 use crate::{
-    cut::{check_input, cut},
+    cut::{check, cut},
     network::{
         ExitOutput, InferError, LoadError, StageSpec, StagedNetwork, StagedRun, StagedSpec,
         vector_width,
@@ -65,7 +65,7 @@ impl OnnxStages {
         let mut proto =
             ModelProto::decode(onnx).map_err(|error| LoadError::NotOnnx(error.into()))?;
         let mut graph = proto.graph.take().unwrap_or_default();
-        check_input(&graph, &spec.input)?;
+        check(&graph, spec)?;
         proto.ir_version = proto.ir_version.max(WEIGHTS_ALONE);
         let [channels, height, width] = spec.input_shape;
         let mut shape = vec![1, channels, height, width];

@@ -140,7 +140,7 @@ impl Runtime for TractRuntime {
     ) -> Result<Box<dyn StagedNetwork>, LoadError> {
         let mut proto = parse_proto(onnx)?;
         let graph = proto.graph.take().unwrap_or_default();
-        cut::check_input(&graph, &spec.input)?;
+        cut::check(&graph, spec)?;
         let threads = self.threads.clone();
         Ok(Box::new(TractStages::load(proto, graph, spec, threads)?))
     }

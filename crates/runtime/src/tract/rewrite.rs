@@ -1,6 +1,6 @@
 //! Puts our operators in the place of tract's where ours are faster, before tract optimises the graph.
 //!
-//! - Local response normalisation, the maximum over windows and the sums of a global average.
+//! - Local response normalisation, the maximum over windows, and the sums of a global average over what these and convolutions give.
 //! - Convolutions of f32 images with weights that are known, on CPUs with AVX2 and FMA and in WebAssembly, each
 //!   with the scaling, the bias, the sum with a shortcut and the bounds (ReLU, ReLU6) that follow it. Where the channels of
 //!   several are put one behind the other's, as in modules of SqueezeNet and Inception, they become one; and so does one with
@@ -23,7 +23,8 @@ use tract_onnx_opl::lrn::Lrn;
 use convolution::{concatenation, convolution, following};
 
 use super::{
-    lrn::LocalResponseNormalisation, planes::Geometry, pooling::MaxPooling, sums::PixelSums,
+    lrn::LocalResponseNormalisation, planes::Geometry, pooling::MaxPooling, session::writer,
+    sums::PixelSums,
 };
 
 /// Replaces what can be replaced.
@@ -90,8 +91,9 @@ fn sums(model: &TypedModel, node: usize) -> TractResult<Option<TypedModelPatch>>
         return Ok(None);
     };
     let input = model.outlet_fact(node.inputs[0])?;
-    let is_f32 = input.datum_type == f32::datum_type();
-    let Some(op) = PixelSums::of(reduce, input.rank()).filter(|_| is_f32) else {
+    // Of an output of tract's nothing would be won, and tract may know better.
+    let is_ours = writer(model.node(node.inputs[0].node)).is_some();
+    let Some(op) = PixelSums::of(reduce, input.rank()).filter(|_| is_ours) else {
         return Ok(None);
     };
     TypedModelPatch::replace_single_op(model, node, &node.inputs, op).map(Some)

@@ -1,14 +1,14 @@
 //! Running a graph in memory that is kept from image to image.
 //!
-//! tract's executor has every operator allocate its output. Ours are given theirs: where nobody but our operators reads an
-//! output, in pieces that others' outputs lie in before and after it, and otherwise in one of exactly its length.
+//! tract's executor has every operator allocate its output. Where only our operators read one of ours, it is given a piece of memory
+//! in which others' outputs lie before and after it (docs/decisions/013-kept-activations.md).
 
 #![allow(
     unsafe_code,
     reason = "tract gives a tensor another length only unchecked"
 )]
 
-use std::{iter, sync::Arc};
+use std::sync::Arc;
 
 use tract_onnx::tract_core::{internal::*, plan};
 
@@ -16,60 +16,14 @@ use tract_onnx::tract_core::{internal::*, plan};
 use super::convolution::Convolution;
 use super::{lrn::LocalResponseNormalisation, pooling::MaxPooling, sums::PixelSums};
 
-/// An operator that writes its one output, of f32, into memory that it is given.
-pub(super) trait Writer {
-    /// The shape of its output.
-    fn output_shape(&self, inputs: &[TValue]) -> TVec<usize>;
-
-    /// Writes the output, whatever was there before.
-    ///
-    /// # Errors
-    /// Where the inputs are not what the operator is for.
-    fn write(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()>;
-}
-
-/// What a writer gives where tract asks it, in a tensor of its own.
-pub(super) fn eval(writer: &impl Writer, inputs: &[TValue]) -> TractResult<TVec<TValue>> {
-    let mut output = Tensor::zero::<f32>(&writer.output_shape(inputs))?;
-    writer.write(
-        inputs,
-        output.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?,
-    )?;
-    Ok(tvec!(output.into_tvalue()))
-}
-
-fn writer(node: &TypedNode) -> Option<&dyn Writer> {
-    #[cfg(any(target_arch = "x86_64", target_arch = "wasm32"))]
-    if let Some(op) = node.op_as::<Convolution>() {
-        return Some(op);
-    }
-    if let Some(op) = node.op_as::<MaxPooling>() {
-        return Some(op);
-    }
-    if let Some(op) = node.op_as::<LocalResponseNormalisation>() {
-        return Some(op);
-    }
-    let op = node.op_as::<PixelSums>()?;
-    Some(op)
-}
-
 /// A graph that is ready to run.
 pub(super) struct Plan {
     runnable: Arc<TypedRunnableModel>,
-    /// For every node where its output may lie.
-    places: Vec<Place>,
+    /// Of every node, whether only our operators read its output, which may lie in more memory than it needs: they look at its shape.
+    is_ours_alone: Vec<bool>,
 }
 
-/// Where an output may lie.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Place {
-    /// In more memory than it needs: all who read it look at its shape.
-    Shared,
-    /// In memory of its length.
-    Exact,
-}
-
-/// One run after another of the plans of a network, which have numbers.
+/// Where the plans of a network run, one run after another. Plans have numbers.
 #[derive(Default)]
 pub(super) struct Session {
     /// tract's, of each plan that has run.
@@ -83,17 +37,13 @@ impl Plan {
     /// # Errors
     /// Where tract cannot order it.
     pub(super) fn new(model: TypedModel) -> TractResult<Self> {
-        let is_ours = |reader: &InletId| writer(model.node(reader.node)).is_some();
-        let place = |node: &TypedNode| {
+        let is_ours_alone = |node: &TypedNode| {
             let leaves = model.outputs.iter().any(|output| output.node == node.id);
             let mut readers = node.outputs.iter().flat_map(|outlet| &outlet.successors);
-            match !leaves && readers.all(is_ours) {
-                true => Place::Shared,
-                false => Place::Exact,
-            }
+            !leaves && readers.all(|reader| writer(model.node(reader.node)).is_some())
         };
         Ok(Self {
-            places: model.nodes.iter().map(place).collect(),
+            is_ours_alone: model.nodes.iter().map(is_ours_alone).collect(),
             runnable: model.into_runnable()?,
         })
     }
@@ -105,24 +55,27 @@ impl Plan {
 }
 
 impl Session {
-    /// The input of a plan, which `fill` writes, whatever was there before.
+    /// The input of a plan, which `fill` writes, whatever was there before. It is for that plan alone.
     ///
     /// # Errors
-    /// Where there is no memory for `shape`.
+    /// Where no memory can be as large as `shape`.
     pub(super) fn input(
         &mut self,
         plan: &Plan,
         shape: &[usize],
         fill: impl FnOnce(&mut [f32]),
     ) -> TractResult<TValue> {
-        let place = plan.places[plan.model().inputs[0].node];
-        self.memory.write(place, shape, |input| {
+        let write = |input: &mut [f32]| {
             fill(input);
             Ok(())
-        })
+        };
+        match plan.is_ours_alone[plan.model().inputs[0].node] {
+            true => self.memory.write(shape, write),
+            false => tensor(shape, write),
+        }
     }
 
-    /// Runs `plan`, always the same for a `number`, and gives its outputs.
+    /// Runs the plan with a `number` and gives its outputs.
     ///
     /// # Errors
     /// Those of its operators.
@@ -132,22 +85,24 @@ impl Session {
         plan: &Plan,
         input: TValue,
     ) -> TractResult<TVec<TValue>> {
-        let missing = (number + 1).saturating_sub(self.states.len());
-        self.states.extend(iter::repeat_n(None, missing));
+        if self.states.len() <= number {
+            self.states.resize_with(number + 1, || None);
+        }
         // Where a run ends halfway, what is left of it goes with the state.
-        let mut state = match self.states[number].take() {
+        let kept = self.states[number].take();
+        let mut state = match kept.filter(|state| Arc::ptr_eq(state.plan(), &plan.runnable)) {
             Some(state) => state,
             None => plan.runnable.spawn()?,
         };
         let memory = &mut self.memory;
         let outputs =
             state.run_plan_with_eval(tvec!(input), |context, op_state, node, inputs| {
-                let Some(writer) = writer(node) else {
+                let ours = writer(node).filter(|_| plan.is_ours_alone[node.id]);
+                let Some(ours) = ours else {
                     return plan::eval(context, op_state, node, inputs);
                 };
-                let shape = writer.output_shape(&inputs);
-                let place = plan.places[node.id];
-                let output = memory.write(place, &shape, |output| writer.write(&inputs, output));
+                let shape = ours.output_shape(&inputs);
+                let output = memory.write(&shape, |output| ours.write(&inputs, output));
                 Ok(tvec!(output.with_context(|| format!("Evaluating {node}"))?))
             })?;
         // An operator that remembers must not remember another image.
@@ -160,10 +115,7 @@ impl Session {
 
 /// Tensors of f32 that are used again once nobody else has them.
 #[derive(Default)]
-struct Memory {
-    shared: Vec<Piece>,
-    exact: Vec<Arc<Tensor>>,
-}
+struct Memory(Vec<Piece>);
 
 struct Piece {
     tensor: Arc<Tensor>,
@@ -172,80 +124,89 @@ struct Piece {
 }
 
 impl Memory {
-    /// Has `write` write a tensor of `shape`, in memory which may hold anything.
+    /// Has `write` write a tensor of `shape`, in a piece that may hold anything. Only our operators may read it.
     fn write(
         &mut self,
-        place: Place,
         shape: &[usize],
         write: impl FnOnce(&mut [f32]) -> TractResult<()>,
     ) -> TractResult<TValue> {
-        let written = |tensor: &mut Arc<Tensor>| {
-            let tensor = Arc::get_mut(tensor).context("memory that is free has other owners")?;
-            write(tensor.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?)
-        };
-        let tensor = match place {
-            Place::Shared => {
-                let mut piece = self.piece(shape)?;
-                written(&mut piece.tensor)?;
-                let tensor = piece.tensor.clone();
-                self.shared.push(piece);
-                tensor
-            }
-            Place::Exact => {
-                let mut tensor = self.of_length(shape)?;
-                written(&mut tensor)?;
-                self.exact.push(tensor.clone());
-                tensor
-            }
-        };
+        let mut piece = self.take(shape)?;
+        let tensor = Arc::get_mut(&mut piece.tensor).context("a free piece has owners")?;
+        // SAFETY: it was made of f32, with room for at least as many as `shape` has. tract copies a tensor with all of its
+        // memory into one as long as its shape says, and so must never copy this: only our operators read it, which take the
+        // values of its shape, and tract itself compares shapes and passes it on.
+        unsafe { tensor.set_shape_unchecked(shape) };
+        write(tensor.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?)?;
+        let tensor = piece.tensor.clone();
+        self.0.push(piece);
         Ok(TValue::from_const(tensor))
     }
 
     /// The smallest free piece with room for `shape`, taken out; where there is none, a new one in place of the largest that is free.
-    fn piece(&mut self, shape: &[usize]) -> TractResult<Piece> {
+    fn take(&mut self, shape: &[usize]) -> TractResult<Piece> {
         let len = shape.iter().product();
-        let free = |(index, piece): (usize, &Piece)| is_free(&piece.tensor).then_some(index);
-        let found = self.shared.iter().enumerate().filter_map(free);
-        let found = found.min_by_key(|&index| {
-            let room = self.shared[index].room;
+        let is_free = |index: &usize| Arc::strong_count(&self.0[*index].tensor) == 1;
+        let nearest = (0..self.0.len()).filter(is_free).min_by_key(|&index| {
+            let room = self.0[index].room;
             (room < len, room.abs_diff(len))
         });
-        let found = found.map(|index| self.shared.swap_remove(index));
-        match found {
-            Some(mut piece) if piece.room >= len => {
-                let tensor = Arc::get_mut(&mut piece.tensor).context("a free piece has owners")?;
-                // SAFETY: it was made of f32 with room for at least as many as `shape` has. Only operators of ours see it until
-                // it is free again; they take the values that its shape says, and so does tract where it compares shapes.
-                unsafe { tensor.set_shape_unchecked(shape) };
-                Ok(piece)
+        if let Some(index) = nearest {
+            let piece = self.0.swap_remove(index);
+            if piece.room >= len {
+                return Ok(piece);
             }
-            _ => Ok(Piece {
-                tensor: Tensor::zero::<f32>(shape)?.into_arc_tensor(),
-                room: len,
-            }),
         }
-    }
-
-    /// A free tensor with as many values as `shape`, taken out, or a new one.
-    fn of_length(&mut self, shape: &[usize]) -> TractResult<Arc<Tensor>> {
-        let len: usize = shape.iter().product();
-        let fits = |tensor: &Arc<Tensor>| is_free(tensor) && tensor.len() == len;
-        match self.exact.iter().position(fits) {
-            Some(index) => {
-                let mut tensor = self.exact.swap_remove(index);
-                Arc::get_mut(&mut tensor)
-                    .context("a free tensor has owners")?
-                    .set_shape(shape)?;
-                Ok(tensor)
-            }
-            None => Ok(Tensor::zero::<f32>(shape)?.into_arc_tensor()),
-        }
+        Ok(Piece {
+            tensor: Tensor::zero::<f32>(shape)?.into_arc_tensor(),
+            room: len,
+        })
     }
 }
 
-/// Whether nobody else has it.
-fn is_free(tensor: &Arc<Tensor>) -> bool {
-    Arc::strong_count(tensor) == 1
+/// An operator that writes its one output, of f32, into memory that it is given.
+pub(super) trait Writer {
+    /// The shape of its output.
+    fn output_shape(&self, inputs: &[TValue]) -> TVec<usize>;
+
+    /// Writes the output, whatever was there before.
+    ///
+    /// # Errors
+    /// Where the inputs are not what the operator is for.
+    fn write(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()>;
+}
+
+/// The output of a writer in a tensor of its own.
+pub(super) fn eval(writer: &dyn Writer, inputs: &[TValue]) -> TractResult<TVec<TValue>> {
+    let output = tensor(&writer.output_shape(inputs), |output| {
+        writer.write(inputs, output)
+    })?;
+    Ok(tvec!(output))
+}
+
+/// A tensor of its own.
+fn tensor(
+    shape: &[usize],
+    write: impl FnOnce(&mut [f32]) -> TractResult<()>,
+) -> TractResult<TValue> {
+    let mut tensor = Tensor::zero::<f32>(shape)?;
+    write(tensor.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?)?;
+    Ok(tensor.into_tvalue())
+}
+
+/// The operator of a node, where it is one of ours.
+pub(super) fn writer(node: &TypedNode) -> Option<&dyn Writer> {
+    #[cfg(any(target_arch = "x86_64", target_arch = "wasm32"))]
+    if let Some(op) = node.op_as::<Convolution>() {
+        return Some(op);
+    }
+    if let Some(op) = node.op_as::<MaxPooling>() {
+        return Some(op);
+    }
+    if let Some(op) = node.op_as::<LocalResponseNormalisation>() {
+        return Some(op);
+    }
+    let op = node.op_as::<PixelSums>()?;
+    Some(op)
 }
 
 #[cfg(test)]

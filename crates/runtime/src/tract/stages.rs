@@ -59,6 +59,8 @@ struct TractRun {
     next: usize,
     /// What the next stage takes.
     activations: Option<TValue>,
+    /// The one that has the input, until the first stage has read it.
+    session: Option<Session>,
 }
 
 impl TractStages {
@@ -148,17 +150,17 @@ impl StagedNetwork for TractStages {
         fill: &mut dyn FnMut(ArrayViewMut3<'_, f32>),
     ) -> Result<Box<dyn StagedRun>, InferError> {
         let [channels, height, width] = self.input_shape;
+        let mut session = self.stages.sessions.take();
         let first = &self.stages.stages[0].plan;
-        let input = self.stages.sessions.lend(|session| {
-            session.input(first, &[1, channels, height, width], |input| {
-                let input = ArrayViewMut3::from_shape(self.input_shape, input);
-                fill(input.expect("as many values as the shape has"));
-            })
+        let input = session.input(first, &[1, channels, height, width], |input| {
+            let input = ArrayViewMut3::from_shape(self.input_shape, input);
+            fill(input.expect("as many values as the shape has"));
         });
         Ok(Box::new(TractRun {
             stages: self.stages.clone(),
             next: 0,
             activations: Some(input.map_err(failed)?),
+            session: Some(session),
         }))
     }
 }
@@ -173,8 +175,10 @@ impl StagedRun for TractRun {
         let (Some(stage), Some(input)) = (stages.get(self.next), self.activations.take()) else {
             return Err(InferError::Finished);
         };
-        let run = |session: &mut Session| threads.run(|| stage.run(session, self.next, input));
-        let (output, activations) = sessions.lend(run).map_err(failed)?;
+        let mut session = self.session.take().unwrap_or_else(|| sessions.take());
+        let ran = threads.run(|| stage.run(&mut session, self.next, input));
+        sessions.give_back(session);
+        let (output, activations) = ran.map_err(failed)?;
         self.next += 1;
         self.activations = activations;
         Ok(output)

@@ -16,21 +16,25 @@ fn largest(width: usize) -> MaxPooling {
     })
 }
 
-/// Rows of 12 pixels go through two operators of ours, of which only the second reads the first, and then through tract's
-/// sum with itself.
+/// Rows of 12 pixels, of which three operators of ours make rows of 6, one reading the other; what is left of the second, and twice
+/// what is left of the third, are the outputs.
 fn plan() -> Plan {
     let mut model = TypedModel::default();
-    let image = model.add_source("image", f32::fact([1, 2, 1, 12])).unwrap();
-    let wide = model.wire_node("wide", largest(12), &[image]).unwrap()[0];
-    let narrow = model.wire_node("narrow", largest(10), &[wide]).unwrap()[0];
-    let twice = model.wire_node("twice", add(), &[narrow; 2]).unwrap();
-    model.select_output_outlets(&twice).unwrap();
+    let mut last = model.add_source("image", f32::fact([1, 2, 1, 12])).unwrap();
+    let rows = [12, 10, 8].map(|width| {
+        last = model
+            .wire_node(format!("{width}"), largest(width), &[last])
+            .unwrap()[0];
+        last
+    });
+    let twice = model.wire_node("twice", add(), &[rows[2]; 2]).unwrap()[0];
+    model.select_output_outlets(&[rows[1], twice]).unwrap();
     Plan::new(model).unwrap()
 }
 
-fn run(session: &mut Session, plan: &Plan, image: &[f32]) -> TValue {
+fn run(session: &mut Session, plan: &Plan, image: &[f32]) -> TVec<TValue> {
     let input = session.input(plan, &[1, 2, 1, 12], |input| input.copy_from_slice(image));
-    session.run(0, plan, input.unwrap()).unwrap().remove(0)
+    session.run(0, plan, input.unwrap()).unwrap()
 }
 
 fn values(tensor: &TValue) -> &[f32] {
@@ -42,95 +46,95 @@ fn image(seed: usize) -> Vec<f32> {
     (0..24).map(pixel).collect()
 }
 
-/// Twice the largest of five neighbours.
-fn expected(image: &[f32]) -> Vec<f32> {
+/// The largest of so many neighbours, so many times.
+fn expected(image: &[f32], neighbours: usize, times: f32) -> Vec<f32> {
     let rows = image.chunks_exact(12);
-    let windows = rows.flat_map(|row| row.windows(5));
+    let windows = rows.flat_map(|row| row.windows(neighbours));
     windows
-        .map(|window| 2.0 * window.iter().copied().fold(f32::MIN, f32::max))
+        .map(|window| times * window.iter().copied().fold(f32::MIN, f32::max))
         .collect()
 }
 
+fn assert_is_of(outputs: &[TValue], seed: usize) {
+    let image = image(seed);
+    assert_eq!(values(&outputs[0]), expected(&image, 5, 1.0));
+    assert_eq!(values(&outputs[1]), expected(&image, 7, 2.0));
+}
+
 #[test]
-fn memory_is_used_again_and_what_somebody_has_is_left_alone() {
+fn memory_is_used_again_and_what_leaves_does_not_lie_in_it() {
     let (plan, mut session) = (plan(), Session::default());
     let first = run(&mut session, &plan, &image(1));
     let pieces = |session: &Session| {
-        let shared = session.memory.shared.iter().map(|piece| &piece.tensor);
-        let mut pieces: Vec<_> = shared
-            .chain(&session.memory.exact)
-            .map(Arc::as_ptr)
+        let pieces = session.memory.0.iter();
+        let mut pieces: Vec<_> = pieces
+            .map(|piece| (piece.room, Arc::as_ptr(&piece.tensor)))
             .collect();
         pieces.sort_unstable();
         pieces
     };
     let after_one = pieces(&session);
-    let second = run(&mut session, &plan, &image(2));
-    for (seed, said) in [(1, &first), (2, &second)] {
-        assert_eq!(values(said), expected(&image(seed)));
-    }
-    for seed in 3..6 {
-        let said = run(&mut session, &plan, &image(seed));
-        assert_eq!(values(&said), expected(&image(seed)));
+    // The image, and what the first operator makes of it; the second's output leaves, and the third's is for tract.
+    assert_eq!(
+        after_one.iter().map(|one| one.0).collect::<Vec<_>>(),
+        [20, 24]
+    );
+    let all: Vec<_> = (2..6)
+        .map(|seed| run(&mut session, &plan, &image(seed)))
+        .collect();
+    assert_is_of(&first, 1);
+    for (outputs, seed) in all.iter().zip(2..) {
+        assert_is_of(outputs, seed);
     }
     assert_eq!(pieces(&session), after_one);
-}
-
-#[test]
-fn what_only_ours_read_lies_in_pieces_that_fit_and_what_tract_reads_in_its_length() {
-    let (plan, mut session) = (plan(), Session::default());
-    run(&mut session, &plan, &image(1));
-    let Memory { shared, exact } = &session.memory;
-    let mut rooms: Vec<usize> = shared.iter().map(|piece| piece.room).collect();
-    rooms.sort_unstable();
-    assert_eq!(rooms, [20, 24]);
-    assert_eq!(exact.iter().map(|one| one.len()).collect::<Vec<_>>(), [16]);
 }
 
 #[test]
 fn a_piece_that_is_too_small_makes_way_for_one_that_is_not() {
     let mut memory = Memory::default();
     let write = |memory: &mut Memory, len: usize| {
-        let shape = [1, len];
         let fill = |output: &mut [f32]| {
             output.fill(len as f32);
             Ok(())
         };
-        memory.write(Place::Shared, &shape, fill).unwrap()
+        memory.write(&[1, len], fill).unwrap()
     };
     for (len, rooms) in [
-        (4, vec![4]),
-        (9, vec![9]),
+        (4, [4]),
+        (9, [9]),
         // Fits, and is no larger for its reader.
-        (5, vec![9]),
+        (5, [9]),
     ] {
         let tensor = write(&mut memory, len);
-        assert_eq!(
-            (tensor.shape(), values(&tensor)),
-            (&[1, len][..], &vec![len as f32; len][..])
-        );
+        assert_eq!(tensor.shape(), [1, len]);
+        assert_eq!(values(&tensor), vec![len as f32; len]);
         drop(tensor);
-        assert_eq!(
-            memory.shared.iter().map(|one| one.room).collect::<Vec<_>>(),
-            rooms
-        );
+        assert!(memory.0.iter().map(|piece| piece.room).eq(rooms));
     }
     let held = write(&mut memory, 9);
     let other = write(&mut memory, 3);
-    assert_eq!(
-        (values(&held), values(&other)),
-        (&[9.0; 9][..], &[3.0; 3][..])
-    );
-    assert_eq!(memory.shared.len(), 2);
+    assert_eq!(values(&held), [9.0; 9]);
+    assert_eq!(values(&other), [3.0; 3]);
+    assert_eq!(memory.0.len(), 2);
 }
 
 #[test]
 fn a_run_that_fails_leaves_nothing_behind() {
-    let (plan, mut session) = (plan(), Session::default());
-    let before = run(&mut session, &plan, &image(1));
-    let wrong = Tensor::zero::<f32>(&[1, 2, 1, 11]).unwrap().into_tvalue();
-    let error = session.run(0, &plan, wrong).unwrap_err();
-    assert!(format!("{error:#}").contains("11"), "{error:#}");
-    let after = run(&mut session, &plan, &image(1));
-    assert_eq!(values(&before), values(&after));
+    let mut model = TypedModel::default();
+    let image = model.add_source("image", f32::fact([1, 2, 1, 12])).unwrap();
+    let first = model.wire_node("first", largest(12), &[image]).unwrap();
+    // It wants another width than it is given.
+    let second = model.wire_node("second", largest(11), &first).unwrap();
+    let last = model.wire_node("last", largest(9), &second).unwrap();
+    model.select_output_outlets(&last).unwrap();
+    let (fails, runs) = (Plan::new(model).unwrap(), plan());
+    let mut session = Session::default();
+    for seed in 1..4 {
+        let input = session.input(&fails, &[1, 2, 1, 12], |input| input.fill(1.0));
+        let error = session.run(0, &fails, input.unwrap()).unwrap_err();
+        assert!(format!("{error:#}").contains("second"), "{error:#}");
+        let is_free = |piece: &Piece| Arc::strong_count(&piece.tensor) == 1;
+        assert!(session.memory.0.iter().all(is_free));
+        assert_is_of(&run(&mut session, &runs, &self::image(seed)), seed);
+    }
 }
